@@ -1,0 +1,73 @@
+# make help   lists the commands.
+
+# The first interpreter that really is a supported one: a name on the PATH may be a shim that
+# refuses to start.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	2>/dev/null; then echo $$p; break; fi; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+SEED ?= 0
+DEMO_TASK ?= metaworld/window-close
+DEMO_STEPS ?= 20000
+DEMO_DIR ?= runs/demo-seed$(SEED)
+
+# Two files at a time, each on one thread: small tensors gain nothing from more.
+WORKERS ?= 2
+
+.PHONY: help setup test lint demo
+
+help:
+	@echo "make setup   environment in $(VENV), with exact versions (Python 3.11 or 3.12)"
+	@echo "make test    every test"
+	@echo "make lint    style and likely bugs"
+	@echo "make demo    train $(DEMO_TASK) on the CPU, evaluate it beside a random policy"
+	@echo "             SEED=$(SEED) DEMO_STEPS=$(DEMO_STEPS) DEMO_DIR=$(DEMO_DIR)"
+	@echo "             stop it at any moment; the same command goes on from there"
+
+setup: $(VENV)/.renders
+	@echo "ready: $(VENV)"
+
+# The stamp is written last, so an installation that was cut off is taken up again.
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: Python 3.11 or 3.12 is needed and neither was found;" \
+			"install one or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing into $(VENV); PyTorch is large, this takes minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# MuJoCo draws through EGL, which is a system library: the one thing pip cannot bring.
+RENDER_CHECK = MUJOCO_GL=egl $(BIN)/python -c \
+	'import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()'
+RENDER_PACKAGES = libegl1 libgl1 libgl1-mesa-dri
+
+$(VENV)/.renders: $(VENV)/.installed
+	@if ! $(RENDER_CHECK) >/dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing the system's EGL library: $(RENDER_PACKAGES)"; \
+			export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update -qq && \
+			apt-get install -qq -y --no-install-recommends $(RENDER_PACKAGES) >/dev/null; \
+		fi; \
+		$(RENDER_CHECK) >$(VENV)/render.log 2>&1 || { \
+			echo "error: MuJoCo cannot draw off screen, the system's EGL library is missing;" \
+				"install it, then run make setup again:" \
+				"sudo apt-get install $(RENDER_PACKAGES) (details: $(VENV)/render.log)" >&2; \
+			exit 1; }; \
+	fi
+	@touch $@
+
+test: $(VENV)/.renders
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
+lint: $(VENV)/.renders
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+demo: $(VENV)/.renders
+	$(BIN)/python run.py train --task $(DEMO_TASK) --preset cpu --steps $(DEMO_STEPS) \
+		--seed $(SEED) --logdir $(DEMO_DIR)
+	$(BIN)/python run.py evaluate --logdir $(DEMO_DIR) --episodes 20 --random --video

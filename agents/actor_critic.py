@@ -1,0 +1,215 @@
+"""Actor ψ and critic ξ, learned in imagination (Masked World Models, appendix A; DreamerV2).
+
+Shape legend: H horizon, B start states, F model-state feature, A action.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from world_models.layers import MLP, Optimizer, OptimizerConfig, initialise
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """Behaviour learning. The defaults are the paper's (DreamerV2's where it is silent)."""
+
+    horizon: int = 15
+    """Imagined steps H from every start state."""
+    start_states: int | None = None
+    """Start states drawn from the batch's posterior states; None takes all of them."""
+    discount: float = 0.99
+    """γ."""
+    lambda_: float = 0.95
+    """λ of the λ-return (eq. 11)."""
+    layers: int = 4
+    """Hidden layers of actor and critic."""
+    units: int = 512
+    """Units of each of them."""
+    min_std: float = 0.1
+    """Smallest standard deviation of the actor, in actions; the largest is 1."""
+    entropy: float = 1e-4
+    """Weight η of the actor's entropy (eq. 12)."""
+    target_every: int = 100
+    """Updates between two moves of the target critic (DreamerV2: 100)."""
+    target_rate: float = 1.0
+    """How far it moves towards the critic; 1 copies it (DreamerV2)."""
+    normalise_reward: bool = True
+    """Divide imagined rewards by a moving average of their size (Table 1: all but DMC)."""
+    reward_decay: float = 0.99
+    """Decay of that moving average."""
+    actor_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-4)
+    )
+    """Optimiser of the actor (DreamerV2: 1e-4)."""
+    critic_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-4)
+    )
+    """Optimiser of the critic (DreamerV2: 1e-4)."""
+
+
+def lambda_return(
+    reward: Tensor, value: Tensor, discount: Tensor, bootstrap: Tensor, lambda_: float
+) -> Tensor:
+    """Equation 11, by a backward recursion.
+
+    V_t = r_t + d_t·((1 − λ)·v_{t+1} + λ·V_{t+1}), and the last V uses `bootstrap` for both.
+
+    Args:
+        reward: (H, B) of each state.
+        value: (H, B) of each state.
+        discount: (H, B): γ times the probability that the episode goes on after each state.
+        bootstrap: (B,) value of the state after the last.
+        lambda_: λ.
+
+    Returns:
+        (H, B).
+    """
+    next_value = torch.cat([value[1:], bootstrap[None]])
+    target = reward + discount * (1.0 - lambda_) * next_value
+    trace = discount * lambda_
+    returns, following = [], bootstrap
+    for t in reversed(range(len(reward))):
+        following = target[t] + trace[t] * following
+        returns.append(following)
+    return torch.stack(returns[::-1])
+
+
+class TruncatedNormal:
+    """A normal of `mean` and `std` cut to [−1, 1] and renormalised, independent per dimension.
+
+    `mean` and `std` are the parent normal's. Samples carry gradients to both (inverse-CDF
+    reparametrisation).
+    """
+
+    edge = 1.0 - 1e-6
+    """Samples stay this close to 0, where the log-density is finite (DreamerV2)."""
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        self.mean, self.std = mean, std
+        self.low, self.high = (-1.0 - mean) / std, (1.0 - mean) / std
+        self.low_cdf, self.high_cdf = torch.special.ndtr(self.low), torch.special.ndtr(self.high)
+        self.mass = (self.high_cdf - self.low_cdf).clamp(min=1e-8)
+
+    def sample(self, uniform: Tensor) -> Tensor:
+        """Samples at the quantiles `uniform` in [0, 1), shaped like the mean."""
+        quantile = (self.low_cdf + uniform * self.mass).clamp(1e-7, 1.0 - 1e-7)
+        value = self.mean + self.std * torch.special.ndtri(quantile)
+        return value + (value.clamp(-self.edge, self.edge) - value).detach()
+
+    @property
+    def mode(self) -> Tensor:
+        return self.mean.clamp(-1.0, 1.0)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, summed over the last axis."""
+        scaled = (value - self.mean) / self.std
+        log_density = -0.5 * scaled.square() - 0.5 * math.log(2 * math.pi)
+        return (log_density - self.std.log() - self.mass.log()).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy in nats, summed over the last axis."""
+        density = (1.0 / math.sqrt(2 * math.pi)) * torch.exp(
+            -0.5 * torch.stack([self.low, self.high]).square()
+        )
+        edges = self.low * density[0] - self.high * density[1]
+        entropy = 0.5 * (1.0 + math.log(2 * math.pi)) + (self.std * self.mass).log()
+        return (entropy + edges / (2.0 * self.mass)).sum(-1)
+
+
+class Actor(nn.Module):
+    """Model-state features (..., F) → truncated normal over actions (..., A)."""
+
+    def __init__(self, config: ActorCriticConfig, feature: int, action: int):
+        super().__init__()
+        self.min_std = config.min_std
+        self.layers = MLP(feature, config.units, config.layers, 2 * action)
+        initialise(self)
+
+    def forward(self, feature: Tensor) -> TruncatedNormal:
+        mean, std = self.layers(feature).float().chunk(2, dim=-1)
+        std = self.min_std + (1.0 - self.min_std) * torch.sigmoid(std)
+        return TruncatedNormal(torch.tanh(mean), std)
+
+
+class ActorCritic(nn.Module):
+    """Learns to act inside any world model that has `imagine(policy, start, horizon)`."""
+
+    def __init__(self, config: ActorCriticConfig, feature: int, action: int):
+        super().__init__()
+        self.config = config
+        self.action = action
+        self.actor = Actor(config, feature, action)
+        self.critic = MLP(feature, config.units, config.layers, 1)
+        initialise(self.critic)
+        self.target_critic = MLP(feature, config.units, config.layers, 1)
+        self.target_critic.load_state_dict(self.critic.state_dict())
+        self.target_critic.requires_grad_(False)
+        self.register_buffer("reward_scale", torch.ones(()))
+        self.actor_optimizer = Optimizer([self.actor], config.actor_optimizer)
+        self.critic_optimizer = Optimizer([self.critic], config.critic_optimizer)
+
+    def _normalise(self, reward: Tensor) -> Tensor:
+        """Imagined rewards over a moving average of their size; the average moves first."""
+        if not self.config.normalise_reward:
+            return reward
+        decay = self.config.reward_decay
+        self.reward_scale.mul_(decay).add_((1.0 - decay) * reward.detach().abs().mean())
+        return reward / (self.reward_scale + 1e-8)
+
+    def losses(self, world_model, start) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Imagine from `start` states (B, ...) and return the actor's loss (eq. 12), the
+        critic's loss (eq. 10) and metrics, all scalars on the device."""
+        config = self.config
+        count = len(start.deterministic)
+        uniform = torch.rand(config.horizon, count, self.action, device=start.deterministic.device)
+        distributions = []
+
+        def policy(feature: Tensor, step: int) -> Tensor:
+            distributions.append(self.actor(feature.detach()))
+            return distributions[-1].sample(uniform[step])
+
+        dream = world_model.imagine(policy, start, config.horizon)
+        reward = self._normalise(dream.reward)
+        discount = config.discount * dream.continuation
+        value = self.target_critic(dream.feature).squeeze(-1).float()
+        target = lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], config.lambda_)
+        # A state counts as much as its being reached: the product of the discounts before it.
+        weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()
+        # The action taken in state t first shows in V_{t+1}; the last action shows in none.
+        entropy = TruncatedNormal(
+            torch.stack([distribution.mean for distribution in distributions]),
+            torch.stack([distribution.std for distribution in distributions]),
+        ).entropy()
+        objective = target[1:] + config.entropy * entropy[:-1]
+        actor_loss = -(weight[:-1] * objective).mean()
+        predicted = self.critic(dream.feature[:-1].detach()).squeeze(-1).float()
+        critic_loss = 0.5 * (weight * (predicted - target.detach()).square()).mean()
+        metrics = {
+            "actor": actor_loss,
+            "critic": critic_loss,
+            "entropy": entropy.mean(),
+            "value": value.mean(),
+            "imagined_reward": dream.reward.mean(),
+            "reward_scale": self.reward_scale.clone(),
+        }
+        return actor_loss, critic_loss, {name: m.detach() for name, m in metrics.items()}
+
+    def step(
+        self, actor_loss: Tensor, critic_loss: Tensor, metrics: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """One update of actor, critic and target critic from what `losses` returned."""
+        metrics["actor_gradient"] = self.actor_optimizer.step(actor_loss)
+        metrics["critic_gradient"] = self.critic_optimizer.step(critic_loss)
+        if self.critic_optimizer.updates % self.config.target_every == 0:
+            with torch.no_grad():
+                torch._foreach_lerp_(
+                    list(self.target_critic.parameters()),
+                    list(self.critic.parameters()),
+                    self.config.target_rate,
+                )
+        return metrics

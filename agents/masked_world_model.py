@@ -1,0 +1,271 @@
+"""Masked World Models: policy() and update() of Algorithm 1.
+
+Shape legend: n environments, B batch, T time, H = W image size, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.replay import Replay
+from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
+from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
+from world_models.layers import Optimizer, OptimizerConfig
+from world_models.rssm import State
+
+
+@dataclass(frozen=True)
+class MaskedWorldModelConfig:
+    """The agent: its three parts, their batches and optimisers. The defaults are the paper's."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """Learns to see (φ)."""
+    dynamics: LatentDynamicsConfig = field(default_factory=LatentDynamicsConfig)
+    """Learns to predict (θ)."""
+    behaviour: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """Learns to act (ψ, ξ)."""
+    autoencoder_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(warmup=2500)
+    )
+    """Optimiser of the autoencoder (Table 1: 3e-4, warm-up 2,500)."""
+    dynamics_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimiser of the latent dynamics (3e-4)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What dense layers of dynamics and behaviour compute in; losses, KL and returns are
+    float32."""
+    autoencoder_precision: Literal["float32", "bfloat16"] = "float32"
+    """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
+    autoencoder_batch: int = 1024
+    """Frames per autoencoder update, drawn independently (Table 1)."""
+    batch: int = 50
+    """Windows per dynamics update (Table 1: 50; DMC 16)."""
+    window: int = 50
+    """Agent steps per window (Table 1)."""
+    autoencoder_pretraining: int = 5000
+    """Autoencoder updates on the prefill before anything else (E.1)."""
+    joint_pretraining: int = 0
+    """Updates of all parts on the prefill after that (paper: none)."""
+
+
+class MaskedWorldModel(nn.Module):
+    """An agent in the sense of design.md: policy, pretrain, update, report, state_dict.
+
+    Args:
+        config: sizes and hyperparameters.
+        action: A, size of the action vector in [−1, 1].
+        device: where parameters live.
+    """
+
+    context = 5
+    """Frames the prediction video shows the model before it has to imagine."""
+
+    def __init__(self, config: MaskedWorldModelConfig, action: int, device: torch.device | str):
+        super().__init__()
+        self.config, self.device = config, torch.device(device)
+        self.autoencoder = MaskedAutoencoder(config.autoencoder)
+        self.dynamics = LatentDynamics(
+            config.dynamics, self.autoencoder.grid, config.autoencoder.width, action
+        )
+        self.to(self.device)
+        self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action)
+        self.behaviour.to(self.device)
+        self.autoencoder_optimizer = Optimizer([self.autoencoder], config.autoencoder_optimizer)
+        self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
+        self.updates = 0  # joint updates in the loop
+        self.pretrained = 0  # updates done by `pretrain`
+
+    # Acting
+
+    @torch.no_grad()
+    def policy(
+        self, observation: dict[str, np.ndarray], state: tuple | None, explore: bool
+    ) -> tuple[np.ndarray, tuple]:
+        """Act on one observation of each of n environments.
+
+        Args:
+            observation: `image` (n, H, W, 3) uint8 and `is_first` (n,) bool.
+            state: what the last call returned; None before the first.
+            explore: sample the action; otherwise the actor's mode, the model state still sampled.
+
+        Returns:
+            Actions (n, A) float32 in [−1, 1] and the state for the next call.
+        """
+        image = torch.as_tensor(observation["image"], device=self.device)
+        is_first = torch.as_tensor(observation["is_first"], device=self.device)[None]
+        model_state, action = state if state is not None else (None, None)
+        if action is None:
+            action = torch.zeros(len(image), self.behaviour.action, device=self.device)
+        embedding = self.dynamics.embed(self.autoencoder.encode(image)[None])
+        posterior, _ = self.dynamics.rssm.observe(embedding, action[None], is_first, model_state)
+        model_state = posterior.map(lambda part: part[0])
+        distribution = self.behaviour.actor(model_state.feature)
+        if explore:
+            action = distribution.sample(torch.rand_like(distribution.mean))
+        else:
+            action = distribution.mode
+        return action.cpu().numpy(), (model_state, action)
+
+    # Learning
+
+    def pretrain(self, replay: Replay) -> Iterator[dict[str, Tensor]]:
+        """Updates on the prefill; yields the metrics of each, and goes on where it stopped."""
+        while self.pretrained < self.pretraining_updates:
+            metrics = self._update_autoencoder(replay)
+            if self.pretrained >= self.config.autoencoder_pretraining:
+                metrics |= self._update_dynamics_and_behaviour(replay)
+            self.pretrained += 1
+            yield metrics
+
+    @property
+    def pretraining_updates(self) -> int:
+        """How many updates `pretrain` makes in all."""
+        return self.config.autoencoder_pretraining + self.config.joint_pretraining
+
+    def update(self, replay: Replay) -> dict[str, Tensor]:
+        """One update of every part (Algorithm 1, lines 9 to 18). Returns scalars on the device."""
+        metrics = self._update_autoencoder(replay)
+        metrics |= self._update_dynamics_and_behaviour(replay)
+        self.updates += 1
+        return metrics
+
+    def _update_autoencoder(self, replay: Replay) -> dict[str, Tensor]:
+        batch = self._to_device(replay.sample_frames(self.config.autoencoder_batch))
+        with self._autocast(self.config.autoencoder_precision):
+            loss, metrics = self.autoencoder.loss(batch)
+        metrics["gradient"] = self.autoencoder_optimizer.step(loss)
+        return {f"autoencoder/{name}": value for name, value in metrics.items()}
+
+    def _update_dynamics_and_behaviour(self, replay: Replay) -> dict[str, Tensor]:
+        batch = self._to_device(replay.sample_windows(self.config.batch, self.config.window))
+        with self._autocast(self.config.precision):
+            batch["feature"] = self.features(batch["image"])
+            loss, posterior, metrics = self.dynamics.loss(batch)
+        metrics["gradient"] = self.dynamics_optimizer.step(loss)
+        metrics = {f"dynamics/{name}": value for name, value in metrics.items()}
+        start = self._start_states(posterior)
+        with self._autocast(self.config.precision):
+            losses = self.behaviour.losses(self.dynamics, start)
+        behaviour = self.behaviour.step(*losses)
+        return metrics | {f"behaviour/{name}": value for name, value in behaviour.items()}
+
+    @torch.no_grad()
+    def features(self, image: Tensor) -> Tensor:
+        """Frozen, unmasked autoencoder tokens of images (B, T, H, W, 3) → (B, T, N, D)."""
+        tokens = self.autoencoder.encode(image.flatten(0, 1)).float()
+        return tokens.unflatten(0, image.shape[:2])
+
+    def _start_states(self, posterior: State) -> State:
+        """Posterior states (T, B, ...) as one batch of starts, all or a random choice of them."""
+        start = posterior.map(lambda part: part.detach().flatten(0, 1))
+        count, total = self.config.behaviour.start_states, len(start.deterministic)
+        if count is None or count >= total:
+            return start
+        chosen = torch.randperm(total, device=self.device)[:count]
+        return start.map(lambda part: part[chosen])
+
+    def _autocast(self, precision: str) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=precision == "bfloat16"
+        )
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    # Showing
+
+    @torch.no_grad()
+    def report(self, replay: Replay, rows: int = 3, length: int = 50) -> dict[str, np.ndarray]:
+        """Pictures of what the models believe, drawn without touching the training's randomness.
+
+        Returns:
+            `prediction`: (T, rows·H, 3·W, 3) uint8, per frame from left to right the truth, the
+            autoencoder's reconstruction under masking, and the open-loop prediction: after
+            `context` frames the model sees only the actions. A bar above the prediction is green
+            while it still sees.
+        """
+        rng = np.random.default_rng(self.updates)
+        batch = self._to_device(replay.sample_windows(rows, length, rng))
+        with torch.random.fork_rng(self._cuda_devices()):
+            torch.manual_seed(self.updates)
+            image = batch["image"]
+            keep = self.autoencoder.random_keep(rows * length, self.device)
+            masked = self.autoencoder.encode(image.flatten(0, 1), keep)
+            reconstruction = self.autoencoder.decode(masked, keep)[0].unflatten(0, (rows, length))
+            predicted = self.open_loop(batch, self.context)
+        to_image = self.autoencoder.target.to_image
+        predicted = to_image(predicted)
+        seen, imagined = predicted.new_tensor([0, 200, 80]), predicted.new_tensor([220, 60, 40])
+        predicted[:, : self.context, :2] = seen
+        predicted[:, self.context :, :2] = imagined
+        video = torch.cat([image, to_image(reconstruction), predicted], dim=3)  # along the width
+        video = video.permute(1, 0, 2, 3, 4).flatten(1, 2)  # rows below each other
+        return {"prediction": video.cpu().numpy()}
+
+    @torch.no_grad()
+    def open_loop(self, batch: dict[str, Tensor], context: int) -> Tensor:
+        """The target's values (B, T, H, W, C): `context` frames from posterior states, the rest
+        imagined from the recorded actions alone, decoded through the autoencoder."""
+        seen = {name: value[:, :context] for name, value in batch.items()}
+        seen["feature"] = self.features(seen["image"])
+        posterior, _ = self.dynamics.observe(seen)
+        actions = batch["action"][:, context:].transpose(0, 1)
+        start = posterior.map(lambda part: part[-1])
+        dream = self.dynamics.imagine(lambda _, step: actions[step], start, len(actions))
+        state = torch.cat([posterior.feature, dream.feature[1:]])  # (T, B, F)
+        tokens = self.dynamics.decoder(state).transpose(0, 1)
+        prediction, _ = self.autoencoder.decode(tokens.flatten(0, 1))
+        return prediction.unflatten(0, tokens.shape[:2])
+
+    def _cuda_devices(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trained parameters by module; the target critic is a copy and not counted."""
+        behaviour = self.behaviour
+        parts = {
+            "autoencoder": self.autoencoder,
+            "dynamics/encoder": self.dynamics.encoder,
+            "dynamics/rssm": self.dynamics.rssm,
+            "dynamics/decoder": self.dynamics.decoder,
+            "dynamics/heads": nn.ModuleList(
+                head
+                for head in (self.dynamics.reward_head, self.dynamics.discount_head)
+                if head is not None
+            ),
+            "behaviour/actor": behaviour.actor,
+            "behaviour/critic": behaviour.critic,
+        }
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+    # Keeping
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        return {
+            "autoencoder": self.autoencoder_optimizer,
+            "dynamics": self.dynamics_optimizer,
+            "actor": self.behaviour.actor_optimizer,
+            "critic": self.behaviour.critic_optimizer,
+        }
+
+    def save(self) -> dict:
+        """Everything learning needs to go on: tensors and plain numbers only."""
+        return {
+            "modules": self.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self._optimizers().items()},
+            "updates": self.updates,
+            "pretrained": self.pretrained,
+        }
+
+    def load(self, state: dict) -> None:
+        """The inverse of `save`."""
+        self.load_state_dict(state["modules"])
+        for name, optimizer in self._optimizers().items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.updates, self.pretrained = state["updates"], state["pretrained"]

@@ -1,0 +1,122 @@
+"""The online loop: act, remember, learn; on one page. Also loading and evaluating what it made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
+from agents.online_run import OnlineRun, make_agent, make_envs
+from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
+from agents.run_folder import RunFolder
+from envs import EnvironmentConfig
+from errors import UserError
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """A whole online run. Steps are environment steps unless a field says agent steps
+    (environment steps = agent steps × action repeat)."""
+
+    task: str
+    """What to learn, as "suite/name"; `run.py tasks` lists them."""
+    steps: int = 500_000
+    """Environment steps to train for (paper F: 500,000 for easy Meta-World tasks)."""
+    seed: int = 0
+    """Seed of everything random: episodes, initial weights, exploration, sampling."""
+    device: str = "auto"
+    """torch device of the agent; auto takes CUDA when there is one."""
+    threads: int = 0
+    """CPU threads of the learner; 0 leaves PyTorch's choice."""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    """How the task is seen."""
+    num_envs: int = 1
+    """Training environments stepped together, each in a process of its own."""
+    agent: MaskedWorldModelConfig = field(default_factory=MaskedWorldModelConfig)
+    """The agent."""
+    prefill: int = 5000
+    """Agent steps of random exploration before anything is learned."""
+    update_every: int = 5
+    """Agent steps, over all environments together, per update of every part (paper E.1)."""
+    replay_capacity: int = 1_000_000
+    """Frames the replay keeps; on disk, used as they come."""
+    prioritise_ends: bool = False
+    """Draw an episode's last window more often (paper's code: Meta-World and RLBench)."""
+    evaluate_first: int = 10_000
+    """Step of the first evaluation (paper: 10,000 on Meta-World)."""
+    evaluate_every: int = 20_000
+    """Steps between evaluations (paper: 20,000)."""
+    evaluate_episodes: int = 10
+    """Episodes per evaluation (paper: 10 on Meta-World, 5 on DMC)."""
+    evaluate_envs: int = 5
+    """Environments an evaluation steps together."""
+    checkpoint_seconds: float = 60.0
+    """Checkpoint at the first episode boundary this long after the last one."""
+
+
+def train(config: OnlineConfig, folder: RunFolder) -> None:
+    """Train until `config.steps`, from the folder's checkpoint where it has one.
+
+    Raises:
+        UserError: a loss is not finite, or the folder's checkpoint or replay cannot be used.
+    """
+    run = OnlineRun(config, folder)
+    try:
+        run.resume()
+        while run.steps < config.steps:
+            exploring = run.agent_steps < config.prefill
+            if not exploring:
+                run.pretrain()  # once; nothing is left to do on later calls
+            run.collector.begin(run.act(exploring))
+            while not exploring and run.agent.updates < run.updates_due:
+                run.learned(run.agent.update(run.replay))
+            run.remember(run.collector.finish())
+        run.conclude()
+    finally:
+        run.close()
+
+
+def load_agent(
+    logdir: Path | str, device: str = "auto"
+) -> tuple[MaskedWorldModel, OnlineConfig, int]:
+    """The agent of a run folder's checkpoint, its configuration, and its environment steps.
+
+    Raises:
+        UserError: no such folder, no checkpoint in it, or one that cannot be read.
+    """
+    config = RunFolder.read_config(logdir, OnlineConfig)
+    state = RunFolder.open(logdir).load_checkpoint("cpu")
+    if state is None:
+        raise UserError(f"{logdir} has no checkpoint yet; train longer with the same command")
+    agent = make_agent(config, state["action"], device)
+    agent.load(state["agent"])
+    return agent, config, state["step"]
+
+
+def evaluate(
+    agent: MaskedWorldModel | None,
+    config: OnlineConfig,
+    episodes: int,
+    seed: int,
+    record: bool = False,
+) -> list[dict]:
+    """`episodes` episodes on starts that training and its evaluations never use.
+
+    Args:
+        agent: None acts at random.
+        config: of the run.
+        episodes: how many.
+        seed: of the starts.
+        record: keep the frames.
+
+    Returns:
+        As `run_episodes`.
+    """
+    envs = make_envs(config, min(episodes, config.evaluate_envs))
+    try:
+        if agent is None:
+            agent = RandomAgent(envs.single_action_space, seed)
+        seeds = [episode_seed(seed, FINAL_EVALUATION, index) for index in range(episodes)]
+        return run_episodes(agent, envs, seeds, record)
+    finally:
+        envs.close()

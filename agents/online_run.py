@@ -1,0 +1,355 @@
+"""What an online run holds, and its bookkeeping: counters, logs, evaluations, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+from tqdm import tqdm
+
+import envs
+from agents.masked_world_model import MaskedWorldModel
+from agents.replay import Replay, entries_for
+from agents.rollout import (
+    EVALUATION,
+    Collector,
+    RandomAgent,
+    episode_seed,
+    run_episodes,
+)
+from agents.run_folder import RunFolder
+from errors import UserError
+
+if TYPE_CHECKING:
+    from agents.online import OnlineConfig
+
+LOG_SECONDS = 30.0
+"""Losses are logged at least this often, in seconds; at episode ends in any case."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device called `name`; auto is CUDA where there is one. Raises UserError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used here: {reason}") from error
+
+
+def make_envs(config: OnlineConfig, count: int) -> VectorEnv:
+    """`count` environments of the run's task, each in a process of its own."""
+    environment = config.environment
+    return envs.make_vector(
+        config.task,
+        count,
+        camera=environment.camera,
+        size=environment.size,
+        action_repeat=environment.action_repeat,
+        quality=environment.quality,
+    )
+
+
+def make_agent(config: OnlineConfig, action: int, device: str) -> MaskedWorldModel:
+    """A fresh agent for an action vector of size `action`."""
+    return MaskedWorldModel(config.agent, action, choose_device(device))
+
+
+class MetricMean:
+    """Running means of scalars that stay on their device until they are asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            total = self.sums.get(name)
+            self.sums[name] = value.clone() if total is None else total + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; one transfer for all of them."""
+        if not self.sums:
+            return {}
+        values = torch.stack([value.float() for value in self.sums.values()]).tolist()
+        means = {
+            name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)
+        }
+        self.sums, self.counts = {}, {}
+        return means
+
+
+class OnlineRun:
+    """One training run in one folder.
+
+    Every counter is derived from the replay (episodes ever stored) plus the unfinished episodes,
+    so that after a kill the episodes that finished since the last checkpoint still count, and the
+    updates they owe are made up for.
+    """
+
+    def __init__(self, config: OnlineConfig, folder: RunFolder):
+        self.config, self.folder = config, folder
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        random.seed(config.seed)
+        torch.manual_seed(config.seed)
+        self.envs = make_envs(config, config.num_envs)
+        self.evaluation_envs: VectorEnv | None = None
+        self.bar: tqdm | None = None
+        space = self.envs.single_action_space
+        self.agent = make_agent(config, space.shape[0], config.device)
+        self.random_agent = RandomAgent(space)
+        self.replay = Replay(
+            folder.path / "replay",
+            entries_for(self.envs.single_observation_space, space),
+            config.replay_capacity,
+            prioritise_ends=config.prioritise_ends,
+            seed=config.seed,
+        )
+        self.metrics = MetricMean()
+        self.agent_state: tuple | None = None
+        self.evaluated = 0  # step of the last evaluation
+        self.latest: dict[str, str] = {}  # shown at the end of the progress bar
+        self.checkpointed = self.logged = time.monotonic()
+        self.updates_logged = 0
+
+    # Counters
+
+    @property
+    def steps(self) -> int:
+        """Environment steps taken so far."""
+        return self.replay.env_steps + self.collector.env_steps
+
+    @property
+    def agent_steps(self) -> int:
+        """Agent steps taken so far, over all environments together."""
+        return self.replay.agent_steps + self.collector.agent_steps
+
+    @property
+    def updates_due(self) -> int:
+        """Updates the agent should have made by now."""
+        return max(0, self.agent_steps - self.config.prefill) // self.config.update_every
+
+    # The parts of the loop, in order
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if any, and from the episodes in the replay."""
+        state = self.folder.load_checkpoint("cpu")
+        if state is None:
+            state = {"metrics_position": 0, "step": 0, "seconds": 0.0, "replay": {"episodes": 0}}
+        else:
+            self.agent.load(state["agent"])
+            self.replay.load_state_dict(state["replay"])
+            self.evaluated = state["evaluated"]
+            set_random_state(state["random"])
+        self.folder.cut_metrics(state["metrics_position"], state["step"])
+        self.folder.start_clock(state["seconds"])
+        known = state["replay"]["episodes"]
+        step = sum(record["env_steps"] for record in self.replay.records[:known])
+        for record in self.replay.records[known:]:  # finished after the checkpoint: kept
+            step += record["env_steps"]
+            self.folder.log(step, episode_metrics(record))
+        self.collector = Collector(self.envs, self.config.seed, len(self.replay.records))
+        self.updates_logged = self.agent.updates
+        self.bar = tqdm(
+            total=self.config.steps,
+            initial=self.steps,
+            unit="step",
+            desc=self.config.task,
+            mininterval=0.5,
+            dynamic_ncols=True,
+            disable=None,  # silent where standard error is not a terminal; `say` speaks then
+        )
+
+    def act(self, exploring: bool) -> np.ndarray:
+        """Actions (n, A) for the training environments, at random while `exploring`."""
+        observation = self.collector.observation
+        if exploring:
+            self.random_agent.rng = np.random.default_rng([self.config.seed, self.steps])
+            return self.random_agent.policy(observation, None, explore=True)[0]
+        action, self.agent_state = self.agent.policy(observation, self.agent_state, explore=True)
+        if not np.isfinite(action).all():
+            self.log({})  # a loss that went wrong says more than an action can
+            raise UserError(
+                f"the actor's action is not finite at step {self.steps}; {self._last_checkpoint()}"
+            )
+        return action
+
+    def pretrain(self) -> None:
+        """Whatever is left of the updates on the prefill."""
+        total = self.agent.pretraining_updates
+        if self.agent.pretrained >= total:
+            return
+        with tqdm(
+            total=total, initial=self.agent.pretrained, desc="pretraining", unit="update",
+            dynamic_ncols=True, disable=None,
+        ) as bar:  # fmt: skip
+            for metrics in self.agent.pretrain(self.replay):
+                bar.update()
+                self.learned(metrics)
+                # The prefill may end inside an episode, which a checkpoint would lose.
+                if self.collector.agent_steps == 0:
+                    self.checkpoint_if_due()
+        self.log({})
+
+    def learned(self, metrics: dict[str, Tensor]) -> None:
+        """Take in the metrics of one update."""
+        self.metrics.add(metrics)
+        if time.monotonic() - self.logged > LOG_SECONDS:
+            self.log({})
+
+    def remember(self, episodes: list[tuple[dict, dict]]) -> None:
+        """Store episodes that just ended; evaluate and checkpoint at this boundary if due."""
+        self.bar.n = min(self.steps, self.config.steps)
+        self.bar.update(0)
+        if not episodes:
+            return
+        for episode, record in episodes:
+            self.replay.add_episode(episode, **record)
+            self.log(episode_metrics(record))
+        if self.steps < self.config.steps:
+            self.evaluate_if_due()
+            self.checkpoint_if_due()
+            self.collector.restart()
+
+    def conclude(self) -> None:
+        """End of the budget: keep the unfinished episodes, evaluate, checkpoint."""
+        for episode, record in self.collector.cut():
+            self.replay.add_episode(episode, **record)
+            self.log(episode_metrics(record))
+        if self.evaluated < self.steps:
+            self.evaluate()
+            self.checkpoint()
+
+    # Log, evaluation, checkpoint
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl: `metrics`, the mean losses since the last line, counters.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
+        losses = self.metrics.take()
+        wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+        if wrong:
+            raise UserError(
+                f"{', '.join(wrong)} is not finite at step {self.steps}, update "
+                f"{self.agent.updates}; {self._last_checkpoint()}"
+            )
+        now = time.monotonic()
+        rate = (self.agent.updates - self.updates_logged) / max(1e-9, now - self.logged)
+        self.logged, self.updates_logged = now, self.agent.updates
+        counters = {"updates": self.agent.updates, "pretraining_updates": self.agent.pretrained}
+        if losses:
+            counters["updates_per_second"] = rate
+        self.folder.log(self.steps, {**metrics, **losses, **counters})
+        for name in ("train/success", "train/return", "eval/success", "eval/return"):
+            if name in metrics:
+                self.latest[name] = f"{metrics[name]:.3g}"
+        self.bar.set_postfix({**self.latest, "updates/s": f"{rate:.1f}"}, refresh=False)
+        self.say(f"step {self.steps} of {self.config.steps}", metrics)
+
+    def say(self, what: str, metrics: dict[str, float]) -> None:
+        """A line for logs that are not a terminal, where the progress bar is silent."""
+        if self.bar.disable and metrics:
+            values = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+            print(f"{what}  {values}  ({self.folder.elapsed:.0f} s)", flush=True)
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate when a scheduled step has passed since the last evaluation."""
+        first, every = self.config.evaluate_first, self.config.evaluate_every
+        if self.steps >= first:
+            scheduled = first + (self.steps - first) // every * every
+            if self.evaluated < scheduled:
+                self.evaluate()
+
+    def evaluate(self) -> None:
+        """Evaluate, log, and refresh curve and prediction video; training's randomness is
+        left as it was."""
+        config = self.config
+        if self.evaluation_envs is None:
+            count = min(config.evaluate_episodes, config.evaluate_envs)
+            self.evaluation_envs = make_envs(config, count)
+        seeds = [
+            episode_seed(config.seed, EVALUATION, self.steps, index)
+            for index in range(config.evaluate_episodes)
+        ]
+        kept = random_state()
+        torch.manual_seed(seeds[0])
+        results = run_episodes(self.agent, self.evaluation_envs, seeds)
+        set_random_state(kept)
+        metrics = {"eval/return": float(np.mean([result["return"] for result in results]))}
+        if results[0]["success"] is not None:
+            metrics["eval/success"] = float(np.mean([result["success"] for result in results]))
+        self.evaluated = self.steps
+        self.log(metrics)
+        self.folder.update_curve()
+        if self.agent.updates + self.agent.pretrained:
+            for name, frames in self.agent.report(self.replay).items():
+                self.folder.write_video(name, frames, fps=10)
+
+    def checkpoint_if_due(self) -> None:
+        if time.monotonic() - self.checkpointed > self.config.checkpoint_seconds:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint, unless a loss since the last one was not finite."""
+        self.log({})
+        self.folder.save_checkpoint(
+            {
+                "agent": self.agent.save(),
+                "action": self.agent.behaviour.action,
+                "replay": self.replay.state_dict(),
+                "random": random_state(),
+                "evaluated": self.evaluated,
+                "step": self.replay.env_steps,
+                "seconds": self.folder.elapsed,
+                "metrics_position": self.folder.metrics_position(),
+            }
+        )
+        self.checkpointed = time.monotonic()
+
+    def _last_checkpoint(self) -> str:
+        path = self.folder.checkpoint_path
+        if path.exists():
+            return f"the last good checkpoint is {path}; go on from it with smaller learning rates"
+        return "there is no checkpoint yet; start again with smaller learning rates"
+
+    def close(self) -> None:
+        """Give back the environments' processes and the terminal."""
+        if self.bar is not None:
+            self.bar.close()
+        for environments in (self.envs, self.evaluation_envs):
+            if environments is not None:
+                environments.close()
+
+
+def episode_metrics(record: dict) -> dict[str, float]:
+    """What the log says of a finished training episode."""
+    metrics = {"train/return": record["return"], "train/length": record["env_steps"]}
+    if record["success"] is not None:
+        metrics["train/success"] = float(record["success"])
+    return metrics
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of PyTorch's generators, as tensors."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

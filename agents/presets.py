@@ -1,0 +1,94 @@
+"""Presets: complete configurations by name. `paper` is as published, `cpu` learns on two cores.
+
+What depends on the suite (paper Table 1) is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from agents.actor_critic import ActorCriticConfig
+from agents.masked_world_model import MaskedWorldModelConfig
+from agents.online import OnlineConfig
+from envs import EnvironmentConfig
+from envs import suite as suite_of
+from errors import UserError
+from world_models.autoencoder import AutoencoderConfig
+from world_models.latent_dynamics import (
+    FeatureDecoderConfig,
+    FeatureEncoderConfig,
+    LatentDynamicsConfig,
+)
+from world_models.layers import OptimizerConfig
+from world_models.rssm import RSSMConfig
+
+PRESETS = ("cpu", "paper")
+
+
+def preset(name: str, task: str) -> OnlineConfig:
+    """The configuration `name` for `task`.
+
+    Raises:
+        UserError: no such preset, or no such task.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
+    return {"cpu": _cpu, "paper": _paper}[name](task, suite_of(task))
+
+
+def _paper(task: str, suite: str) -> OnlineConfig:
+    dmc = suite == "dmc"
+    return OnlineConfig(
+        task=task,
+        steps=500_000,
+        environment=EnvironmentConfig(quality="full"),
+        agent=MaskedWorldModelConfig(
+            batch=16 if dmc else 50, behaviour=ActorCriticConfig(normalise_reward=not dmc)
+        ),
+        prioritise_ends=not dmc,
+        evaluate_first=20_000 if dmc else 10_000,
+        evaluate_every=20_000,
+        evaluate_episodes=5 if dmc else 10,
+    )
+
+
+def _cpu(task: str, suite: str) -> OnlineConfig:
+    return OnlineConfig(
+        task=task,
+        steps=50_000,
+        environment=EnvironmentConfig(quality="fast"),
+        agent=MaskedWorldModelConfig(
+            autoencoder=AutoencoderConfig(width=64, encoder_depth=2, decoder_depth=1),
+            dynamics=LatentDynamicsConfig(
+                encoder=FeatureEncoderConfig(width=16, depth=0, pooling="flatten", embedding=256),
+                rssm=RSSMConfig(deterministic=256, hidden=256, variables=16, classes=16),
+                decoder=FeatureDecoderConfig(width=32, depth=0, tokens="linear", hidden=256),
+                head_layers=3,
+                head_units=256,
+            ),
+            behaviour=ActorCriticConfig(
+                horizon=12,
+                start_states=192,
+                discount=0.97,
+                layers=3,
+                units=256,
+                min_std=0.2,
+                entropy=2e-2,
+                target_every=1,
+                target_rate=0.02,
+                actor_optimizer=OptimizerConfig(learning_rate=2e-4),
+                critic_optimizer=OptimizerConfig(learning_rate=2e-4),
+            ),
+            autoencoder_optimizer=OptimizerConfig(learning_rate=1e-3, warmup=200),
+            dynamics_optimizer=OptimizerConfig(learning_rate=1e-3),
+            precision="bfloat16",
+            autoencoder_batch=64,
+            batch=16,
+            window=16,
+            autoencoder_pretraining=1200,
+            joint_pretraining=600,
+        ),
+        prefill=2500,
+        replay_capacity=100_000,
+        evaluate_first=5_000,
+        evaluate_every=5_000,
+        evaluate_episodes=10,
+    )

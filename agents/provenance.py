@@ -1,0 +1,59 @@
+"""Where a result came from: command, commit, versions, hardware."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def provenance() -> dict[str, Any]:
+    """Where a result came from: ``command``, ``commit`` and ``versions`` of what computed it."""
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "dm_control"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    script, *arguments = sys.argv
+    return {
+        "command": shlex.join(["python", Path(script).name, *arguments]),
+        "commit": _commit(),
+        "versions": versions,
+    }
+
+
+def _commit() -> str:
+    """The commit of the toolkit, with ``-dirty`` when tracked files differ from it."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def hardware() -> dict[str, Any]:
+    """What this computes on: ``processor`` and ``gpu`` (None without one) by name, ``cores``."""
+    processor = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

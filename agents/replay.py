@@ -1,0 +1,209 @@
+"""The agent's memory: finished episodes in memory-mapped ring files, sampled by frame or window.
+
+The one convention for sequences, everywhere in this project: at index t a sequence holds the
+observation o_t, the `action` that *led to* it (zero at the first), the `reward` that came with it
+(zero at the first), `is_first` (the episode starts here) and `is_terminal` (the task itself ended
+here; a time limit does not set it, so values bootstrap).
+
+On disk, a replay folder holds one raw ring file per entry and `episodes.jsonl`, one line per
+finished episode, written after its frames have reached the disk. A process killed at any instant
+loses at most the unfinished episode.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from bisect import bisect_right
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from errors import UserError
+
+
+class Entry(NamedTuple):
+    """One array of a replay: shape of one step and NumPy dtype name."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def entries_for(observation_space, action_space) -> dict[str, Entry]:
+    """The arrays a replay needs for a task's spaces (gymnasium `Dict` and `Box`)."""
+    entries = {
+        name: Entry(tuple(space.shape), str(space.dtype))
+        for name, space in observation_space.spaces.items()
+    }
+    entries["action"] = Entry(tuple(action_space.shape), "float32")
+    entries["reward"] = Entry((), "float32")
+    entries["is_first"] = Entry((), "bool")
+    entries["is_terminal"] = Entry((), "bool")
+    return entries
+
+
+class Replay:
+    """Episodes of a task, oldest dropped first once `capacity` frames are reached.
+
+    Args:
+        folder: where the ring files live; created when missing, continued when not.
+        entries: from `entries_for`.
+        capacity: frames kept. The files are sparse: disk is used as frames come.
+        prioritise_ends: draw the last window of an episode more often, as DreamerV2 does.
+        seed: of the sampling generator.
+
+    Raises:
+        UserError: the folder belongs to other entries or another capacity.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        entries: dict[str, Entry],
+        capacity: int,
+        *,
+        prioritise_ends: bool = False,
+        seed: int = 0,
+    ):
+        self.folder, self.entries, self.capacity = Path(folder), entries, capacity
+        self.prioritise_ends = prioritise_ends
+        self.rng = np.random.default_rng(seed)
+        self.records: list[dict] = []
+        self._starts: list[int] = []  # where each kept episode starts, in frames ever written
+        self._lengths: list[int] = []
+        self._end = 0
+        self.agent_steps = 0  # of all episodes ever stored
+        self.env_steps = 0  # likewise
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_layout()
+        self._arrays = {name: self._open(name, entry) for name, entry in entries.items()}
+        self._read_index()
+
+    def _check_layout(self) -> None:
+        layout = {
+            "capacity": self.capacity,
+            "entries": {name: [list(e.shape), e.dtype] for name, e in self.entries.items()},
+        }
+        path = self.folder / "layout.json"
+        if not path.exists():
+            path.write_text(json.dumps(layout))
+        elif json.loads(path.read_text()) != layout:
+            raise UserError(
+                f"the replay in {self.folder} has another layout than this run needs; "
+                "use another --logdir"
+            )
+
+    def _open(self, name: str, entry: Entry) -> np.memmap:
+        path = self.folder / f"{name}.bin"
+        mode = "r+" if path.exists() else "w+"
+        return np.memmap(path, dtype=entry.dtype, mode=mode, shape=(self.capacity, *entry.shape))
+
+    def _read_index(self) -> None:
+        self._index_path = self.folder / "episodes.jsonl"
+        self._index_path.touch()
+        whole = 0
+        for line in self._index_path.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break  # killed while writing this line: the episode does not count
+            whole += len(line)
+            record = json.loads(line)
+            if "dropped" in record:
+                self._drop(record["dropped"])
+            else:
+                self._append(record)
+        os.truncate(self._index_path, whole)
+
+    def _append(self, record: dict) -> None:
+        self.records.append(record)
+        self._starts.append(self._end)
+        self._lengths.append(record["frames"])
+        self._end += record["frames"]
+        self.agent_steps += record["agent_steps"]
+        self.env_steps += record["env_steps"]
+
+    def _drop(self, count: int) -> None:
+        del self._starts[:count], self._lengths[:count]
+
+    def _write_index(self, record: dict) -> None:
+        with open(self._index_path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def frames(self) -> int:
+        """Frames that can be sampled now."""
+        return self._end - self._starts[0] if self._starts else 0
+
+    def add_episode(self, episode: dict[str, np.ndarray], **record) -> None:
+        """Store a finished episode durably.
+
+        Args:
+            episode: every entry with leading (L + 1,) for L agent steps.
+            **record: JSON values kept in the index beside it; `env_steps` is required.
+        """
+        length = len(episode["reward"])
+        if length > self.capacity:
+            raise UserError(
+                f"an episode of {length} frames does not fit a replay of {self.capacity}"
+            )
+        drop = 0
+        while drop < len(self._starts) and self._starts[drop] + self.capacity < self._end + length:
+            drop += 1
+        if drop:  # said before their frames are overwritten, so that a kill in between is safe
+            self._write_index({"dropped": drop})
+            self._drop(drop)
+        place = np.arange(self._end, self._end + length) % self.capacity
+        for name, array in self._arrays.items():
+            array[place] = episode[name]
+            array.flush()
+        record = {"frames": length, "agent_steps": length - 1, **record}
+        self._write_index(record)
+        self._append(record)
+
+    def _take(self, index: np.ndarray, names: list[str] | None = None) -> dict[str, torch.Tensor]:
+        place = index % self.capacity
+        names = names or list(self._arrays)
+        return {name: torch.from_numpy(self._arrays[name][place]) for name in names}
+
+    def sample_frames(
+        self, batch: int, rng: np.random.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """`batch` frames drawn independently and uniformly, each entry with leading (B,)."""
+        rng = rng or self.rng
+        names = [name for name in self._arrays if name not in ("action", "is_first")]
+        return self._take(rng.integers(self._starts[0], self._end, batch), names)
+
+    def sample_windows(
+        self, batch: int, length: int, rng: np.random.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Windows of consecutive frames, each entry with leading (B, T).
+
+        A window lies inside one episode when the episode is long enough; otherwise it starts at
+        the episode's first frame and runs on into the next, where `is_first` says so.
+        """
+        rng = rng or self.rng
+        first = self._starts[0]
+        starts = np.empty(batch, np.int64)
+        for row, frame in enumerate(rng.integers(first, self._end, batch)):
+            episode = bisect_right(self._starts, frame) - 1
+            latest = max(0, self._lengths[episode] - length)
+            upper = latest + 1 + (length if self.prioritise_ends else 0)
+            starts[row] = self._starts[episode] + min(rng.integers(upper), latest)
+        index = starts[:, None] + np.arange(length)
+        index = first + (index - first) % (self._end - first)  # past the newest comes the oldest
+        return self._take(index)
+
+    def state_dict(self) -> dict:
+        return {"rng": self.rng.bit_generator.state, "episodes": len(self.records)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises UserError when episodes that the checkpoint knew are gone."""
+        if state["episodes"] > len(self.records):
+            raise UserError(
+                f"{self.folder} holds {len(self.records)} episodes but the checkpoint was made "
+                f"with {state['episodes']}; restore the replay folder or use another --logdir"
+            )
+        self.rng.bit_generator.state = state["rng"]

@@ -1,0 +1,188 @@
+"""Running episodes: the collector of training data, evaluation, and the random policy.
+
+Shape legend: n environments stepped together, A action.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+TRAINING, EVALUATION, FINAL_EVALUATION = 0, 1, 2
+"""Streams of episode seeds that never meet: evaluation is on starts never trained on."""
+
+
+def episode_seed(seed: int, stream: int, *index: int) -> int:
+    """The 32-bit environment seed of an episode, a function of the run's seed and its place."""
+    return int(np.random.SeedSequence([seed, stream, *index]).generate_state(1)[0])
+
+
+class RandomAgent:
+    """Uniform actions in the action space; where a bound is infinite, standard normal ones."""
+
+    def __init__(self, action_space, seed: int = 0):
+        self.space = action_space
+        self.rng = np.random.default_rng(seed)
+
+    def policy(self, observation: dict, state, explore: bool) -> tuple[np.ndarray, None]:
+        """Actions (n, A) float32; reads nothing but how many are wanted."""
+        shape = (len(observation["is_first"]), *self.space.shape)
+        low, high = self.space.low, self.space.high
+        bounded = np.isfinite(low) & np.isfinite(high)
+        uniform = self.rng.uniform(np.where(bounded, low, 0), np.where(bounded, high, 0), shape)
+        action = np.where(bounded, uniform, self.rng.standard_normal(shape))
+        return action.astype(np.float32), None
+
+
+class Collector:
+    """Steps the training environments and cuts what happens into episodes for the replay.
+
+    `begin(action)` lets the environments move in their own processes while the caller learns;
+    `finish()` waits for them.
+    """
+
+    def __init__(self, envs: VectorEnv, seed: int, started: int = 0):
+        self.envs, self.seed = envs, seed
+        self.started = started  # episodes begun in this run, the ordinal of the next one's seed
+        self.episodes: list[dict[str, list]] = [{} for _ in range(envs.num_envs)]
+        self.observation = self._reset(np.ones(envs.num_envs, bool))
+
+    def _reset(self, which: np.ndarray) -> dict[str, np.ndarray]:
+        seeds: list[int | None] = [None] * self.envs.num_envs
+        self.seeds = getattr(self, "seeds", list(seeds))
+        for index in np.flatnonzero(which):
+            seeds[index] = self.seeds[index] = episode_seed(self.seed, TRAINING, self.started)
+            self.started += 1
+        observation, _ = self.envs.reset(seed=seeds, options={"reset_mask": which})
+        action = np.zeros(self.envs.action_space.shape, np.float32)
+        nothing = np.zeros(self.envs.num_envs)
+        for index in np.flatnonzero(which):
+            self.episodes[index] = {"env_steps": [], "success": []}
+        self._record(observation, action, nothing, which, nothing.astype(bool), which)
+        return {**observation, "is_first": which}
+
+    def _record(self, observation, action, reward, is_first, is_terminal, which) -> None:
+        step = {
+            **observation,
+            "action": action,
+            "reward": reward,
+            "is_first": is_first,
+            "is_terminal": is_terminal,
+        }
+        for index in np.flatnonzero(which):
+            for name, value in step.items():
+                self.episodes[index].setdefault(name, []).append(np.array(value[index]))
+
+    @property
+    def agent_steps(self) -> int:
+        """Agent steps of the unfinished episodes."""
+        return sum(len(episode["env_steps"]) for episode in self.episodes)
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of the unfinished episodes."""
+        return sum(sum(episode["env_steps"]) for episode in self.episodes)
+
+    def begin(self, action: np.ndarray) -> None:
+        """Send actions (n, A); the environments start moving."""
+        self._action = action
+        self.envs.step_async(action)
+
+    def finish(self) -> list[tuple[dict[str, np.ndarray], dict]]:
+        """Wait for the step that `begin` started.
+
+        Returns:
+            Episodes that ended with it, each as arrays (L + 1, ...) and its index record.
+        """
+        observation, reward, terminated, truncated, info = self.envs.step_wait()
+        nothing = np.zeros(self.envs.num_envs, bool)
+        self._record(observation, self._action, reward, nothing, terminated, ~nothing)
+        for index, episode in enumerate(self.episodes):
+            episode["env_steps"].append(int(info["env_steps"][index]))
+            if "success" in info:
+                episode["success"].append(bool(info["success"][index]))
+        ended = terminated | truncated
+        self.observation = {**observation, "is_first": nothing}
+        self._ended = ended
+        return [self._cut(index) for index in np.flatnonzero(ended)]
+
+    def restart(self) -> None:
+        """Reset the environments whose episodes ended, once the caller is done with those."""
+        if self._ended.any():
+            fresh = self._reset(self._ended)
+            for name, value in fresh.items():
+                self.observation[name][self._ended] = value[self._ended]
+
+    def cut(self) -> list[tuple[dict[str, np.ndarray], dict]]:
+        """End all unfinished episodes here, as a time limit would. For the end of a run."""
+        running = [i for i, episode in enumerate(self.episodes) if episode["env_steps"]]
+        return [self._cut(index) for index in running]
+
+    def _cut(self, index: int) -> tuple[dict[str, np.ndarray], dict]:
+        episode, self.episodes[index] = self.episodes[index], {"env_steps": [], "success": []}
+        env_steps, success = episode.pop("env_steps"), episode.pop("success")
+        record = {
+            "env_steps": sum(env_steps),
+            "return": float(np.sum(episode["reward"])),
+            "success": bool(np.any(success)) if success else None,
+            "seed": self.seeds[index],
+        }
+        return {name: np.stack(values) for name, values in episode.items()}, record
+
+
+def run_episodes(agent, envs: VectorEnv, seeds: list[int], record: bool = False) -> list[dict]:
+    """One episode per seed, several at a time, with the agent's evaluation policy.
+
+    Args:
+        agent: has `policy(observation, state, explore)`.
+        envs: as from `envs.make_vector`.
+        seeds: environment seeds, one per episode.
+        record: keep the frames.
+
+    Returns:
+        Per episode, in the order of the seeds: `seed`, `return`, `length` (environment steps),
+        `success` (any step of the episode succeeded; None where the suite has no such thing),
+        and `frames` (L + 1, H, W, 3) uint8 when recorded.
+    """
+    count = envs.num_envs
+    results = [
+        {"seed": seed, "return": 0.0, "success": None, "length": 0, "frames": []} for seed in seeds
+    ]
+    waiting = list(range(len(seeds)))
+    playing: list[int | None] = [None] * count
+    state, over = None, np.ones(count, bool)
+    observation: dict[str, np.ndarray] = {}
+    while True:
+        reset_seeds: list[int | None] = [None] * count
+        for index in np.flatnonzero(over):
+            playing[index] = waiting.pop(0) if waiting else None
+            # A worker without an episode of its own idles through one that nobody counts.
+            reset_seeds[index] = 0 if playing[index] is None else seeds[playing[index]]
+        if all(episode is None for episode in playing):
+            break
+        if over.any():
+            fresh, _ = envs.reset(seed=reset_seeds, options={"reset_mask": over})
+            for name, value in fresh.items():
+                observation.setdefault(name, value.copy())[over] = value[over]
+        if record:
+            for index, episode in enumerate(playing):
+                if episode is not None:
+                    results[episode]["frames"].append(observation["image"][index].copy())
+        action, state = agent.policy({**observation, "is_first": over}, state, explore=False)
+        observation, reward, terminated, truncated, info = envs.step(action)
+        over = terminated | truncated
+        for index, episode in enumerate(playing):
+            if episode is None:
+                continue
+            result = results[episode]
+            result["return"] += float(reward[index])
+            result["length"] += int(info["env_steps"][index])
+            if "success" in info:
+                result["success"] = bool(result["success"]) or bool(info["success"][index])
+            if record and over[index]:
+                result["frames"].append(observation["image"][index].copy())
+    for result in results:
+        frames = result.pop("frames")
+        if record:
+            result["frames"] = np.stack(frames)
+    return results

@@ -1,0 +1,56 @@
+"""Videos of episodes and predictions."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+# Height in pixels to which smaller frames are enlarged: 64 are too few to look at.
+SMALLEST_HEIGHT = 320
+
+
+def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Write ``frames`` to ``path`` (.mp4, H.264), all at once.
+
+    Args:
+        frames: ``(T, H, W, 3)`` uint8, RGB; small ones are enlarged by whole pixels.
+        fps: frames a second.
+
+    Raises:
+        ValueError: ``frames`` has another shape or type, or is empty.
+    """
+    # Importing it looks for an ffmpeg executable.
+    import imageio_ffmpeg
+
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise ValueError(f"frames must be uint8 (T, H, W, 3), are {frames.dtype} {frames.shape}")
+    scale = math.ceil(SMALLEST_HEIGHT / frames.shape[1])
+    height, width = frames.shape[1] * scale, frames.shape[2] * scale
+    # H.264's usual colour format has half the resolution, so both sides must be even.
+    padding = ((0, height % 2), (0, width % 2), (0, 0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # ffmpeg chooses the container by the ending.
+    temporary = path.with_suffix(".tmp.mp4")
+    writer = imageio_ffmpeg.write_frames(
+        str(temporary),
+        size=(width + width % 2, height + height % 2),
+        fps=fps,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        quality=None,
+        macro_block_size=2,
+        ffmpeg_log_level="error",
+        output_params=["-crf", "18", "-movflags", "+faststart"],
+    )
+    try:
+        writer.send(None)
+        for frame in frames:
+            enlarged = frame.repeat(scale, axis=0).repeat(scale, axis=1)
+            writer.send(np.ascontiguousarray(np.pad(enlarged, padding, mode="edge")))
+        writer.close()
+        os.replace(temporary, path)
+    finally:
+        writer.close()
+        temporary.unlink(missing_ok=True)

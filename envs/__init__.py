@@ -1,0 +1,104 @@
+"""Worlds seen through cameras: ``make("suite/name", ...)`` returns a ``gymnasium.Env``.
+
+Importing this package is light: no simulator and no torch is loaded before an environment is made.
+"""
+
+import difflib
+import functools
+import os
+import sys
+
+import gymnasium
+
+from envs import dmc, metaworld
+from envs.simulation import EnvironmentConfig
+from errors import UserError
+
+__all__ = ["EnvironmentConfig", "make", "make_vector", "suite", "tasks"]
+
+# Read by mujoco and dm_control when they are imported; EGL needs no display.
+if sys.platform.startswith("linux") and not os.environ.get("MUJOCO_GL"):
+    os.environ["MUJOCO_GL"] = "egl"
+
+_SUITES = {"metaworld": metaworld.TASKS, "dmc": dmc.TASKS}
+
+
+def tasks(suite: str | None = None) -> list[str]:
+    """Every task id, or those of one suite ("metaworld", "dmc").
+
+    Raises:
+        UserError: no such suite.
+    """
+    if suite is not None and suite not in _SUITES:
+        raise UserError(f"unknown suite {suite!r}; there are {', '.join(_SUITES)}")
+    return [
+        f"{name}/{task}"
+        for name, names in _SUITES.items()
+        if suite in (None, name)
+        for task in names
+    ]
+
+
+def suite(task: str) -> str:
+    """The suite of a task id: "metaworld" for "metaworld/window-close".
+
+    Raises:
+        UserError: no such task; names the nearest ones.
+    """
+    name = task.partition("/")[0]
+    if task not in tasks():
+        known = tasks(name) if name in _SUITES else tasks()
+        nearest = difflib.get_close_matches(task, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "see envs.tasks()"
+        raise UserError(f"unknown task {task!r}; {hint}")
+    return name
+
+
+def make(
+    task: str,
+    *,
+    camera: str | int | None = None,
+    size: int = 64,
+    action_repeat: int | None = None,
+    seed: int | None = None,
+    quality: str = "full",
+    masks: bool = False,
+    proprio: bool = False,
+) -> gymnasium.Env:
+    """An environment of one task; ``MujocoEnvironment`` says what it observes and promises.
+
+    Args:
+        task: "metaworld/<name>" or "dmc/<name>", one of ``tasks()``.
+        camera: camera name or number; None is the suite's published one.
+        size: edge of the square picture, pixels.
+        action_repeat: control steps per step; None is the suite's published number (2).
+        seed: starts the generator that unseeded resets draw from.
+        quality: "full" (as published) or "fast" (for machines without a GPU).
+        masks: observe class ids as well (``envs.semantics``).
+        proprio: observe the robot's own state as well.
+
+    Raises:
+        UserError: unknown task, camera, or value; the suite is not installed; no GL context.
+    """
+    config = EnvironmentConfig(camera, size, action_repeat, quality)
+    name = task.partition("/")[2]
+    environment = {"metaworld": metaworld.MetaWorld, "dmc": dmc.DeepMindControl}[suite(task)]
+    return environment(name, config, seed, masks, proprio)
+
+
+def make_vector(task: str, num_envs: int, **options) -> gymnasium.vector.AsyncVectorEnv:
+    """``num_envs`` environments of one task, each in its own process (``VectorEnvironment``).
+
+    Args:
+        task: as for ``make``.
+        num_envs: how many.
+        options: of ``make``.
+
+    Raises:
+        UserError: as ``make``; also what a worker finds out later, with the same sentence.
+    """
+    from envs.vector import VectorEnvironment
+
+    if num_envs < 1:
+        raise UserError(f"num_envs must be at least 1, not {num_envs}")
+    return VectorEnvironment(functools.partial(make, task, **options), num_envs)

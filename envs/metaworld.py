@@ -1,0 +1,126 @@
+"""Meta-World v3: 50 manipulation tasks of one Sawyer arm, by the published protocol.
+
+Goal and object positions are redrawn at every reset, the camera is ``corner2`` moved closer, an
+episode is 500 control steps (shared/specs/suites.md, after Seo et al. 2023, appendix F).
+"""
+
+import contextlib
+
+import numpy as np
+
+from envs.simulation import (
+    EnvironmentConfig,
+    ModelSnapshot,
+    MujocoEnvironment,
+    PlainAttributes,
+    import_suite,
+)
+
+# metaworld.env_dict.ALL_V3_ENVIRONMENTS of metaworld 3.1.1, kept here so that listing needs no import.
+TASKS = tuple(
+    """assembly basketball bin-picking box-close button-press button-press-topdown
+    button-press-topdown-wall button-press-wall coffee-button coffee-pull coffee-push dial-turn
+    disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close
+    faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side
+    lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall
+    plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall
+    reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close
+    window-open""".split()
+)
+MAX_ENV_STEPS = 500  # SawyerXYZEnv.max_path_length
+CORNER2_POSITION = (0.75, 0.075, 0.7)  # metres; shared/specs/suites.md
+
+
+class MetaWorld(MujocoEnvironment):
+    """One Meta-World task. ``info["success"]``: any control step of this step succeeded.
+
+    Proprioception (4,): the hand's x, y, z in metres and the gripper's opening in [0, 1].
+
+    Args:
+        name: one of ``TASKS``.
+        config, seed, masks, proprio: see ``MujocoEnvironment``.
+
+    Raises:
+        UserError: metaworld is not installed; unknown camera; no GL context.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 40}  # 80 control steps a second / 2
+    default_camera = "corner2"
+
+    def __init__(
+        self,
+        name: str,
+        config: EnvironmentConfig,
+        seed: int | None = None,
+        masks: bool = False,
+        proprio: bool = False,
+    ):
+        self.name = name
+        suite = import_suite("metaworld.env_dict", "metaworld==3.1.1")
+        self._simulation = suite.ALL_V3_ENVIRONMENTS[f"{name}-v3"]()
+        # What set_task would do, except that positions are drawn anew at every reset, from np_random.
+        self._simulation._set_task_called = True
+        self._simulation._freeze_rand_vec = False
+        self._simulation.seeded_rand_vec = True
+        self._model, self._data = self._simulation.model, self._simulation.data
+        self._model.camera("corner2").pos = CORNER2_POSITION
+        self._snapshot = ModelSnapshot(self._model)
+        self._attributes = PlainAttributes(self._simulation)
+        bounds = self._simulation.action_space.low, self._simulation.action_space.high
+        super().__init__(config, bounds, MAX_ENV_STEPS, seed, masks, proprio)
+
+    @property
+    def model(self):
+        """The ``mujoco.MjModel`` being simulated."""
+        return self._model
+
+    @property
+    def data(self):
+        """The ``mujoco.MjData`` being simulated."""
+        return self._data
+
+    def _reset_simulation(self) -> None:
+        # Meta-World's own reset runs the task's reset_model twice and carries poses in the model and
+        # numbers in the task over from the last episode: start it from where a new task starts.
+        import mujoco
+
+        self._snapshot.restore()
+        mujoco.mj_resetData(self._model, self._data)
+        mujoco.mj_forward(self._model, self._data)
+        self._attributes.restore()
+        self._simulation.np_random = self.np_random
+        self._simulation.reset()
+
+    def _step_simulation(self, action):
+        _, reward, terminated, truncated, info = self._simulation.step(action)
+        return float(reward), terminated, truncated, {"success": bool(info["success"])}
+
+    def _state(self) -> np.ndarray:
+        return self._simulation._get_curr_obs_combined_no_goal()[:4].astype(np.float32)
+
+    def _classes(self):
+        from envs.semantics import metaworld_classes
+
+        return metaworld_classes(self.name, self._model)
+
+    @contextlib.contextmanager
+    def _as_drawn(self):
+        """Goal markers where the task says they are.
+
+        Its step puts them there, then runs a forward pass that puts them back where the model has
+        them. Restored afterwards: rewards read site positions.
+        """
+        positions = self._data.site_xpos
+        actual = positions.copy()
+        for site, position in self._simulation._target_site_config:
+            positions[self._model.site(site).id] = position[:3]
+        yield
+        positions[:] = actual
+
+    def _upside_down(self, camera: int) -> bool:
+        """Fixed cameras whose own up axis points down: corner, corner2, corner4.
+
+        The published observations are corner2's pictures flipped vertically.
+        """
+        fixed = self._model.cam_bodyid[camera] == 0
+        return bool(fixed and self._model.cam_mat0[camera].reshape(3, 3)[2, 1] < 0)

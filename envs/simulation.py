@@ -1,0 +1,304 @@
+"""What the MuJoCo suites share: action repeat, action scaling, pictures, masks, the Gymnasium loop."""
+
+import contextlib
+import copy
+import dataclasses
+import importlib
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
+
+from errors import UserError
+
+DEFAULT_ACTION_REPEAT = 2  # both suites: paper, Table 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentConfig:
+    """How a task is seen and stepped."""
+
+    camera: str | None = None
+    """Camera name (a number works too); None is the suite's published one."""
+    size: int = 64
+    """Edge of the square picture, pixels."""
+    action_repeat: int | None = None
+    """Simulator control steps per agent step; None is the suite's published number (2)."""
+    quality: Literal["full", "fast"] = "full"
+    """Rendering: full is as published (shadows, multisampling), fast is for machines without a GPU."""
+
+    def __post_init__(self):
+        if not isinstance(self.size, int) or not 1 <= self.size <= 4096:
+            raise UserError(f"size must be a whole number of pixels from 1 to 4096, not {self.size!r}")
+        repeat = self.action_repeat
+        if repeat is not None and (not isinstance(repeat, int) or repeat < 1):
+            raise UserError(f"action_repeat must be a whole number of at least 1, not {repeat!r}")
+        if self.quality not in ("full", "fast"):
+            raise UserError(f"quality must be full or fast, not {self.quality!r}")
+
+
+def import_suite(package: str, requirement: str):
+    """The module ``package``, imported only when a task of its suite is made.
+
+    Raises:
+        UserError: it is not installed (names ``requirement`` for pip), or nothing can be drawn here.
+    """
+    try:
+        # First, because a missing graphics library fails the import of mujoco and all that needs it.
+        importlib.import_module("envs.rendering")
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"{error}; install the suite with `pip install {requirement}`") from error
+
+
+class ModelSnapshot:
+    """The editable arrays of a MuJoCo model, to be put back later.
+
+    Resets move bodies and sites in the *model*; without putting them back an episode would depend on
+    those before it. Meshes and textures, which no task edits, are left out.
+    """
+
+    UNEDITED = ("mesh_", "tex_", "skin_", "flex_", "name_", "names", "bvh_", "paths")
+
+    def __init__(self, model):
+        self._arrays = []
+        for name in dir(model):
+            if name.startswith(("_", *self.UNEDITED)):
+                continue
+            array = getattr(model, name)
+            if isinstance(array, np.ndarray) and array.size:
+                self._arrays.append((array, array.copy()))
+
+    def restore(self) -> None:
+        """Write the saved values back."""
+        for array, saved in self._arrays:
+            np.copyto(array, saved)
+
+
+class PlainAttributes:
+    """The numbers a task keeps in itself (not its simulator, spaces or generators), to be put back.
+
+    Tasks leave positions, flags and orders behind that the next reset may read.
+    """
+
+    def __init__(self, task):
+        self._task = task
+        self._saved = {name: value for name, value in vars(task).items() if _is_plain(value)}
+        self._saved = copy.deepcopy(self._saved)
+
+    def restore(self) -> None:
+        """Write the saved values back."""
+        vars(self._task).update(copy.deepcopy(self._saved))
+
+
+def _is_plain(value) -> bool:
+    if isinstance(value, np.ndarray):
+        # A view is one of the simulator's own arrays, which a task may watch: it must stay a view.
+        return value.flags.owndata and value.dtype != object
+    if isinstance(value, dict):
+        return all(_is_plain(item) for item in value.values())
+    if type(value) in (list, tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str, np.generic))
+
+
+class MujocoEnvironment(gymnasium.Env):
+    """A MuJoCo task seen through a camera: the part of the loop that is the same in every suite.
+
+    A suite provides ``model``, ``data``, ``_reset_simulation``, ``_step_simulation``, ``_state`` and
+    ``_classes``. Observation: Dict of ``image`` uint8 (size, size, 3), with ``masks`` also ``mask``
+    uint8 (size, size), with ``proprio`` also ``proprio`` float32 (D,). Action: float32 in [-1, 1],
+    rescaled to the simulator's bounds wherever those are finite. One step repeats the action
+    ``action_repeat`` times, sums the reward and stops where the episode does;
+    ``info["env_steps"]`` counts the simulator's control steps really taken.
+
+    ``reset(seed=s)`` makes the episode a function of ``s`` alone; ``reset()`` draws the next one from
+    the environment's own generator, which ``seed`` of the constructor starts.
+
+    Args:
+        config: camera, size, action repeat, quality.
+        bounds: the simulator's lowest and highest action, two (A,) arrays, infinite where unbounded.
+        max_env_steps: control steps per episode.
+        seed: seed of the first unseeded reset.
+        masks: observe class ids too.
+        proprio: observe the robot's own state too.
+
+    Raises:
+        UserError: unknown camera; at the first reset, no GL context.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 40}
+    render_mode = "rgb_array"
+    default_camera: str | int = 0
+
+    def __init__(
+        self,
+        config: EnvironmentConfig,
+        bounds: tuple[np.ndarray, np.ndarray],
+        max_env_steps: int,
+        seed: int | None = None,
+        masks: bool = False,
+        proprio: bool = False,
+    ):
+        self.config = config
+        self.action_repeat = config.action_repeat or DEFAULT_ACTION_REPEAT
+        self.max_env_steps = max_env_steps
+        if seed is not None:
+            self._np_random, self._np_random_seed = seeding.np_random(seed)
+        self._masks, self._proprio = masks, proprio
+        self._camera = self._find_camera(config.camera)
+        self._renderer = None
+        self._image = None
+        self._class_table = None
+
+        low, high = (np.asarray(bound, np.float64) for bound in bounds)
+        self._finite = np.isfinite(low) & np.isfinite(high)
+        self._low, self._high = low, high
+        self._needs_rescaling = not np.all(self._finite & (low == -1) & (high == 1))
+        self.action_space = gymnasium.spaces.Box(
+            np.where(self._finite, -1, low).astype(np.float32),
+            np.where(self._finite, 1, high).astype(np.float32),
+            dtype=np.float32,
+        )
+        size = config.size
+        spaces = {"image": gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)}
+        if masks:
+            # 0..7: envs/semantics.py
+            spaces["mask"] = gymnasium.spaces.Box(0, 7, (size, size), np.uint8)
+        if proprio:
+            spaces["proprio"] = gymnasium.spaces.Box(
+                -np.inf, np.inf, self._state().shape, np.float32
+            )
+        self.observation_space = gymnasium.spaces.Dict(spaces)
+
+    @property
+    def model(self):
+        """The ``mujoco.MjModel`` being simulated."""
+        raise NotImplementedError
+
+    @property
+    def data(self):
+        """The ``mujoco.MjData`` being simulated."""
+        raise NotImplementedError
+
+    def _reset_simulation(self) -> None:
+        """Start an episode that depends on ``self.np_random`` and nothing else."""
+        raise NotImplementedError
+
+    def _step_simulation(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
+        """One control step with an action in the simulator's bounds.
+
+        Returns: reward, terminated, truncated, and the suite's own info of this control step.
+        """
+        raise NotImplementedError
+
+    def _state(self) -> np.ndarray:
+        """Proprioception, (D,) float32."""
+        raise NotImplementedError
+
+    def _classes(self) -> dict[int, np.ndarray]:
+        """Class ids by MuJoCo object type and id (``Renderer.mask``)."""
+        raise NotImplementedError
+
+    def _as_drawn(self) -> contextlib.AbstractContextManager:
+        """A context in which ``data`` is as it should be drawn; leaves it as it was."""
+        return contextlib.nullcontext()
+
+    def _upside_down(self, camera: int) -> bool:
+        """Whether pictures of this camera are flipped vertically."""
+        return False
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Start an episode; see the class for what ``seed`` promises. ``options`` are not used."""
+        super().reset(seed=seed)
+        self._reset_simulation()
+        # Resets edit poses after the last forward pass. Kinematics alone refreshes what is drawn
+        # without touching the solver's warm start, so that pictures never change the physics.
+        import mujoco
+
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray):
+        """Repeat ``action``, (A,) float32; Gymnasium's five values, reward summed over the repeats."""
+        action = self._rescale(action)
+        total, steps, info = 0.0, 0, {}
+        for _ in range(self.action_repeat):
+            reward, terminated, truncated, step_info = self._step_simulation(action)
+            total += reward
+            steps += 1
+            if "success" in step_info:
+                info["success"] = info.get("success", False) or step_info["success"]
+            if terminated or truncated:
+                break
+        info["env_steps"] = steps
+        return self._observe(), total, terminated, truncated, info
+
+    def render(self) -> np.ndarray:
+        """The picture of the latest observation, (size, size, 3) uint8."""
+        if self._image is None:
+            raise gymnasium.error.ResetNeeded("call reset() before render()")
+        return self._image.copy()
+
+    def close(self) -> None:
+        """Free the renderer; may be called twice."""
+        self._close_renderer()
+
+    def _close_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _rescale(self, action: np.ndarray) -> np.ndarray:
+        action = np.asarray(action, np.float32)
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"action has shape {action.shape}, not {self.action_space.shape}")
+        if not self._needs_rescaling:
+            return np.clip(action, -1, 1)
+        with np.errstate(invalid="ignore"):
+            scaled = self._low + (np.clip(action, -1, 1) + 1.0) / 2 * (self._high - self._low)
+        return np.where(self._finite, scaled, action)
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        renderer = self._current_renderer()
+        with self._as_drawn():
+            renderer.update(self.data, self._camera)
+        self._image = renderer.image()
+        observation = {"image": self._image}
+        if self._masks:
+            if self._class_table is None:
+                self._class_table = self._classes()
+            observation["mask"] = renderer.mask(self._class_table)
+        if self._proprio:
+            observation["proprio"] = self._state()
+        return observation
+
+    def _current_renderer(self):
+        """The renderer of the present model; made on first use, so that unseen ones cost nothing."""
+        if self._renderer is not None and self._renderer.model is not self.model:
+            self._close_renderer()
+        if self._renderer is None:
+            from envs.rendering import Renderer
+
+            size = self.config.size
+            self._renderer = Renderer(
+                self.model, size, size, self.config.quality, self._upside_down(self._camera)
+            )
+            self._class_table = None
+        return self._renderer
+
+    def _find_camera(self, camera: str | int | None) -> int:
+        """The number of a camera given by name or number; the suite's default for None."""
+        names = [self.model.camera(i).name for i in range(self.model.ncam)]
+        camera = self.default_camera if camera is None else camera
+        if camera in names:
+            return names.index(camera)
+        if str(camera).isdecimal() and int(camera) < len(names):
+            return int(camera)
+        raise UserError(
+            f"unknown camera {camera!r}; this task has "
+            + ", ".join(f"{name or 'unnamed'} ({i})" for i, name in enumerate(names))
+        )

@@ -1,0 +1,156 @@
+"""How Meta-World's pictures look and what they cost: full, fast, and masks, for all 50 tasks.
+
+    python results/render_quality.py --out results/
+
+writes ``render_quality.png`` (one row of full | fast | mask per task) and ``render_quality.md``.
+Run it alone: the milliseconds are those of an otherwise idle machine.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import envs  # noqa: E402  (the repository is not installed where this may run)
+
+STEPS = 25  # random steps before the picture is taken, so that arm and object have moved
+REPEATS = 20  # frames timed; the median is reported
+
+
+def milliseconds(draw, repeats: int = REPEATS) -> float:
+    """Median wall time of one call, milliseconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        draw()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times) * 1e3)
+
+
+def measure(task: str) -> dict:
+    """The same frame of one task at both qualities, and the time each takes."""
+    result = {"task": task}
+    for quality in ("full", "fast"):
+        environment = envs.make(task, quality="fast", masks=True)
+        environment.reset(seed=1)
+        rng = np.random.default_rng(1)
+        actions = rng.uniform(-1, 1, (STEPS, *environment.action_space.shape)).astype(np.float32)
+        for action in actions:
+            observation = environment.step(action)[0]
+        if quality == "full":
+            # The same state, seen at the other quality; far cheaper than 25 full frames.
+            from envs.rendering import Renderer
+
+            renderer = Renderer(environment.model, 64, 64, "full", environment._renderer.upside_down)
+        else:
+            renderer = environment._renderer
+            result["mask"] = observation["mask"]
+            classes = environment._classes()
+            result["mask_ms"] = milliseconds(lambda: renderer.mask(classes))
+            start = time.perf_counter()
+            for action in actions:
+                environment._step_simulation(action)
+            result["step_ms"] = (time.perf_counter() - start) / STEPS * 1e3
+
+        def draw(environment=environment, renderer=renderer):
+            with environment._as_drawn():
+                renderer.update(environment.data, environment._camera)
+            return renderer.image()
+
+        result[quality] = observation["image"] if quality == "fast" else draw()
+        result[f"{quality}_ms"] = milliseconds(draw, 5 if quality == "full" else REPEATS)
+        renderer.close()
+        environment.close()
+    difference = np.abs(result["full"].astype(int) - result["fast"])
+    return result | {"mean": difference.mean(), "max": difference.max()}
+
+
+def contact_sheet(results: list[dict], columns: int = 5, scale: int = 2) -> np.ndarray:
+    """All tasks as full | fast | mask triples, named, (H, W, 3) uint8."""
+    from PIL import Image, ImageDraw
+
+    from envs.semantics import colorize
+
+    width, height = 3 * 64 * scale + 8, 64 * scale + 16
+    rows = -(-len(results) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for index, result in enumerate(results):
+        x, y = index % columns * width, index // columns * height
+        pen.text((x + 2, y + 2), result["task"].split("/")[1], fill="black")
+        for place, picture in enumerate(
+            (result["full"], result["fast"], colorize(result["mask"]))
+        ):
+            tile = Image.fromarray(picture).resize((64 * scale, 64 * scale), Image.NEAREST)
+            sheet.paste(tile, (x + place * 64 * scale, y + 14))
+    return np.asarray(sheet)
+
+
+def report(results: list[dict]) -> str:
+    """The table in Markdown, with what is needed to repeat it."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].split(":", 1)[1].strip() if names else processor
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parent,
+    ).stdout.strip()
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("metaworld", "mujoco", "numpy", "gymnasium")
+    )
+    columns = ("mean", "max", "full_ms", "fast_ms", "mask_ms", "step_ms")
+    lines = [
+        "# Meta-World pictures at 64×64: full against fast",
+        "",
+        "Absolute difference of the two pictures of one state (0 to 255), milliseconds a frame",
+        "(median), and milliseconds a control step of the simulator. The mask is drawn with the",
+        "geometry of its picture; timed at fast. Most of the difference is shadows and the light",
+        "of the shadow pass, which brightens what it reaches; then multisampling.",
+        "",
+        f"- command: `python results/render_quality.py --out results/`, commit {commit or 'none yet'}",
+        f"- hardware: {processor}, {os.cpu_count()} cores, OpenGL by MUJOCO_GL={os.environ['MUJOCO_GL']}",
+        f"- versions: {versions}",
+        "",
+        "| task | mean | max | full ms | fast ms | mask ms | control step ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        numbers = " | ".join(f"{result[c]:.0f}" if c == "max" else f"{result[c]:.2f}" for c in columns)
+        lines.append(f"| {result['task']} | {numbers} |")
+    means = " | ".join(f"{np.mean([r[c] for r in results]):.2f}" for c in columns)
+    lines.append(f"| **mean** | {means} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, then write the picture and the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("results"))
+    parser.add_argument("--tasks", nargs="*", default=envs.tasks("metaworld"))
+    arguments = parser.parse_args()
+    results = []
+    for task in arguments.tasks:
+        results.append(measure(task))
+        print(f"{task}: mean {results[-1]['mean']:.2f}", flush=True)
+    import imageio.v3 as imageio
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(arguments.out / "render_quality.png", contact_sheet(results))
+    (arguments.out / "render_quality.md").write_text(report(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Train and evaluate world-model agents.
+
+usage: python run.py COMMAND [OPTIONS]
+
+  train      learn a task online: --task metaworld/window-close
+  evaluate   measure a trained agent: --logdir runs/...
+  tasks      list the ids that --task takes
+
+python run.py COMMAND --help explains every option of a command. Training can be stopped at any
+moment; the same command goes on from the last checkpoint.
+"""
+
+import argparse
+import difflib
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, NoReturn
+
+import tyro
+
+from errors import UserError
+
+# Environment workers import this module again, and --help should not take as long as PyTorch
+# does: whatever learns or simulates is imported inside the command that needs it.
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained agent, and write what was measured to evaluation.json in its run folder."""
+
+    logdir: str
+    """Run folder of the agent."""
+    episodes: int = 20
+    """Number of episodes."""
+    seed: int = 0
+    """Seed of the episodes' starts; training and its own evaluations never meet these."""
+    random: bool = False
+    """Measure a uniformly random policy on the same starts, too."""
+    video: bool = False
+    """Write the first episodes to videos/evaluation.mp4."""
+    device: str = "auto"
+    """torch device of the agent; auto takes CUDA when there is one."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the ids that --task takes, one a line."""
+
+    suite: str | None = None
+    """Only this suite: metaworld or dmc."""
+
+
+def train(arguments: Sequence[str]) -> None:
+    from agents import online, presets
+    from agents.run_folder import RunFolder
+
+    # A preset is the default of every other option, so it has to be known before they are parsed.
+    first = _FirstOptions(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="cpu")
+    first.add_argument("--task")
+    chosen, _ = first.parse_known_args(arguments)
+    if chosen.task is None and not {"-h", "--help"} & set(arguments):
+        raise UserError(
+            "train needs --task, for example --task metaworld/window-close; "
+            "python run.py tasks lists them"
+        )
+    default = presets.preset(chosen.preset, chosen.task or "metaworld/window-close")
+    if chosen.task is None:
+        default = replace(default, task=tyro.MISSING)
+
+    @dataclass(frozen=True)
+    class Train:
+        """Learn a task online; started again with the same options, go on where it stopped."""
+
+        config: Annotated[online.OnlineConfig, tyro.conf.arg(name="")]
+        preset: Literal[presets.PRESETS] = chosen.preset
+        """Values of all options that are not given: paper as published, cpu for two cores."""
+        logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+        """Run folder; by default runs/TASK-PRESET-seedSEED."""
+
+    options = parse(Train, arguments, "run.py train", default=Train(default))
+    config = options.config
+    name = f"{config.task.replace('/', '-')}-{options.preset}-seed{config.seed}"
+    with RunFolder.create_or_resume(options.logdir or f"runs/{name}", config) as folder:
+        print(f"run folder {folder.path}", flush=True)
+        online.train(config, folder)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    options = parse(Evaluate, arguments, "run.py evaluate")
+    if options.episodes < 1:
+        raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
+
+    import numpy as np
+
+    from agents import online
+    from agents.evaluation import summarise
+    from agents.run_folder import RunFolder
+
+    folder = RunFolder.open(options.logdir)
+    agent, config, step = online.load_agent(options.logdir, options.device)
+    measured = {
+        "agent": online.evaluate(
+            agent, config, options.episodes, options.seed, record=options.video
+        )
+    }
+    if options.random:
+        measured["random"] = online.evaluate(
+            None, config, options.episodes, options.seed, record=False
+        )
+    if options.video:
+        frames = [episode["frames"] for episode in measured["agent"][:VIDEO_EPISODES]]
+        folder.write_video("evaluation", np.concatenate(frames), fps=30)
+    evaluation: dict[str, Any] = {"task": config.task, "step": step, "seed": options.seed}
+    for name, episodes in measured.items():
+        kept = [{k: v for k, v in episode.items() if k != "frames"} for episode in episodes]
+        evaluation[name] = summarise(kept) | {"episodes": kept}
+    path = folder.write_evaluation(evaluation)
+
+    print(
+        f"{config.task} after {step:,} environment steps: "
+        f"{options.episodes} episodes, seed {options.seed}\n"
+    )
+    print(f"{'':8}  {'success (95 % interval)':28}  return (mean ± std)")
+    for name, episodes in measured.items():
+        print(
+            f"{name:8}  {_success(evaluation[name], len(episodes)):28}  {_return(evaluation[name])}"
+        )
+    print()
+    videos = sorted((folder.path / "videos").glob("*.mp4"))
+    for written in (path, folder.curve_path, *videos, folder.checkpoint_path):
+        if written.exists():
+            print(written)
+
+
+def tasks(arguments: Sequence[str]) -> None:
+    options = parse(Tasks, arguments, "run.py tasks")
+
+    import envs
+
+    for task in envs.tasks(options.suite):
+        print(task)
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "tasks": tasks}
+
+# Episodes in the evaluation video: enough to see a habit, short enough to watch.
+VIDEO_EPISODES = 3
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit status: 2 for a ``UserError``, 130 for Ctrl-C."""
+    name = arguments[0] if arguments else "--help"
+    try:
+        if name in ("-h", "--help"):
+            print(__doc__.strip())
+        elif name in COMMANDS:
+            COMMANDS[name](arguments[1:])
+        else:
+            nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else "see python run.py --help"
+            raise UserError(f"unknown command {name!r}; {hint}")
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = "; start the same command again to go on" if name == "train" else ""
+        print(f"\nstopped{hint}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, `head` for example, has seen enough; nothing more can be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def parse(command: type, arguments: Sequence[str], program: str, **default: Any) -> Any:
+    """``tyro.cli`` with its box of an error message turned into the one line of a ``UserError``."""
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.cli(command, prog=program, args=list(arguments), **default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    raise UserError(_one_line(box.getvalue(), program))
+
+
+def _one_line(box: str, program: str) -> str:
+    """What tyro's box says first, the unknown options, and the option it would have expected."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    # Without the frame, the title is the first row and an empty row parts the paragraphs.
+    rows = [row.strip("│╭╮╰╯─ ") for row in text.splitlines()]
+    paragraphs = [part.splitlines() for part in "\n".join(rows[1:]).strip().split("\n\n")]
+    problem, hint = " ".join(paragraphs[0]).rstrip("."), ""
+    for heading, *items in paragraphs:
+        options = [item.split()[0].rstrip(",") for item in items if item.startswith("--")]
+        if heading.startswith("Missing from"):
+            problem = f"{program} needs {', '.join(options)}"
+        elif heading == "Unrecognized options:":
+            problem += f" and does not know {', '.join(options)}"
+        elif heading.startswith("Perhaps you meant") and options:
+            hint = f"did you mean {options[0]}? "
+    return f"{problem}; {hint}see python {program} --help"
+
+
+class _FirstOptions(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python run.py train --help")
+
+
+def _success(summary: dict[str, Any], episodes: int) -> str:
+    success = summary["success"]
+    if success is None:
+        return "not defined"
+    low, high = success["interval"]
+    return f"{success['count']}/{episodes} = {success['mean']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _return(summary: dict[str, Any]) -> str:
+    mean, std = summary["return"]["mean"], summary["return"]["std"]
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

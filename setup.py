@@ -1,0 +1,32 @@
+"""Name, version and dependencies of the toolkit; ``make setup`` installs it with exact versions."""
+
+from setuptools import setup
+
+setup(
+    name="mask-world-models",
+    version="0.1.0",
+    description="Model-based reinforcement learning with masked and mask-predicting world models",
+    packages=["agents", "envs", "world_models"],
+    py_modules=["run", "errors"],
+    # numpy 2.4 has no wheel for 3.10, labmaze (of dm-control) none for 3.13.
+    python_requires=">=3.11,<3.13",
+    install_requires=[
+        "torch>=2.8",
+        "numpy>=2",
+        "scipy>=1.13",
+        "gymnasium>=1.2",
+        "metaworld>=3.1",
+        "mujoco>=3.3",
+        "dm-control>=1.0.28",
+        "tyro>=1.0",
+        "dacite>=1.9",
+        "pyyaml>=6",
+        "tensorboard>=2.18",
+        "tqdm>=4.66",
+        "matplotlib>=3.9",
+        "imageio-ffmpeg>=0.6",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12"],
+    },
+)

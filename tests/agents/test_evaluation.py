@@ -1,0 +1,39 @@
+"""Summaries of evaluation episodes against values worked out by hand or found in tables."""
+
+import pytest
+
+from agents.evaluation import summarise
+
+
+def episodes(returns, successes=None):
+    successes = successes or [None] * len(returns)
+    return [{"return": r, "success": s} for r, s in zip(returns, successes, strict=True)]
+
+
+def test_wilson_interval_of_eighteen_in_twenty():
+    summary = summarise(episodes([0.0] * 20, [True] * 18 + [False] * 2))
+    assert summary["success"]["count"] == 18
+    assert summary["success"]["mean"] == 0.9
+    assert summary["success"]["interval"] == pytest.approx([0.699, 0.972], abs=5e-4)
+
+
+def test_no_success_in_twenty_does_not_mean_zero():
+    low, high = summarise(episodes([0.0] * 20, [False] * 20))["success"]["interval"]
+    assert low == 0.0
+    assert high == pytest.approx(0.161, abs=5e-4)
+
+
+def test_return_has_student_interval():
+    summary = summarise(episodes([1.0, 2.0, 3.0]))["return"]
+    assert summary["mean"] == 2.0
+    assert summary["std"] == 1.0
+    # t(0.975, 2) = 4.303; 4.303 / sqrt(3) = 2.484
+    assert summary["interval"] == pytest.approx([-0.484, 4.484], abs=1e-3)
+
+
+def test_one_episode_has_no_interval_of_its_return():
+    assert summarise(episodes([7.0]))["return"] == {"mean": 7.0, "std": None, "interval": None}
+
+
+def test_suites_without_success_report_none():
+    assert summarise(episodes([1.0, 2.0]))["success"] is None

@@ -1,0 +1,262 @@
+"""The command line as a user meets it: real processes, exit statuses, one line for a mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).parent.parent
+WINDOW_CLOSE = ["--task", "metaworld/window-close"]
+
+
+def command(*arguments):
+    return [sys.executable, str(ROOT / "run.py"), *map(str, arguments)]
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=cwd, timeout=600, check=False
+    )
+
+
+def refused(*arguments, cwd=None):
+    """The one line on standard error of a command that ends with status 2."""
+    result = run(*arguments, cwd=cwd)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    return result.stderr
+
+
+# ------------------------------------------------------------------------- help and tasks
+
+
+def test_help_names_the_commands_quickly():
+    started = time.monotonic()
+    result = run("--help")
+    assert time.monotonic() - started < 2
+    assert result.returncode == 0
+    for name in ("train", "evaluate", "tasks"):
+        assert name in result.stdout
+
+
+def test_help_needs_neither_torch_nor_a_simulator():
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import run, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    ).stdout.split()
+    assert "tyro" in loaded
+    assert not {"torch", "mujoco", "metaworld", "dm_control", "matplotlib"} & set(loaded)
+
+
+def test_help_of_train_explains_every_field():
+    result = run("train", "--help")
+    assert result.returncode == 0
+    options = {
+        "--preset", "--logdir", "--task", "--steps", "--seed", "--prefill",
+        "--environment.quality", "--agent.batch", "--agent.dynamics.rssm.deterministic",
+    }  # fmt: skip
+    assert options <= set(result.stdout.split())
+    # An option without a docstring shows nothing but its default after its name.
+    lines = [line.strip("│ ") for line in result.stdout.splitlines()]
+    unexplained = [
+        line
+        for line, following in zip(lines, lines[1:], strict=False)
+        if line.startswith("--") and following.startswith("(default")
+    ]
+    assert unexplained == []
+
+
+def test_the_preset_and_the_suite_choose_the_defaults():
+    def default_batch(*arguments):
+        text = " ".join(run("train", "--help", *arguments).stdout.replace("│", " ").split())
+        return text.split("--agent.batch INT")[1].split("(default: ")[1].split(")")[0]
+
+    assert default_batch(*WINDOW_CLOSE, "--preset", "paper") == "50"
+    assert default_batch("--task", "dmc/cartpole-swingup", "--preset=paper") == "16"
+
+
+def test_tasks_are_listed_one_a_line():
+    result = run("tasks", "--suite", "metaworld")
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
+    assert len(lines) == 50
+    assert "metaworld/window-close" in lines
+    assert set(lines) < set(run("tasks").stdout.splitlines())
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    listing = " ".join(command("tasks"))
+    result = subprocess.run(
+        ["bash", "-c", f"{listing} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stderr == ""
+
+
+# ------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], ["'trian'", "train"]),
+        (["train"], ["--task"]),
+        (["train", "--task"], ["--task"]),
+        (["train", "--task", "metaworld/window-clos"], ["metaworld/window-close"]),
+        (["train", "--task=metaworld/window-clos"], ["metaworld/window-close"]),
+        (["train", *WINDOW_CLOSE, "--preset", "papper"], ["papper", "paper", "cpu"]),
+        (["train", *WINDOW_CLOSE, "--stepz", "3"], ["--stepz", "--steps"]),
+        (["train", *WINDOW_CLOSE, "--agent.bach", "3"], ["--agent.bach", "--agent.batch"]),
+        (["train", *WINDOW_CLOSE, "--steps", "many"], ["--steps", "many"]),
+        (["train", *WINDOW_CLOSE, "--environment.quality", "best"], ["quality", "best", "fast"]),
+        (["train", *WINDOW_CLOSE, "extra"], ["extra"]),
+        (["evaluate"], ["--logdir"]),
+        (["evaluate", "--logdor", "x"], ["--logdor", "--logdir"]),
+        (["evaluate", "--logdir", "nowhere"], ["nowhere"]),
+        (["evaluate", "--logdir", "nowhere", "--episodes", "0"], ["--episodes", "0"]),
+        (["tasks", "--suite", "atari"], ["atari", "metaworld"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(arguments, words, tmp_path):
+    line = refused(*arguments, cwd=tmp_path)
+    for word in words:
+        assert word in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_foreign_folder_is_refused_and_untouched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert "thesis" not in refused("train", *WINDOW_CLOSE, "--logdir", tmp_path)
+    assert "config.yaml" in refused("evaluate", "--logdir", tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+# ------------------------------------------------------------------------- a whole run
+
+# As small as a run can be: a random episode, one with updates, an evaluation of one episode.
+SMALL = [
+    *WINDOW_CLOSE,
+    "--steps=1000", "--prefill=250", "--update-every=100", "--threads=1",
+    "--agent.autoencoder-pretraining=1", "--agent.joint-pretraining=1",
+    "--agent.autoencoder-batch=4", "--agent.batch=2", "--agent.window=8",
+    "--evaluate-episodes=1", "--evaluate-envs=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    logdir = tmp_path_factory.mktemp("runs") / "small"
+    result = run("train", *SMALL, "--logdir", logdir)
+    assert result.returncode == 0, result.stderr
+    return logdir
+
+
+def test_training_leaves_a_complete_run_folder(trained):
+    config = yaml.safe_load((trained / "config.yaml").read_text())["config"]
+    assert config["task"] == "metaworld/window-close"
+    assert config["agent"]["window"] == 8
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(steps)
+    assert steps[-1] == 1000
+    assert any("eval/success" in line for line in lines)
+    for name in ("checkpoint.pt", "curve.png"):
+        assert (trained / name).stat().st_size > 0
+
+
+def test_a_finished_run_started_again_has_nothing_left_to_do(trained):
+    before = (trained / "metrics.jsonl").read_bytes()
+    result = run("train", *SMALL, "--logdir", trained)
+    assert result.returncode == 0, result.stderr
+    assert (trained / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_configuration_is_refused_by_field(trained):
+    line = refused("train", *SMALL, "--agent.behaviour.horizon=3", "--logdir", trained)
+    assert "agent.behaviour.horizon = 12" in line
+    assert "3" in line
+    assert "--logdir" in line
+    line = refused("train", *SMALL, "--steps=900", "--logdir", trained)
+    assert "1000" in line
+    assert "900" in line
+
+
+def test_evaluation_is_printed_and_recorded_beside_a_random_policy(trained):
+    result = run("evaluate", "--logdir", trained, "--episodes", 2, "--random", "--video")
+    assert result.returncode == 0, result.stderr
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
+    assert "/2 = " in rows["agent"]
+    assert "/2 = " in rows["random"]
+    for name in ("evaluation.json", "curve.png", "checkpoint.pt", "videos/evaluation.mp4"):
+        assert str(trained / name) in rows
+    evaluation = json.loads((trained / "evaluation.json").read_text())
+    assert evaluation["step"] == 1000
+    for policy in ("agent", "random"):
+        assert len(evaluation[policy]["episodes"]) == 2
+    seeds = [
+        [episode["seed"] for episode in evaluation[policy]["episodes"]]
+        for policy in ("agent", "random")
+    ]
+    assert seeds[0] == seeds[1]
+    assert evaluation["command"].startswith("python run.py evaluate")
+
+
+@pytest.mark.parametrize("kind", ["truncated", "foreign"])
+def test_a_checkpoint_that_cannot_be_used_is_one_line(trained, kind):
+    checkpoint = trained / "checkpoint.pt"
+    whole = checkpoint.read_bytes()
+    try:
+        if kind == "truncated":
+            checkpoint.write_bytes(whole[: len(whole) // 2])
+        else:
+            torch.save({"model": torch.zeros(3)}, checkpoint)
+        spoilt = checkpoint.read_bytes()
+        for arguments in (["evaluate"], ["train", *SMALL, "--steps=1500"]):
+            line = refused_after_start(*arguments, "--logdir", trained)
+            assert str(checkpoint) in line
+            assert "nothing was changed" in line
+            assert checkpoint.read_bytes() == spoilt
+    finally:
+        checkpoint.write_bytes(whole)
+
+
+def refused_after_start(*arguments):
+    result = run(*arguments)
+    assert result.returncode == 2, result.stderr
+    return result.stderr.splitlines()[-1]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        command("train", *SMALL, "--steps=100000", "--prefill=50000", "--logdir", tmp_path / "run"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout.readline().startswith("run folder")
+        # The folder exists now; the environments are about to start or have started.
+        time.sleep(8)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert errors.rstrip().endswith("start the same command again to go on")
+    assert "Traceback" not in errors

@@ -1,0 +1,1 @@
+"""Things that predict. They know nothing of environments, files or the command line."""

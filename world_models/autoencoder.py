@@ -1,0 +1,160 @@
+"""The masked autoencoder φ: convolution stem, feature masking, ViT encoder and decoder.
+
+Masked World Models, sections 4.1 and E.1. Shape legend: B images, H = W image size,
+G = H / 8 tokens a side, N = G² tokens, K kept tokens, D width, C channels of the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from world_models.layers import VisionTransformer, initialise, symlog, token_positions
+from world_models.targets import Standardise, make_target
+
+PATCH = 8
+"""Pixels a side of one token: three convolutions of stride 2 (paper E.1)."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of the autoencoder. The defaults are the paper's (E.1, Table 1)."""
+
+    image_size: int = 64
+    """Pixels a side, a multiple of 8."""
+    width: int = 256
+    """Width D of every token; the stem has D/8, D/4 and D/2 channels before it."""
+    encoder_depth: int = 4
+    """Transformer blocks of the encoder."""
+    decoder_depth: int = 3
+    """Transformer blocks of the decoder."""
+    heads: int = 4
+    """Attention heads of every block."""
+    mask_ratio: float = 0.75
+    """Share of the convolutional features that is dropped while training."""
+    reward_weight: float = 1.0
+    """Weight of the reward loss beside the target's loss (eq. 13: 1)."""
+    target: str = "pixels"
+    """What the decoder predicts: pixels, or package.module:Class."""
+
+
+class ConvolutionStem(nn.Module):
+    """3 × [convolution 4×4 stride 2, ReLU], then a 1×1 convolution. (B, H, W, 3) → (B, N, D)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        channels = [3, width // 8, width // 4, width // 2]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], width, 1))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.layers(image.permute(0, 3, 1, 2))  # (B, D, G, G), channels last in memory
+        return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class MaskedAutoencoder(nn.Module):
+    """Reconstructs a target and the reward from a quarter of the convolutional features."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        if config.image_size % PATCH:
+            raise ValueError(f"image_size must be a multiple of {PATCH}, got {config.image_size}")
+        self.config = config
+        width, grid = config.width, config.image_size // PATCH
+        self.grid, self.tokens = grid, grid * grid
+        self.kept = self.tokens - int(self.tokens * config.mask_ratio)
+
+        self.target = make_target(config.target)
+        self.standardise = Standardise()
+        self.stem = ConvolutionStem(width)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.encoder = VisionTransformer(width, config.encoder_depth, config.heads)
+        self.decoder_input = nn.Linear(width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.decoder = VisionTransformer(width, config.decoder_depth, config.heads)
+        self.target_head = nn.Linear(width, PATCH * PATCH * self.target.channels)
+        self.reward_head = nn.Linear(width, 1)
+
+        # Row 0 is the class token's; the decoder's last row is the reward token's.
+        positions = token_positions(grid, width, before=1, after=1)[None]
+        self.register_buffer("positions", positions, persistent=False)
+        initialise(self)
+
+    def stem_features(self, image: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) → features with their positions added, before masking (B, N, D)."""
+        return self.stem(self.standardise(image)) + self.positions[:, 1 : 1 + self.tokens]
+
+    def random_keep(self, batch: int, device: torch.device) -> Tensor:
+        """Which features each image keeps: K of N without replacement, uniform, (B, K) int64."""
+        noise = torch.rand(batch, self.tokens, device=device)
+        return noise.argsort(dim=1)[:, : self.kept]
+
+    def encode(self, image: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The encoder's tokens, class token first.
+
+        Args:
+            image: (B, H, W, 3) uint8.
+            keep: (B, K) indices of the features that stay; None keeps all N in their order and
+                draws no random number (m = 0).
+
+        Returns:
+            (B, 1 + K, D), or (B, 1 + N, D) without masking.
+        """
+        features = self.stem_features(image)
+        if keep is not None:
+            features = features.gather(1, keep[:, :, None].expand(-1, -1, features.shape[-1]))
+        class_token = self.class_token + self.positions[:, :1]
+        tokens = torch.cat([class_token.expand(len(features), -1, -1), features], dim=1)
+        return self.encoder(tokens)
+
+    def decode(self, tokens: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Predictions from the encoder's tokens and the places they came from.
+
+        Args:
+            tokens: (B, 1 + K, D) from `encode` with the same `keep`.
+            keep: (B, K), or None for all N tokens in order.
+
+        Returns:
+            The target's values (B, H, W, C) and the symlog reward (B,), the latter read from the
+            reward token's own final representation.
+        """
+        tokens = self.decoder_input(tokens)
+        batch, _, width = tokens.shape
+        class_token, features = tokens[:, :1], tokens[:, 1:]
+        if keep is not None:
+            dropped = self.mask_token.expand(batch, self.tokens, -1)
+            index = keep[:, :, None].expand(-1, -1, width)
+            features = dropped.to(features.dtype).scatter(1, index, features)
+        reward_token = self.mask_token.expand(batch, -1, -1).to(features.dtype)
+        sequence = torch.cat([class_token, features, reward_token], dim=1) + self.positions
+        sequence = self.decoder(sequence)
+        prediction = self._to_picture(self.target_head(sequence[:, 1:-1]))
+        return prediction, self.reward_head(sequence[:, -1]).squeeze(-1)
+
+    def _to_picture(self, patches: Tensor) -> Tensor:
+        """(B, N, 8·8·C) → (B, H, W, C)."""
+        size, grid, channels = self.config.image_size, self.grid, self.target.channels
+        patches = patches.view(-1, grid, grid, PATCH, PATCH, channels)
+        return patches.permute(0, 1, 3, 2, 4, 5).reshape(-1, size, size, channels)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Equation 13 on independent frames.
+
+        Args:
+            batch: `image` (B, H, W, 3) uint8, `reward` (B,), and what the target reads.
+
+        Returns:
+            The scalar loss and its parts for the log, on the device.
+        """
+        image = batch["image"]
+        keep = self.random_keep(len(image), image.device) if self.config.mask_ratio else None
+        prediction, reward = self.decode(self.encode(image, keep), keep)
+        target_loss = self.target.loss(prediction.float(), batch)
+        reward_loss = (reward.float() - symlog(batch["reward"])).square().mean()
+        metrics = {"target": target_loss.detach(), "reward": reward_loss.detach()}
+        return target_loss + self.config.reward_weight * reward_loss, metrics

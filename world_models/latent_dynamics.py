@@ -1,0 +1,232 @@
+"""Latent dynamics θ: the recurrent state-space model on frozen autoencoder features.
+
+Masked World Models, sections 4.2 and E.2. Shape legend: B batch, T time, N = 1 + G² tokens with
+the class token first, Z width of a frozen feature token, D width of the small ViTs, E embedding,
+F model-state feature, H horizon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_models.layers import MLP, VisionTransformer, initialise, symexp, symlog, token_positions
+from world_models.rssm import RSSM, RSSMConfig, State, balanced_kl
+
+
+@dataclass(frozen=True)
+class FeatureEncoderConfig:
+    """How 65 feature tokens become one embedding. The defaults are the paper's (E.2)."""
+
+    width: int = 128
+    """Width D of its tokens."""
+    depth: int = 2
+    """Transformer blocks; 0 leaves one linear layer per token."""
+    heads: int = 4
+    """Attention heads."""
+    pooling: Literal["mean", "flatten"] = "mean"
+    """mean: average the tokens (E = D); flatten: one linear layer on all of them together."""
+    embedding: int = 256
+    """Width E of the embedding with flatten; mean gives E = D."""
+
+
+@dataclass(frozen=True)
+class FeatureDecoderConfig:
+    """How a model state becomes 65 feature tokens again. The defaults are the paper's (E.2)."""
+
+    width: int = 128
+    """Width D of its tokens."""
+    depth: int = 2
+    """Transformer blocks; 0 leaves one linear layer per token."""
+    heads: int = 4
+    """Attention heads."""
+    tokens: Literal["mask", "linear"] = "mask"
+    """mask: the state as one token beside copies of a learnable one; linear: all tokens from one
+    hidden layer."""
+    hidden: int = 256
+    """Units of that hidden layer with linear."""
+
+
+@dataclass(frozen=True)
+class LatentDynamicsConfig:
+    """Sizes and loss weights of the latent dynamics model. The defaults are the paper's."""
+
+    encoder: FeatureEncoderConfig = field(default_factory=FeatureEncoderConfig)
+    """Features to embedding."""
+    rssm: RSSMConfig = field(default_factory=RSSMConfig)
+    """The recurrent state-space model."""
+    decoder: FeatureDecoderConfig = field(default_factory=FeatureDecoderConfig)
+    """Model state to features."""
+    head_layers: int = 4
+    """Hidden layers of the reward and discount heads."""
+    head_units: int = 512
+    """Units of each of them."""
+    kl_scale: float = 1.0
+    """Weight β of the KL (Table 1: 1.0; RLBench 0.1)."""
+    kl_balance: float = 0.8
+    """Share of the KL that trains the prior (DreamerV2)."""
+    free_nats: float = 0.01
+    """Nats of the batch-mean KL, before scaling, below which it is not lowered further."""
+    predict_discount: bool = False
+    """Learn when an episode terminates; for episodic suites only (Table 1: RLBench)."""
+
+
+class Trajectory(NamedTuple):
+    """Imagined states: `feature` (H+1, B, F) with the start first, `action` (H, B, A) taken in
+    each but the last, `reward` (H+1, B) of each state, `continuation` (H+1, B) in [0, 1]: the
+    probability that the episode goes on after it."""
+
+    feature: Tensor
+    action: Tensor
+    reward: Tensor
+    continuation: Tensor
+
+
+class FeatureEncoder(nn.Module):
+    """Frozen feature tokens (B, N, Z) → embedding (B, E); `outputs` is E."""
+
+    def __init__(self, config: FeatureEncoderConfig, grid: int, feature_width: int):
+        super().__init__()
+        tokens = 1 + grid * grid
+        self.project = nn.Linear(feature_width, config.width)
+        positions = token_positions(grid, config.width, after=1)[None]
+        self.register_buffer("positions", positions, persistent=False)
+        self.transformer = VisionTransformer(config.width, config.depth, config.heads)
+        self.flatten = None
+        self.outputs = config.width
+        if config.pooling == "flatten":
+            self.outputs = config.embedding
+            self.flatten = nn.Linear(tokens * config.width, config.embedding)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        feature = torch.cat([feature[:, 1:], feature[:, :1]], dim=1)  # class token last
+        tokens = self.transformer(self.project(feature) + self.positions)
+        return tokens.mean(dim=1) if self.flatten is None else self.flatten(tokens.flatten(1))
+
+
+class FeatureDecoder(nn.Module):
+    """Model-state features (..., F) → feature tokens (..., N, Z), class token first."""
+
+    def __init__(self, config: FeatureDecoderConfig, state: int, grid: int, feature_width: int):
+        super().__init__()
+        self.tokens = 1 + grid * grid
+        self.transformer = VisionTransformer(config.width, config.depth, config.heads)
+        self.outputs = nn.Linear(config.width, feature_width)
+        self.spread = None
+        if config.tokens == "linear":
+            self.spread = nn.Sequential(
+                nn.Linear(state, config.hidden),
+                nn.ELU(),
+                nn.Linear(config.hidden, self.tokens * config.width),
+            )
+            positions = token_positions(grid, config.width, before=1)
+        else:
+            self.project = nn.Linear(state, config.width)
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, config.width))
+            positions = token_positions(grid, config.width, before=1, after=1)
+        self.register_buffer("positions", positions[None], persistent=False)
+
+    def forward(self, state: Tensor) -> Tensor:
+        leading = state.shape[:-1]
+        state = state.reshape(-1, state.shape[-1])
+        if self.spread is None:
+            masks = self.mask_token.expand(len(state), self.tokens, -1)
+            tokens = torch.cat([masks, self.project(state)[:, None]], dim=1)
+        else:
+            tokens = self.spread(state).unflatten(1, (self.tokens, -1))
+        tokens = self.transformer(tokens + self.positions)[:, : self.tokens]
+        return self.outputs(tokens).unflatten(0, leading)
+
+
+class LatentDynamics(nn.Module):
+    """What the actor-critic learns in: observe, imagine, loss.
+
+    Batches are dicts with leading (B, T): `feature` (B, T, N, Z) frozen tokens of the
+    autoencoder, `action`, `reward`, `is_first`, `is_terminal`.
+    """
+
+    def __init__(self, config: LatentDynamicsConfig, grid: int, feature_width: int, action: int):
+        super().__init__()
+        self.config = config
+        self.encoder = FeatureEncoder(config.encoder, grid, feature_width)
+        self.rssm = RSSM(config.rssm, self.encoder.outputs, action)
+        self.feature_size = self.rssm.feature_size
+        self.decoder = FeatureDecoder(config.decoder, self.feature_size, grid, feature_width)
+        head = (self.feature_size, config.head_units, config.head_layers, 1)
+        self.reward_head = MLP(*head)
+        self.discount_head = MLP(*head) if config.predict_discount else None
+        for part in (self.encoder, self.decoder, self.reward_head, self.discount_head):
+            if part is not None:
+                initialise(part)
+
+    def embed(self, feature: Tensor) -> Tensor:
+        """Frozen tokens (..., N, Z) → embeddings (..., E)."""
+        return self.encoder(feature.flatten(0, -3)).unflatten(0, feature.shape[:-2])
+
+    def reward(self, feature: Tensor) -> Tensor:
+        """Predicted reward of model states (..., F), in the environment's units, (...)."""
+        return symexp(self.reward_head(feature).squeeze(-1).float())
+
+    def continuation(self, feature: Tensor) -> Tensor:
+        """Probability that the episode goes on after model states (..., F); 1 without a head."""
+        if self.discount_head is None:
+            return torch.ones_like(feature[..., 0])
+        return torch.sigmoid(self.discount_head(feature).squeeze(-1).float())
+
+    def observe(self, batch: dict[str, Tensor], start: State | None = None) -> tuple[State, Tensor]:
+        """Posterior states (T, B, ...) and prior logits (T, B, S, K) along a batch."""
+        embedding = self.embed(batch["feature"].transpose(0, 1))
+        action, is_first = batch["action"].transpose(0, 1), batch["is_first"].transpose(0, 1)
+        return self.rssm.observe(embedding, action, is_first, start)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """Equation 14. No gradient reaches the autoencoder: features enter detached.
+
+        Returns:
+            The scalar loss, the posterior states (T, B, ...) and the loss's parts for the log.
+        """
+        batch = {**batch, "feature": batch["feature"].detach()}
+        posterior, prior = self.observe(batch)
+        state = posterior.feature
+        target = batch["feature"].transpose(0, 1)  # (T, B, N, Z)
+        feature_loss = (self.decoder(state).float() - target).square().sum(-1).mean()
+        reward = self.reward_head(state).squeeze(-1).float()
+        reward_loss = (reward - symlog(batch["reward"].transpose(0, 1))).square().mean()
+        kl_loss, kl = balanced_kl(
+            posterior.logits, prior, self.config.kl_balance, self.config.free_nats
+        )
+        loss = feature_loss + reward_loss + self.config.kl_scale * kl_loss
+        metrics = {"feature": feature_loss, "reward": reward_loss, "kl": kl}
+        if self.discount_head is not None:
+            logit = self.discount_head(state).squeeze(-1).float()
+            goes_on = 1.0 - batch["is_terminal"].transpose(0, 1).float()
+            discount_loss = F.binary_cross_entropy_with_logits(logit, goes_on)
+            loss = loss + discount_loss
+            metrics["discount"] = discount_loss
+        return loss, posterior, {name: value.detach() for name, value in metrics.items()}
+
+    def imagine(
+        self, policy: Callable[[Tensor, int], Tensor], start: State, horizon: int
+    ) -> Trajectory:
+        """Dream `horizon` steps ahead under `policy`.
+
+        Args:
+            policy: (state feature (B, F), step) → action (B, A).
+            start: states (B, ...).
+            horizon: H.
+        """
+        race = self.rssm.race(horizon, len(start.deterministic), device=start.deterministic.device)
+        state, features, actions = start, [start.feature], []
+        for step in range(horizon):
+            actions.append(policy(features[-1], step))
+            state = self.rssm.imagine(state, actions[-1], race[step])
+            features.append(state.feature)
+        feature = torch.stack(features)
+        return Trajectory(
+            feature, torch.stack(actions), self.reward(feature), self.continuation(feature)
+        )

@@ -1,0 +1,194 @@
+"""Layers that several world models share, and the optimiser step of the paper.
+
+Shape legend: B batch, T time, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x)·ln(1+|x|): squashes large rewards so that one scale fits all tasks."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of `symlog`."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def sincos_positions(coordinates: Tensor, width: int) -> Tensor:
+    """Fixed 2-D sine-cosine position rows (ViT/MAE convention).
+
+    Args:
+        coordinates: (N, 2) row and column of each token, in tokens.
+        width: D, a multiple of 4; each axis gets half, half of that sine and half cosine.
+
+    Returns:
+        (N, D) float32.
+    """
+    if width % 4:
+        raise ValueError(f"position width must be a multiple of 4, got {width}")
+    frequencies = 1.0 / 10_000 ** (torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    angles = coordinates.double()[:, :, None] * frequencies  # (N, 2, D/4)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
+
+
+def token_positions(grid: int, width: int, *, before: int = 0, after: int = 0) -> Tensor:
+    """Position rows of a `grid`×`grid` token square with special tokens before and after it.
+
+    A special token sits outside the square, on its diagonal, so that its row equals no other.
+
+    Returns:
+        (before + grid² + after, width) float32.
+    """
+    rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    square = torch.stack([rows.flatten(), columns.flatten()], dim=-1)
+    first = torch.arange(-before, 0)[:, None].expand(before, 2)
+    last = torch.arange(grid, grid + after)[:, None].expand(after, 2)
+    return sincos_positions(torch.cat([first, square, last]), width)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm ViT block: multi-head self-attention, then an MLP with GELU. (B, N, D) → same."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int = 4):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width, eps=1e-6)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
+        self.expand = nn.Linear(width, mlp_ratio * width)
+        self.contract = nn.Linear(mlp_ratio * width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, count, width = tokens.shape
+        qkv = self.query_key_value(self.norm_attention(tokens))
+        if qkv.device.type == "cpu":
+            qkv = qkv.float()  # attention's bfloat16 backward is ten times slower there
+        qkv = qkv.view(batch, count, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attended.transpose(1, 2).reshape(batch, count, width)
+        tokens = tokens + self.project(attended)
+        return tokens + self.contract(F.gelu(self.expand(self.norm_mlp(tokens))))
+
+
+class VisionTransformer(nn.Module):
+    """`depth` blocks and the final LayerNorm of a pre-norm ViT. (B, N, D) → same.
+
+    Depth 0 is the identity: no blocks leave nothing for a final norm to do.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int):
+        super().__init__()
+        self.blocks = nn.Sequential(*[TransformerBlock(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, eps=1e-6) if depth else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.norm(self.blocks(tokens))
+
+
+class MLP(nn.Sequential):
+    """`layers` × [linear, ELU], then a linear head whose first weights are scaled by 0.1.
+
+    The small head starts rewards, values and action means near zero (spec, "Behaviour").
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, outputs: int):
+        sizes = [inputs] + [units] * layers
+        hidden = []
+        for size, next_size in zip(sizes, sizes[1:], strict=False):
+            hidden += [nn.Linear(size, next_size), nn.ELU()]
+        super().__init__(*hidden, nn.Linear(sizes[-1], outputs))
+
+    @property
+    def head(self) -> nn.Linear:
+        return self[-1]
+
+
+def initialise(module: nn.Module) -> None:
+    """Glorot-uniform weights, zero biases, tokens N(0, 0.02²); heads of an `MLP` scaled by 0.1."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    for part in module.modules():
+        if isinstance(part, MLP):
+            with torch.no_grad():
+                part.head.weight.mul_(0.1)
+    for name, parameter in module.named_parameters():
+        if name.endswith("_token"):
+            nn.init.normal_(parameter, std=0.02)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam as the paper's code used it."""
+
+    learning_rate: float = 3e-4
+    """Step size of Adam (paper Table 1: 3e-4 for both models; DreamerV2: 1e-4 for behaviour)."""
+    epsilon: float = 1e-5
+    """Adam's epsilon (DreamerV2)."""
+    clip: float = 100.0
+    """Largest global gradient norm (DreamerV2)."""
+    weight_decay: float = 1e-6
+    """Share of every weight matrix removed per update, not multiplied by the learning rate."""
+    warmup: int = 0
+    """Updates over which the learning rate rises linearly from 0 (paper E.1: 2,500)."""
+
+
+class Optimizer:
+    """Adam with global-norm clipping, linear warm-up and decay of weight matrices only.
+
+    Decay is w ← (1 − weight_decay)·w before each step, never on biases, norms, tokens or
+    positions (spec, defect 8: the authors' code decayed those in one of its optimisers).
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], config: OptimizerConfig):
+        self.config = config
+        self.named = []
+        for index, module in enumerate(modules):
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    self.named.append((f"{index}.{name}", parameter))
+        self.parameters = [parameter for _, parameter in self.named]
+        self.decayed = [p for name, p in self.named if p.ndim >= 2 and not name.endswith("_token")]
+        self.updates = 0
+        self.adam = torch.optim.Adam(
+            self.parameters, lr=config.learning_rate, eps=config.epsilon, fused=True
+        )
+
+    def step(self, loss: Tensor) -> Tensor:
+        """One update that lowers `loss` (scalar). Returns the gradient norm before clipping, ()."""
+        gradients = torch.autograd.grad(loss, self.parameters)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
+        self.updates += 1
+        if self.config.warmup:
+            share = min(1.0, self.updates / self.config.warmup)
+            self.adam.param_groups[0]["lr"] = self.config.learning_rate * share
+        if self.config.weight_decay:
+            with torch.no_grad():
+                torch._foreach_mul_(self.decayed, 1.0 - self.config.weight_decay)
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> dict:
+        return {"adam": self.adam.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.adam.load_state_dict(state["adam"])
+        self.updates = state["updates"]

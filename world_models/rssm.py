@@ -1,0 +1,209 @@
+"""The recurrent state-space model with categorical latents (DreamerV2, sections 2.1 and A).
+
+Shape legend: T time, B batch, E embedding, A action, R deterministic size, S variables,
+K classes, F = R + S·K feature size. Sequences here are time-major, so that a step is contiguous.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_models.layers import initialise
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    """Sizes of the recurrent state-space model. The defaults are the paper's (E.2)."""
+
+    deterministic: int = 1024
+    """Width R of the recurrent state."""
+    hidden: int = 1024
+    """Width of the dense layers around it."""
+    variables: int = 32
+    """Number S of categorical variables."""
+    classes: int = 32
+    """Classes K of each variable."""
+    input_activation: bool = False
+    """ELU between the GRU's input layer and the GRU: DreamerV2 has one, the paper's runs not."""
+
+
+class State(NamedTuple):
+    """A model state: `deterministic` (..., R), `stochastic` one-hot (..., S·K), its `logits`
+    (..., S, K)."""
+
+    deterministic: Tensor
+    stochastic: Tensor
+    logits: Tensor
+
+    @property
+    def feature(self) -> Tensor:
+        """What heads, decoder, actor and critic read, (..., F)."""
+        return torch.cat([self.deterministic, self.stochastic], dim=-1)
+
+    def map(self, function) -> State:
+        """`function` applied to each tensor."""
+        return State(*(function(part) for part in self))
+
+
+class NormGRUCell(nn.Module):
+    """GRU with one LayerNorm over all three gates, reset on the candidate, update bias −1."""
+
+    def __init__(self, inputs: int, size: int):
+        super().__init__()
+        self.gates = nn.Linear(inputs + size, 3 * size, bias=False)  # the norm has the bias
+        self.norm = nn.LayerNorm(3 * size, eps=1e-3)
+
+    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
+        gates = self.norm(self.gates(torch.cat([inputs, state], dim=-1)).float())
+        reset, candidate, update = gates.chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(state, candidate, torch.sigmoid(update - 1.0))
+
+
+class RSSM(nn.Module):
+    """Posterior and prior over model states.
+
+    One step: input layer on (stochastic, action), GRU, then a prior from the deterministic state
+    alone or a posterior from it and the embedding. Whatever is not recurrent stays out of the
+    time loop: the embedding's and the action's share of the dense layers, and all priors.
+    """
+
+    def __init__(self, config: RSSMConfig, embedding: int, action: int):
+        super().__init__()
+        self.config = config
+        flat = config.variables * config.classes
+        self.feature_size = config.deterministic + flat
+        # Two weights of one dense layer on the concatenated inputs, kept apart (see above).
+        self.input_stochastic = nn.Linear(flat, config.hidden)
+        self.input_action = nn.Linear(action, config.hidden, bias=False)
+        self.cell = NormGRUCell(config.hidden, config.deterministic)
+        self.prior_hidden = nn.Linear(config.deterministic, config.hidden)
+        self.prior_logits = nn.Linear(config.hidden, flat)
+        self.posterior_deterministic = nn.Linear(config.deterministic, config.hidden)
+        self.posterior_embedding = nn.Linear(embedding, config.hidden, bias=False)
+        self.posterior_logits = nn.Linear(config.hidden, flat)
+        initialise(self)
+        with torch.no_grad():  # Glorot of the whole layer, whose fan-in both parts share
+            for parts in (
+                (self.input_stochastic, self.input_action),
+                (self.posterior_deterministic, self.posterior_embedding),
+            ):
+                fan_in = sum(part.in_features for part in parts)
+                bound = (6.0 / (fan_in + config.hidden)) ** 0.5
+                for part in parts:
+                    part.weight.uniform_(-bound, bound)
+
+    def initial(self, batch: int, device: torch.device) -> State:
+        """The zero state for `batch` sequences."""
+        c = self.config
+        return State(
+            torch.zeros(batch, c.deterministic, device=device),
+            torch.zeros(batch, c.variables * c.classes, device=device),
+            torch.zeros(batch, c.variables, c.classes, device=device),
+        )
+
+    def race(self, *leading: int, device: torch.device) -> Tensor:
+        """Exponential variates (*leading, S, K) for `sample`, drawn outside of a time loop."""
+        shape = (*leading, self.config.variables, self.config.classes)
+        return torch.rand(shape, device=device).log_().neg_()  # exponential_ is 4 times slower
+
+    def sample(self, logits: Tensor, race: Tensor) -> Tensor:
+        """One-hot samples of softmax(logits) with straight-through gradients.
+
+        The class whose exponential clock (rate = its probability) rings first is an exact sample.
+
+        Args:
+            logits, race: (..., S, K).
+
+        Returns:
+            (..., S·K).
+        """
+        probabilities = torch.softmax(logits, dim=-1)
+        winner = (probabilities.detach() / race).argmax(dim=-1, keepdim=True)
+        one_hot = torch.zeros_like(probabilities).scatter_(-1, winner, 1.0)
+        return (one_hot + probabilities - probabilities.detach()).flatten(-2)
+
+    def _recur(self, stochastic: Tensor, from_action: Tensor, deterministic: Tensor) -> Tensor:
+        inputs = self.input_stochastic(stochastic) + from_action
+        if self.config.input_activation:
+            inputs = F.elu(inputs)
+        return self.cell(inputs, deterministic)
+
+    def _logits(self, flat: Tensor) -> Tensor:
+        """(..., S·K) → (..., S, K), in float32 whatever the dense layers computed in."""
+        return flat.float().unflatten(-1, (self.config.variables, self.config.classes))
+
+    def prior(self, deterministic: Tensor) -> Tensor:
+        """Logits of the next stochastic state without seeing the observation, (..., S, K)."""
+        return self._logits(self.prior_logits(F.elu(self.prior_hidden(deterministic))))
+
+    def observe(
+        self, embedding: Tensor, action: Tensor, is_first: Tensor, start: State | None = None
+    ) -> tuple[State, Tensor]:
+        """Posterior states along observed sequences.
+
+        State and previous action are zeroed wherever `is_first` is set.
+
+        Args:
+            embedding: (T, B, E) of the observations.
+            action: (T, B, A) that led to each observation.
+            is_first: (T, B) bool.
+            start: the state before the first step; zero when None.
+
+        Returns:
+            Posterior states, each part (T, B, ...), and the prior logits (T, B, S, K).
+        """
+        length, batch = is_first.shape
+        keep = (~is_first).float().unsqueeze(-1)  # (T, B, 1)
+        from_action = self.input_action(action * keep)
+        from_embedding = self.posterior_embedding(embedding)
+        race = self.race(length, batch, device=embedding.device)
+        state = start or self.initial(batch, embedding.device)
+        deterministic, stochastic = state.deterministic, state.stochastic
+        states = []
+        for t in range(length):
+            deterministic = self._recur(
+                stochastic * keep[t], from_action[t], deterministic * keep[t]
+            )
+            hidden = F.elu(self.posterior_deterministic(deterministic) + from_embedding[t])
+            logits = self._logits(self.posterior_logits(hidden))
+            stochastic = self.sample(logits, race[t])
+            states.append(State(deterministic, stochastic, logits))
+        posterior = State(*(torch.stack(parts) for parts in zip(*states, strict=True)))
+        return posterior, self.prior(posterior.deterministic)
+
+    def imagine(self, state: State, action: Tensor, race: Tensor) -> State:
+        """The state after `action` (B, A), sampled from the prior with `race` (B, S, K)."""
+        from_action = self.input_action(action)
+        deterministic = self._recur(state.stochastic, from_action, state.deterministic)
+        logits = self.prior(deterministic)
+        return State(deterministic, self.sample(logits, race), logits)
+
+
+def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
+    """KL(left ‖ right) of independent categoricals given logits (..., S, K), in nats, (...)."""
+    left_log, right_log = left.log_softmax(-1), right.log_softmax(-1)
+    return (left_log.exp() * (left_log - right_log)).sum((-2, -1))
+
+
+def balanced_kl(
+    posterior: Tensor, prior: Tensor, balance: float, free_nats: float
+) -> tuple[Tensor, Tensor]:
+    """The KL loss of DreamerV2 (Algorithm 2 there) with free nats on the batch mean.
+
+    balance · KL(sg(q) ‖ p) + (1 − balance) · KL(q ‖ sg(p)), each no smaller than `free_nats`,
+    where its gradient vanishes. Free nats are counted before any scaling (spec, section θ).
+
+    Returns:
+        The loss and the mean KL in nats, scalars.
+    """
+    train_prior = categorical_kl(posterior.detach(), prior).mean()
+    train_posterior = categorical_kl(posterior, prior.detach()).mean()
+    loss = balance * train_prior.clamp(min=free_nats)
+    loss = loss + (1.0 - balance) * train_posterior.clamp(min=free_nats)
+    return loss, train_prior.detach()
