@@ -171,9 +171,7 @@ class MaskedWorldModel(nn.Module):
         return start.map(lambda part: part[chosen])
 
     def _autocast(self, precision: str) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=precision == "bfloat16"
-        )
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
@@ -243,6 +241,10 @@ class MaskedWorldModel(nn.Module):
             "behaviour/critic": behaviour.critic,
         }
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+    def update_counts(self) -> dict[str, int]:
+        """Updates made so far by each part, pretraining included."""
+        return {name: optimizer.updates for name, optimizer in self._optimizers().items()}
 
     # Keeping
 

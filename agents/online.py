@@ -12,6 +12,12 @@ from agents.run_folder import RunFolder
 from envs import EnvironmentConfig
 from errors import UserError
 
+POSITIVE = (
+    "steps", "num_envs", "prefill", "update_every", "replay_capacity", "evaluate_first",
+    "evaluate_every", "evaluate_episodes", "evaluate_envs",
+)  # fmt: skip
+"""Fields of `OnlineConfig` of which less than one makes no sense."""
+
 
 @dataclass(frozen=True)
 class OnlineConfig:
@@ -52,6 +58,17 @@ class OnlineConfig:
     """Environments an evaluation steps together."""
     checkpoint_seconds: float = 60.0
     """Checkpoint at the first episode boundary this long after the last one."""
+
+    def __post_init__(self) -> None:
+        for name in POSITIVE:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        picture, eye = self.environment.size, self.agent.autoencoder.image_size
+        if picture != eye:
+            raise UserError(
+                f"environment.size is {picture} but agent.autoencoder.image_size is {eye}; "
+                "give both the same"
+            )
 
 
 def train(config: OnlineConfig, folder: RunFolder) -> None:

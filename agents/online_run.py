@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 import envs
 from agents.masked_world_model import MaskedWorldModel
-from agents.replay import Replay, entries_for
+from agents.replay import Entry, Replay, entries_for
 from agents.rollout import (
     EVALUATION,
     Collector,
@@ -46,20 +47,33 @@ def choose_device(name: str) -> torch.device:
 
 def make_envs(config: OnlineConfig, count: int) -> VectorEnv:
     """`count` environments of the run's task, each in a process of its own."""
-    environment = config.environment
-    return envs.make_vector(
-        config.task,
-        count,
-        camera=environment.camera,
-        size=environment.size,
-        action_repeat=environment.action_repeat,
-        quality=environment.quality,
-    )
+    return envs.make_vector(config.task, count, **vars(config.environment))
 
 
 def make_agent(config: OnlineConfig, action: int, device: str) -> MaskedWorldModel:
     """A fresh agent for an action vector of size `action`."""
     return MaskedWorldModel(config.agent, action, choose_device(device))
+
+
+def open_replay(path: Path, config: OnlineConfig) -> Replay:
+    """The replay of the run folder `path`. Raises UserError when there is none."""
+    environment = envs.make(config.task, **vars(config.environment))
+    try:
+        entries = entries_for(environment.observation_space, environment.action_space)
+    finally:
+        environment.close()
+    return make_replay(path, config, entries)
+
+
+def make_replay(path: Path, config: OnlineConfig, entries: dict[str, Entry]) -> Replay:
+    """The replay in the run folder `path`, created when missing."""
+    return Replay(
+        Path(path) / "replay",
+        entries,
+        config.replay_capacity,
+        prioritise_ends=config.prioritise_ends,
+        seed=config.seed,
+    )
 
 
 class MetricMean:
@@ -107,13 +121,8 @@ class OnlineRun:
         space = self.envs.single_action_space
         self.agent = make_agent(config, space.shape[0], config.device)
         self.random_agent = RandomAgent(space)
-        self.replay = Replay(
-            folder.path / "replay",
-            entries_for(self.envs.single_observation_space, space),
-            config.replay_capacity,
-            prioritise_ends=config.prioritise_ends,
-            seed=config.seed,
-        )
+        entries = entries_for(self.envs.single_observation_space, space)
+        self.replay = make_replay(folder.path, config, entries)
         self.metrics = MetricMean()
         self.agent_state: tuple | None = None
         self.evaluated = 0  # step of the last evaluation
@@ -158,7 +167,7 @@ class OnlineRun:
             step += record["env_steps"]
             self.folder.log(step, episode_metrics(record))
         self.collector = Collector(self.envs, self.config.seed, len(self.replay.records))
-        self.updates_logged = self.agent.updates
+        self.updates_logged = self.agent.updates + self.agent.pretrained
         self.bar = tqdm(
             total=self.config.steps,
             initial=self.steps,
@@ -244,10 +253,13 @@ class OnlineRun:
                 f"{', '.join(wrong)} is not finite at step {self.steps}, update "
                 f"{self.agent.updates}; {self._last_checkpoint()}"
             )
+        if not (metrics or losses):
+            return
         now = time.monotonic()
-        rate = (self.agent.updates - self.updates_logged) / max(1e-9, now - self.logged)
-        self.logged, self.updates_logged = now, self.agent.updates
-        counters = {"updates": self.agent.updates, "pretraining_updates": self.agent.pretrained}
+        done = self.agent.updates + self.agent.pretrained
+        rate = (done - self.updates_logged) / max(1e-9, now - self.logged)
+        self.logged, self.updates_logged = now, done
+        counters = {f"updates/{name}": n for name, n in self.agent.update_counts().items()}
         if losses:
             counters["updates_per_second"] = rate
         self.folder.log(self.steps, {**metrics, **losses, **counters})

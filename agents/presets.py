@@ -88,7 +88,7 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
         ),
         prefill=2500,
         replay_capacity=100_000,
-        evaluate_first=5_000,
+        evaluate_first=10_000,
         evaluate_every=5_000,
         evaluate_episodes=10,
     )

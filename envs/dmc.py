@@ -15,28 +15,77 @@ from envs.simulation import (
 )
 
 # dm_control.suite.ALL_TASKS of dm-control 1.0.28, kept here so that listing needs no import.
-SUITE_TASKS = tuple(
-    """acrobot-swingup acrobot-swingup_sparse ball_in_cup-catch cartpole-balance
-    cartpole-balance_sparse cartpole-swingup cartpole-swingup_sparse cartpole-two_poles
-    cartpole-three_poles cheetah-run dog-stand dog-walk dog-trot dog-run dog-fetch finger-spin
-    finger-turn_easy finger-turn_hard fish-upright fish-swim hopper-stand hopper-hop humanoid-stand
-    humanoid-walk humanoid-run humanoid-run_pure_state humanoid_CMU-stand humanoid_CMU-walk
-    humanoid_CMU-run lqr-lqr_2_1 lqr-lqr_6_2 manipulator-bring_ball manipulator-bring_peg
-    manipulator-insert_ball manipulator-insert_peg pendulum-swingup point_mass-easy point_mass-hard
-    quadruped-walk quadruped-run quadruped-escape quadruped-fetch reacher-easy reacher-hard
-    stacker-stack_2 stacker-stack_4 swimmer-swimmer6 swimmer-swimmer15 walker-stand walker-walk
-    walker-run""".split()
+SUITE_TASKS = (
+    "acrobot-swingup",
+    "acrobot-swingup_sparse",
+    "ball_in_cup-catch",
+    "cartpole-balance",
+    "cartpole-balance_sparse",
+    "cartpole-swingup",
+    "cartpole-swingup_sparse",
+    "cartpole-two_poles",
+    "cartpole-three_poles",
+    "cheetah-run",
+    "dog-stand",
+    "dog-walk",
+    "dog-trot",
+    "dog-run",
+    "dog-fetch",
+    "finger-spin",
+    "finger-turn_easy",
+    "finger-turn_hard",
+    "fish-upright",
+    "fish-swim",
+    "hopper-stand",
+    "hopper-hop",
+    "humanoid-stand",
+    "humanoid-walk",
+    "humanoid-run",
+    "humanoid-run_pure_state",
+    "humanoid_CMU-stand",
+    "humanoid_CMU-walk",
+    "humanoid_CMU-run",
+    "lqr-lqr_2_1",
+    "lqr-lqr_6_2",
+    "manipulator-bring_ball",
+    "manipulator-bring_peg",
+    "manipulator-insert_ball",
+    "manipulator-insert_peg",
+    "pendulum-swingup",
+    "point_mass-easy",
+    "point_mass-hard",
+    "quadruped-walk",
+    "quadruped-run",
+    "quadruped-escape",
+    "quadruped-fetch",
+    "reacher-easy",
+    "reacher-hard",
+    "stacker-stack_2",
+    "stacker-stack_4",
+    "swimmer-swimmer6",
+    "swimmer-swimmer15",
+    "walker-stand",
+    "walker-walk",
+    "walker-run",
 )
 # dm_control.manipulation.ALL: those with a "_vision" form, without that suffix.
-MANIPULATION_TASKS = tuple(
-    """stack_2_bricks stack_2_bricks_moveable_base stack_3_bricks
-    stack_2_of_3_bricks_random_order reassemble_3_bricks_fixed_order
-    reassemble_5_bricks_random_order lift_brick lift_large_box place_brick place_cradle reach_duplo
-    reach_site""".split()
+MANIPULATION_TASKS = (
+    "stack_2_bricks",
+    "stack_2_bricks_moveable_base",
+    "stack_3_bricks",
+    "stack_2_of_3_bricks_random_order",
+    "reassemble_3_bricks_fixed_order",
+    "reassemble_5_bricks_random_order",
+    "lift_brick",
+    "lift_large_box",
+    "place_brick",
+    "place_cradle",
+    "reach_duplo",
+    "reach_site",
 )
 TASKS = SUITE_TASKS + MANIPULATION_TASKS
 
-# lqr never ends by itself; a learning loop needs episodes, so it gets the length of the other tasks.
+# lqr never ends by itself; a learning loop needs episodes: the length of the other tasks.
 UNLIMITED_ENV_STEPS = 1000
 UNBOUNDED = 1e10  # mjMAXVAL, which dm_control gives as the bound of an actuator without one (lqr)
 # lqr draws its springs and dampers when it is loaded. They are part of the task, so that training
@@ -89,7 +138,7 @@ class DeepMindControl(MujocoEnvironment):
 
     @property
     def model(self):
-        """The ``mujoco.MjModel`` being simulated; manipulation tasks make a new one every episode."""
+        """The ``mujoco.MjModel`` being simulated; manipulation tasks make one every episode."""
         return self._environment.physics.model.ptr
 
     @property

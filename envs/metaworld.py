@@ -16,16 +16,58 @@ from envs.simulation import (
     import_suite,
 )
 
-# metaworld.env_dict.ALL_V3_ENVIRONMENTS of metaworld 3.1.1, kept here so that listing needs no import.
-TASKS = tuple(
-    """assembly basketball bin-picking box-close button-press button-press-topdown
-    button-press-topdown-wall button-press-wall coffee-button coffee-pull coffee-push dial-turn
-    disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close
-    faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side
-    lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall
-    plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall
-    reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close
-    window-open""".split()
+# metaworld.env_dict.ALL_V3_ENVIRONMENTS of metaworld 3.1.1, so that listing needs no import.
+TASKS = (
+    "assembly",
+    "basketball",
+    "bin-picking",
+    "box-close",
+    "button-press",
+    "button-press-topdown",
+    "button-press-topdown-wall",
+    "button-press-wall",
+    "coffee-button",
+    "coffee-pull",
+    "coffee-push",
+    "dial-turn",
+    "disassemble",
+    "door-close",
+    "door-lock",
+    "door-open",
+    "door-unlock",
+    "drawer-close",
+    "drawer-open",
+    "faucet-close",
+    "faucet-open",
+    "hammer",
+    "hand-insert",
+    "handle-press",
+    "handle-press-side",
+    "handle-pull",
+    "handle-pull-side",
+    "lever-pull",
+    "peg-insert-side",
+    "peg-unplug-side",
+    "pick-out-of-hole",
+    "pick-place",
+    "pick-place-wall",
+    "plate-slide",
+    "plate-slide-back",
+    "plate-slide-back-side",
+    "plate-slide-side",
+    "push",
+    "push-back",
+    "push-wall",
+    "reach",
+    "reach-wall",
+    "shelf-place",
+    "soccer",
+    "stick-pull",
+    "stick-push",
+    "sweep",
+    "sweep-into",
+    "window-close",
+    "window-open",
 )
 MAX_ENV_STEPS = 500  # SawyerXYZEnv.max_path_length
 CORNER2_POSITION = (0.75, 0.075, 0.7)  # metres; shared/specs/suites.md
@@ -58,7 +100,7 @@ class MetaWorld(MujocoEnvironment):
         self.name = name
         suite = import_suite("metaworld.env_dict", "metaworld==3.1.1")
         self._simulation = suite.ALL_V3_ENVIRONMENTS[f"{name}-v3"]()
-        # What set_task would do, except that positions are drawn anew at every reset, from np_random.
+        # What set_task would do, except that positions are drawn at every reset, from np_random.
         self._simulation._set_task_called = True
         self._simulation._freeze_rand_vec = False
         self._simulation.seeded_rand_vec = True
@@ -80,8 +122,8 @@ class MetaWorld(MujocoEnvironment):
         return self._data
 
     def _reset_simulation(self) -> None:
-        # Meta-World's own reset runs the task's reset_model twice and carries poses in the model and
-        # numbers in the task over from the last episode: start it from where a new task starts.
+        # Meta-World's own reset runs the task's reset_model twice and carries poses in the model
+        # and numbers in the task over from the last episode: start it from where a new task does.
         import mujoco
 
         self._snapshot.restore()

@@ -17,7 +17,8 @@ import numpy as np
 from errors import UserError
 
 
-def _no_graphics(error: Exception) -> UserError:
+def no_graphics(error: Exception) -> UserError:
+    """What to tell someone whose machine cannot draw, given what OpenGL's libraries said."""
     backend = os.environ.get("MUJOCO_GL") or "unset"
     return UserError(
         f"cannot draw with OpenGL (MUJOCO_GL={backend}: {error}); on Linux install Mesa's EGL with"
@@ -31,12 +32,13 @@ try:
 except ModuleNotFoundError:
     raise
 except Exception as error:  # whatever a backend raises when its library is not there
-    raise _no_graphics(error) from error
+    raise no_graphics(error) from error
 
 Quality = Literal["full", "fast"]
 
-# shared/specs/two_cores.md: a 10 mm grid changes a 64x64 Meta-World picture by 0.66 of 255 on average.
-DECIMATION_GRID = 0.010  # metres, for a 64-pixel picture; finer in proportion for a larger one
+# Metres, for a 64-pixel picture; finer in proportion for a larger one. By itself it changes a
+# Meta-World picture by 0.7 of 255 on average, and halves what the renderer takes.
+DECIMATION_GRID = 0.010
 DECIMATION_MIN_FACES = 200  # smaller meshes cost nothing, and thin parts would suffer
 MAX_GEOMS = 10_000  # mujoco.Renderer's own capacity; the largest DMC scene has a few hundred
 
@@ -60,11 +62,15 @@ def _current_gl_context():
                 from mujoco.egl import GLContext
             else:
                 from mujoco import GLContext
-            _gl_context = GLContext(1, 1)
+
+            class Context(GLContext):
+                _context = None  # mujoco's __del__ reads it even where its __init__ has failed
+
+            _gl_context = Context(1, 1)
             _gl_context.make_current()
         except Exception as error:
             _gl_context = None
-            raise _no_graphics(error) from error
+            raise no_graphics(error) from error
     else:
         _gl_context.make_current()
     return _gl_context
@@ -119,9 +125,7 @@ def decimate(model: "mujoco.MjModel", grid: float) -> None:
         solid = np.flatnonzero((a != b) & (b != c) & (c != a))
         # One corner order per triangle and orientation, so that only true duplicates coincide.
         first = np.argmin(faces[solid], axis=1)
-        ordered = np.take_along_axis(
-            faces[solid], (first[:, None] + np.arange(3)) % 3, axis=1
-        )
+        ordered = np.take_along_axis(faces[solid], (first[:, None] + np.arange(3)) % 3, axis=1)
         _, unique = np.unique(ordered, axis=0, return_index=True)
         keep = start + np.sort(solid[unique])
         if len(keep) == 0:
@@ -190,7 +194,7 @@ class Renderer:
         try:
             self._context = mujoco.MjrContext(uploaded, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         except mujoco.FatalError as error:
-            raise _no_graphics(error) from error
+            raise no_graphics(error) from error
         _open_renderers.add(self)
 
     def update(self, data: "mujoco.MjData", camera: int) -> None:
@@ -250,7 +254,7 @@ class Renderer:
         return self._buffer if self.upside_down else self._buffer[::-1]
 
     def upload_heightfields(self) -> None:
-        """Draw the model's height fields as they are now (quadruped-escape draws a new one a reset)."""
+        """Draw the model's height fields as they now are (quadruped-escape resets its own)."""
         if self.model.nhfield:
             _current_gl_context()
             for field in range(self.model.nhfield):

@@ -1,11 +1,11 @@
 """From a simulator's bodies to the class ids of every mask (shared/specs/suites.md, last section).
 
-Two things decide a class: which body a geom or site belongs to, and what part that body plays in the
-task. The parts are the same in every task, so that a colour means the same everywhere:
+Two things decide a class: which body a geom or site belongs to, and what part that body plays in
+the task. The parts are the same in every task, so that a colour means the same everywhere:
 
     3 object          what is to be moved: the puck, the door, the window's sash, the button
-    4 goal            the marker of the goal, or the place that is the goal: basket, bin, shelf, hoop
-    5 second object   what the first one acts on: the thermos a stick pushes, the nail, a second brick
+    4 goal            the goal's marker, or the place that is the goal: basket, bin, shelf, hoop
+    5 second object   what the first one acts on: a thermos (stick-push), the nail; a second brick
     6 fixture         what the object is part of or leaves: door frame, button box, coffee machine
     7 other object    obstacles, further objects, markers of another task's goal
 
@@ -65,8 +65,18 @@ METAWORLD_PARTS = {
     "stick-push": {"object": SECOND},
 }
 METAWORLD_MARKERS = (
-    "goal goal_lock goal_unlock goal_open goal_close goalPress goalPull pegTop coffee_goal mug_goal hole"
-).split()
+    "goal",
+    "goal_lock",
+    "goal_unlock",
+    "goal_open",
+    "goal_close",
+    "goalPress",
+    "goalPull",
+    "pegTop",
+    "coffee_goal",
+    "mug_goal",
+    "hole",
+)
 # Markers that stand in a task's file and mark another task's goal.
 METAWORLD_IDLE_MARKERS = {
     "coffee-button": "mug_goal",
@@ -113,8 +123,8 @@ def metaworld_classes(task: str, model: mujoco.MjModel) -> dict[int, np.ndarray]
     """Class ids of a Meta-World task's geoms and sites.
 
     The robot is everything under the body ``base``, its hand everything under ``right_hand`` (the
-    electric gripper). Of the bodies the task adds, those that move are the object, those that do not
-    the fixture, except as ``METAWORLD_PARTS`` says.
+    electric gripper). Of the bodies the task adds, those that move are the object, those that do
+    not the fixture, except as ``METAWORLD_PARTS`` says.
 
     Args:
         task: name without suite and version, ``window-close``.
@@ -147,8 +157,8 @@ def metaworld_classes(task: str, model: mujoco.MjModel) -> dict[int, np.ndarray]
 def dmc_classes(task: str, model: mujoco.MjModel) -> dict[int, np.ndarray]:
     """Class ids of a DeepMind Control task's geoms, sites, skins and tendons.
 
-    The world's own geoms (floor, walls, rails) are background, a geom or site named ``target`` is the
-    goal, bodies are the agent's unless ``DMC_PARTS`` says otherwise.
+    The world's own geoms (floor, walls, rails) are background, one of its geoms or sites named
+    ``target`` is the goal, bodies are the agent's unless ``DMC_PARTS`` says otherwise.
 
     Args:
         task: name without suite, ``walker-walk``.

@@ -1,4 +1,4 @@
-"""What the MuJoCo suites share: action repeat, action scaling, pictures, masks, the Gymnasium loop."""
+"""What the MuJoCo suites share: action repeat and scaling, pictures, masks, Gymnasium's loop."""
 
 import contextlib
 import copy
@@ -12,7 +12,8 @@ from gymnasium.utils import seeding
 
 from errors import UserError
 
-DEFAULT_ACTION_REPEAT = 2  # both suites: paper, Table 1
+DEFAULT_ACTION_REPEAT = 2  # both suites: Masked World Models, Table 1
+LARGEST_SIZE = 4096  # pixels; a software framebuffer of 200 MB, beyond any use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +27,13 @@ class EnvironmentConfig:
     action_repeat: int | None = None
     """Simulator control steps per agent step; None is the suite's published number (2)."""
     quality: Literal["full", "fast"] = "full"
-    """Rendering: full is as published (shadows, multisampling), fast is for machines without a GPU."""
+    """full is as published (shadows, multisampling), fast is for machines without a GPU."""
 
     def __post_init__(self):
-        if not isinstance(self.size, int) or not 1 <= self.size <= 4096:
-            raise UserError(f"size must be a whole number of pixels from 1 to 4096, not {self.size!r}")
+        if not isinstance(self.size, int) or not 1 <= self.size <= LARGEST_SIZE:
+            raise UserError(
+                f"size must be a whole number of pixels from 1 to {LARGEST_SIZE}, not {self.size!r}"
+            )
         repeat = self.action_repeat
         if repeat is not None and (not isinstance(repeat, int) or repeat < 1):
             raise UserError(f"action_repeat must be a whole number of at least 1, not {repeat!r}")
@@ -42,21 +45,25 @@ def import_suite(package: str, requirement: str):
     """The module ``package``, imported only when a task of its suite is made.
 
     Raises:
-        UserError: it is not installed (names ``requirement`` for pip), or nothing can be drawn here.
+        UserError: it is not installed (names ``requirement``), or nothing can be drawn here.
     """
     try:
-        # First, because a missing graphics library fails the import of mujoco and all that needs it.
-        importlib.import_module("envs.rendering")
+        # First, because a missing graphics library fails the import of mujoco and what needs it.
+        rendering = importlib.import_module("envs.rendering")
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(f"{error}; install the suite with `pip install {requirement}`") from error
+    except UserError:
+        raise
+    except Exception as error:  # dm_control opens EGL while it is imported
+        raise rendering.no_graphics(error) from error
 
 
 class ModelSnapshot:
     """The editable arrays of a MuJoCo model, to be put back later.
 
-    Resets move bodies and sites in the *model*; without putting them back an episode would depend on
-    those before it. Meshes and textures, which no task edits, are left out.
+    Resets move bodies and sites in the *model*; without putting them back an episode would depend
+    on those before it. Meshes and textures, which no task edits, are left out.
     """
 
     UNEDITED = ("mesh_", "tex_", "skin_", "flex_", "name_", "names", "bvh_", "paths")
@@ -106,19 +113,20 @@ def _is_plain(value) -> bool:
 class MujocoEnvironment(gymnasium.Env):
     """A MuJoCo task seen through a camera: the part of the loop that is the same in every suite.
 
-    A suite provides ``model``, ``data``, ``_reset_simulation``, ``_step_simulation``, ``_state`` and
-    ``_classes``. Observation: Dict of ``image`` uint8 (size, size, 3), with ``masks`` also ``mask``
-    uint8 (size, size), with ``proprio`` also ``proprio`` float32 (D,). Action: float32 in [-1, 1],
-    rescaled to the simulator's bounds wherever those are finite. One step repeats the action
-    ``action_repeat`` times, sums the reward and stops where the episode does;
+    A suite provides ``model``, ``data``, ``_reset_simulation``, ``_step_simulation``, ``_state``
+    and ``_classes``. Observation: Dict of ``image`` uint8 (size, size, 3), with ``masks`` also
+    ``mask`` uint8 (size, size), with ``proprio`` also ``proprio`` float32 (D,). Action: float32 in
+    [-1, 1], rescaled to the simulator's bounds wherever those are finite. One step repeats the
+    action ``action_repeat`` times, sums the reward and stops where the episode does;
     ``info["env_steps"]`` counts the simulator's control steps really taken.
 
-    ``reset(seed=s)`` makes the episode a function of ``s`` alone; ``reset()`` draws the next one from
-    the environment's own generator, which ``seed`` of the constructor starts.
+    ``reset(seed=s)`` makes the episode a function of ``s`` alone; ``reset()`` draws the next one
+    from the environment's own generator, which ``seed`` of the constructor starts.
 
     Args:
         config: camera, size, action repeat, quality.
-        bounds: the simulator's lowest and highest action, two (A,) arrays, infinite where unbounded.
+        bounds: the simulator's lowest and highest action, two (A,) arrays; infinite: unbounded,
+            and such an action is passed on as it is.
         max_env_steps: control steps per episode.
         seed: seed of the first unseeded reset.
         masks: observe class ids too.
@@ -164,7 +172,7 @@ class MujocoEnvironment(gymnasium.Env):
         size = config.size
         spaces = {"image": gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)}
         if masks:
-            # 0..7: envs/semantics.py
+            # envs/semantics.py has 8 classes
             spaces["mask"] = gymnasium.spaces.Box(0, 7, (size, size), np.uint8)
         if proprio:
             spaces["proprio"] = gymnasium.spaces.Box(
@@ -223,7 +231,11 @@ class MujocoEnvironment(gymnasium.Env):
         return self._observe(), {}
 
     def step(self, action: np.ndarray):
-        """Repeat ``action``, (A,) float32; Gymnasium's five values, reward summed over the repeats."""
+        """Repeat ``action``, (A,) float32; Gymnasium's five values, the reward summed.
+
+        Raises:
+            ValueError: the action has another shape.
+        """
         action = self._rescale(action)
         total, steps, info = 0.0, 0, {}
         for _ in range(self.action_repeat):
@@ -277,7 +289,7 @@ class MujocoEnvironment(gymnasium.Env):
         return observation
 
     def _current_renderer(self):
-        """The renderer of the present model; made on first use, so that unseen ones cost nothing."""
+        """The renderer of the present model; made on first use: one not seen costs nothing."""
         if self._renderer is not None and self._renderer.model is not self.model:
             self._close_renderer()
         if self._renderer is None:

@@ -250,8 +250,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     )
     try:
         assert process.stdout.readline().startswith("run folder")
-        # The folder exists now; the environments are about to start or have started.
-        time.sleep(8)
+        # The first episode is over: the environment's own process hears Ctrl-C as well.
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     finally:

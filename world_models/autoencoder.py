@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from errors import UserError
 from world_models.layers import VisionTransformer, initialise, symlog, token_positions
 from world_models.targets import Standardise, make_target
 
@@ -39,6 +40,14 @@ class AutoencoderConfig:
     target: str = "pixels"
     """What the decoder predicts: pixels, or package.module:Class."""
 
+    def __post_init__(self) -> None:
+        if self.image_size < PATCH or self.image_size % PATCH:
+            raise UserError(f"image_size must be a multiple of {PATCH}, not {self.image_size}")
+        if not 0.0 <= self.mask_ratio < 1.0:
+            raise UserError(f"mask_ratio must be at least 0 and below 1, not {self.mask_ratio}")
+        if self.width < 8 or self.width % 8:
+            raise UserError(f"the autoencoder's width must be a multiple of 8, not {self.width}")
+
 
 class ConvolutionStem(nn.Module):
     """3 × [convolution 4×4 stride 2, ReLU], then a 1×1 convolution. (B, H, W, 3) → (B, N, D)."""
@@ -62,8 +71,6 @@ class MaskedAutoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        if config.image_size % PATCH:
-            raise ValueError(f"image_size must be a multiple of {PATCH}, got {config.image_size}")
         self.config = config
         width, grid = config.width, config.image_size // PATCH
         self.grid, self.tokens = grid, grid * grid

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from errors import UserError
+
 
 def symlog(x: Tensor) -> Tensor:
     """sign(x)·ln(1+|x|): squashes large rewards so that one scale fits all tasks."""
@@ -32,9 +34,12 @@ def sincos_positions(coordinates: Tensor, width: int) -> Tensor:
 
     Returns:
         (N, D) float32.
+
+    Raises:
+        UserError: the width is not a multiple of 4.
     """
     if width % 4:
-        raise ValueError(f"position width must be a multiple of 4, got {width}")
+        raise UserError(f"the width of tokens must be a multiple of 4, not {width}")
     frequencies = 1.0 / 10_000 ** (torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     angles = coordinates.double()[:, :, None] * frequencies  # (N, 2, D/4)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
@@ -61,7 +66,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, width: int, heads: int, mlp_ratio: int = 4):
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+            raise UserError(f"the width of tokens, {width}, must be a multiple of heads, {heads}")
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width, eps=1e-6)
         self.query_key_value = nn.Linear(width, 3 * width)

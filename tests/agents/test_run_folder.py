@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 
-from agents.atomic_file import atomic_file
 from agents.run_folder import RunFolder
 from errors import UserError
 
@@ -235,169 +234,13 @@ def test_a_refused_configuration_does_not_keep_the_lock(path):
     RunFolder.create_or_resume(path, Run()).close()
 
 
-# ------------------------------------------------------------------------- checkpoint
+# ------------------------------------------------------------------------- metrics
 
 
 @pytest.fixture
 def folder(path):
     with RunFolder.create_or_resume(path, Run()) as folder:
         yield folder
-
-
-def training_state():
-    network = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(network.parameters())
-    network(torch.ones(3)).sum().backward()
-    optimizer.step()
-    generator = np.random.default_rng(0)
-    return {
-        "agent": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "torch": torch.get_rng_state(),
-        "numpy": generator.bit_generator.state,  # integers of 128 bits
-        "step": 12,
-        "best": None,
-        "flags": [True, ("a", 1.5)],
-    }
-
-
-def test_checkpoint_comes_back_bit_for_bit(folder):
-    state = training_state()
-    folder.save_checkpoint(state)
-    loaded = folder.load_checkpoint()
-    for name, tensor in state["agent"].items():
-        assert torch.equal(loaded["agent"][name], tensor)
-    moment = state["optimizer"]["state"][0]["exp_avg"]
-    assert torch.equal(loaded["optimizer"]["state"][0]["exp_avg"], moment)
-    assert torch.equal(loaded["torch"], state["torch"])
-    for name in ("numpy", "step", "best", "flags"):
-        assert loaded[name] == state[name]
-
-
-def test_no_checkpoint_is_none(folder):
-    assert folder.load_checkpoint() is None
-
-
-@pytest.mark.parametrize(
-    ("value", "named"),
-    [
-        (np.float64(1.0), r"\['a'\]\[0\]"),
-        (np.zeros(3), "ndarray"),
-        (object(), "object"),
-        ({np.int64(3): 1}, "int64|NumPy"),
-    ],
-)
-def test_what_could_not_be_loaded_again_is_not_saved(folder, value, named):
-    folder.save_checkpoint({"step": 1})
-    with pytest.raises(TypeError, match=named):
-        folder.save_checkpoint({"a": [value]})
-    assert folder.load_checkpoint() == {"step": 1}
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.5, 0.9, 0.999])
-def test_truncated_checkpoint_is_refused_and_kept(folder, fraction):
-    folder.save_checkpoint(training_state())
-    whole = folder.checkpoint_path.read_bytes()
-    part = whole[: int(len(whole) * fraction)]
-    folder.checkpoint_path.write_bytes(part)
-    with pytest.raises(UserError, match=r"checkpoint\.pt is .*nothing was changed"):
-        folder.load_checkpoint()
-    assert folder.checkpoint_path.read_bytes() == part
-
-
-def test_weights_spoilt_on_the_disk_are_noticed(folder):
-    folder.save_checkpoint({"weights": torch.arange(1000.0)})
-    content = bytearray(folder.checkpoint_path.read_bytes())
-    content[content.index(torch.arange(1000.0).numpy().tobytes()) + 500] ^= 1
-    folder.checkpoint_path.write_bytes(content)
-    with pytest.raises(UserError, match="damaged"):
-        folder.load_checkpoint()
-
-
-def test_foreign_checkpoints_are_refused(folder):
-    target = folder.checkpoint_path
-    target.write_text("not a checkpoint at all")
-    with pytest.raises(UserError, match="damaged or is not a checkpoint"):
-        folder.load_checkpoint()
-    torch.save({"model": torch.zeros(2)}, target)
-    with pytest.raises(UserError, match="not a checkpoint of this toolkit"):
-        folder.load_checkpoint()
-    target.unlink()
-    target.mkdir()
-    with pytest.raises(UserError, match="cannot read"):
-        folder.load_checkpoint()
-
-
-class Touch:
-    """Unpickling it would make a file."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_reading_a_checkpoint_runs_no_code(folder, tmp_path):
-    torch.save({"format": Touch(tmp_path / "made")}, folder.checkpoint_path)
-    with pytest.raises(UserError, match="not a checkpoint"):
-        folder.load_checkpoint()
-    assert not (tmp_path / "made").exists()
-
-
-def test_checkpoint_of_a_newer_toolkit_is_refused_by_its_version(folder):
-    folder.save_checkpoint({"step": 1})
-    content = torch.load(folder.checkpoint_path, weights_only=True)
-    torch.save(content | {"version": 99}, folder.checkpoint_path)
-    with pytest.raises(UserError, match="version 99"):
-        folder.load_checkpoint()
-
-
-def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def write_half():
-        with atomic_file(path) as file:
-            file.write(b"new, but only ha")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_half()
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_a_kill_while_saving_leaves_a_whole_checkpoint(path):
-    script = (
-        "import sys, torch\n"
-        "from pathlib import Path\n"
-        "from agents.checkpoint import save_checkpoint\n"
-        "path, step = Path(sys.argv[1]), 0\n"
-        "while True:\n"
-        "    step += 1\n"
-        "    weights = torch.full((300_000,), float(step))\n"
-        "    save_checkpoint(path, {'step': step, 'weights': weights})\n"
-        "    print(step, flush=True)\n"
-    )
-    with RunFolder.create_or_resume(path, Run()) as folder:
-        writer = subprocess.Popen(
-            [sys.executable, "-c", script, folder.checkpoint_path], stdout=subprocess.PIPE
-        )
-        try:
-            for _ in range(5):
-                writer.stdout.readline()
-            time.sleep(0.003)
-        finally:
-            writer.send_signal(signal.SIGKILL)
-            writer.wait()
-            writer.stdout.close()
-        state = folder.load_checkpoint()
-    assert state["step"] >= 5
-    assert (state["weights"] == state["step"]).all()
-
-
-# ------------------------------------------------------------------------- metrics
 
 
 def test_metrics_are_one_json_object_a_line(folder):
@@ -488,40 +331,6 @@ def test_curve_is_drawn_once_there_is_something_to_draw(folder):
     folder.update_curve()
     assert is_png(folder.curve_path)
     assert folder.curve_path.read_bytes() != before
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (64, 192), (33, 47), (480, 640)])
-def test_video_shows_the_frames_enlarged(folder, shape):
-    import imageio_ffmpeg
-
-    height, width = shape
-    frames = np.zeros((6, height, width, 3), np.uint8)
-    frames[:, :, width // 2 :] = (255, 0, 0)
-    frames[3:, : height // 2, : width // 2] = (0, 0, 255)
-    path = folder.write_video("episode", frames, fps=10)
-    assert path == folder.path / "videos" / "episode.mp4"
-    assert [file.name for file in path.parent.iterdir()] == ["episode.mp4"]
-
-    reader = imageio_ffmpeg.read_frames(str(path))
-    meta = next(reader)
-    w, h = meta["size"]
-    assert meta["codec"] == "h264"
-    assert meta["fps"] == 10
-    assert w % 2 == h % 2 == 0
-    assert h >= 320
-    shown = [np.frombuffer(frame, np.uint8).reshape(h, w, 3) for frame in reader]
-    assert len(shown) == 6
-    assert np.abs(shown[0][h // 4, 3 * w // 4].astype(int) - (255, 0, 0)).max() < 30
-    assert shown[0][h // 4, w // 4].max() < 30
-    assert np.abs(shown[5][h // 4, w // 4].astype(int) - (0, 0, 255)).max() < 30
-
-
-@pytest.mark.parametrize(
-    "frames", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8)]
-)
-def test_what_is_no_video_is_refused(folder, frames):
-    with pytest.raises(ValueError, match="uint8"):
-        folder.write_video("episode", frames, fps=10)
 
 
 def test_evaluation_is_written_with_its_origin(folder):

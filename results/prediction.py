@@ -1,0 +1,72 @@
+"""Draw what a trained world model predicts, as one picture: python results/prediction.py --help
+
+Top to bottom: the truth, the autoencoder's reconstruction from a quarter of its features, and the
+open-loop prediction, which sees the first 5 frames and from then on only the actions.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from errors import UserError
+
+FRAMES = (0, 4, 5, 7, 10, 15, 20, 30, 40)
+"""Agent steps that are shown."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Draw what a trained world model predicts on an episode of its replay."""
+
+    logdir: Path
+    """Run folder of `run.py train`."""
+    out: Path
+    """PNG to write."""
+    device: str = "auto"
+    """torch device of the agent."""
+
+
+def main(options: Prediction) -> None:
+    """Write the picture. Raises UserError when the run folder cannot be used."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from agents.masked_world_model import MaskedWorldModel
+    from agents.online import load_agent
+    from agents.online_run import open_replay
+
+    agent, config, step = load_agent(options.logdir, options.device)
+    replay = open_replay(options.logdir, config)
+    video = agent.report(replay, rows=1, length=max(FRAMES) + 1)["prediction"]
+    size = video.shape[1]
+    rows = ("truth", "masked\nreconstruction", "open-loop\nprediction")
+    figure, axes = pyplot.subplots(
+        len(rows), len(FRAMES), figsize=(1.2 * len(FRAMES), 3.9), squeeze=False
+    )
+    for column, t in enumerate(FRAMES):
+        for row, name in enumerate(rows):
+            axis = axes[row, column]
+            axis.imshow(video[t, :, row * size : (row + 1) * size], interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            if column == 0:
+                axis.set_ylabel(name)
+        seen = t < MaskedWorldModel.context
+        axes[0, column].set_title(f"t = {t}\n{'seen' if seen else 'imagined'}", fontsize=9)
+    figure.suptitle(f"{config.task}, seed {config.seed}, after {step:,} environment steps")
+    figure.tight_layout()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=110)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Prediction))
+    except UserError as error:
+        sys.exit(f"error: {error}")

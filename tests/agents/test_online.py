@@ -1,0 +1,360 @@
+"""Whole runs of a tiny agent in the real simulator: steps, kills, resumes, and losses gone wrong.
+
+An episode of Meta-World is 500 environment steps; at 20 of them per agent step it is over soon.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.actor_critic import ActorCriticConfig
+from agents.checkpoint import load_checkpoint
+from agents.masked_world_model import MaskedWorldModelConfig
+from agents.online import OnlineConfig, evaluate, load_agent, train
+from agents.presets import preset
+from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed
+from agents.run_folder import RunFolder
+from envs import EnvironmentConfig
+from errors import UserError
+from world_models.autoencoder import AutoencoderConfig
+from world_models.latent_dynamics import (
+    FeatureDecoderConfig,
+    FeatureEncoderConfig,
+    LatentDynamicsConfig,
+)
+from world_models.layers import OptimizerConfig
+from world_models.rssm import RSSMConfig
+
+ROOT = Path(__file__).parents[2]
+EPISODE = 500
+STEPS, REPEAT = 4 * EPISODE, 20
+PREFILL, UPDATE_EVERY = EPISODE // REPEAT, 4
+# Updates are made while a step is taken, for the steps before it.
+UPDATES = (STEPS // REPEAT - 1 - PREFILL) // UPDATE_EVERY
+
+
+def tiny(**changes) -> OnlineConfig:
+    """Checkpoints at every boundary and after every pretraining update."""
+    agent = MaskedWorldModelConfig(
+        autoencoder=AutoencoderConfig(
+            image_size=16, width=16, encoder_depth=1, decoder_depth=1, heads=2
+        ),
+        dynamics=LatentDynamicsConfig(
+            encoder=FeatureEncoderConfig(width=8, depth=1, heads=2),
+            rssm=RSSMConfig(deterministic=16, hidden=16, variables=4, classes=4),
+            decoder=FeatureDecoderConfig(width=8, depth=1, heads=2),
+            head_layers=1,
+            head_units=16,
+        ),
+        behaviour=ActorCriticConfig(
+            horizon=3, start_states=8, layers=1, units=16, target_every=3
+        ),
+        autoencoder_optimizer=OptimizerConfig(learning_rate=1e-3, warmup=20),
+        dynamics_optimizer=OptimizerConfig(learning_rate=1e-3),
+        autoencoder_batch=8,
+        batch=2,
+        window=8,
+        autoencoder_pretraining=3,
+        joint_pretraining=2,
+    )  # fmt: skip
+    config = replace(
+        preset("cpu", "metaworld/window-close"),
+        steps=STEPS,
+        threads=1,
+        environment=EnvironmentConfig(size=16, action_repeat=REPEAT, quality="fast"),
+        agent=agent,
+        prefill=PREFILL,
+        update_every=UPDATE_EVERY,
+        replay_capacity=500,
+        evaluate_first=2 * EPISODE,
+        evaluate_every=EPISODE,
+        evaluate_episodes=1,
+        evaluate_envs=1,
+        checkpoint_seconds=0.0,
+    )
+    return replace(config, **changes)
+
+
+class Photographed(RunFolder):
+    """Copies itself after every checkpoint: what the disk holds if the process dies right then."""
+
+    def save_checkpoint(self, state):
+        super().save_checkpoint(state)
+        album = self.path.parent / f"{self.path.name}-album"
+        shutil.copytree(self.path, album / f"{len(list(album.glob('*'))):02}")
+
+
+def run(path, config, kind=RunFolder):
+    with kind.create_or_resume(path, config) as folder:
+        train(config, folder)
+    return path
+
+
+def lines(path):
+    """metrics.jsonl without what the clock decides."""
+    clock = ("time", "updates_per_second")
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in clock}
+        for line in (path / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def records(path):
+    written = (path / "replay" / "episodes.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in written]
+
+
+def checkpoint(path):
+    state = load_checkpoint(path / "checkpoint.pt")
+    return {name: state[name] for name in ("agent", "replay", "random", "evaluated", "step")}
+
+
+def equal(left, right):
+    """Equality of nested states, tensors to the bit."""
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(equal(left[name], right[name]) for name in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return left == right
+
+
+def differences(left, right):
+    """Which parts of two checkpoints are not the same to the bit."""
+    left, right = checkpoint(left), checkpoint(right)
+    return [name for name in left if not equal(left[name], right[name])]
+
+
+def never_backwards(path):
+    steps = [line["step"] for line in lines(path)]
+    return steps == sorted(steps)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run that nothing disturbed."""
+    return run(tmp_path_factory.mktemp("straight") / "run", tiny(), Photographed)
+
+
+@pytest.fixture(scope="module")
+def album(straight):
+    """The run folder after each of its checkpoints, with the step of each."""
+    pictures = sorted((straight.parent / "run-album").glob("*"))
+    return [(checkpoint(picture)["step"], picture) for picture in pictures]
+
+
+def interrupted(album, step, which=-1):
+    """The photograph taken at `step`, the last one unless `which` says so."""
+    return [picture for at, picture in album if at == step][which]
+
+
+# --------------------------------------------------------------------------- one plain run
+
+
+def test_steps_are_environment_steps_and_never_go_backwards(straight):
+    assert never_backwards(straight)
+    finished = [(li["step"], li["train/length"]) for li in lines(straight) if "train/length" in li]
+    assert finished == [(EPISODE * n, EPISODE) for n in (1, 2, 3, 4)]
+    assert [record["agent_steps"] for record in records(straight)] == [EPISODE // REPEAT] * 4
+    assert checkpoint(straight)["step"] == STEPS
+
+
+def test_evaluations_come_when_they_are_due_and_at_the_end(straight):
+    evaluated = [li["step"] for li in lines(straight) if "eval/success" in li]
+    assert evaluated == [1000, 1500, 2000]
+    assert (straight / "curve.png").exists()
+    assert (straight / "videos" / "prediction.mp4").exists()
+
+
+def test_updates_begin_after_the_prefill_and_keep_their_ratio(straight):
+    last = lines(straight)[-1]
+    assert last["updates/dynamics"] == UPDATES + 2
+    assert last["updates/autoencoder"] == UPDATES + 5
+    first = [li["step"] for li in lines(straight) if "autoencoder/target" in li][0]
+    assert first == EPISODE  # the prefill is one episode
+
+
+def test_starts_of_training_are_never_those_of_an_evaluation(straight):
+    training = {record["seed"] for record in records(straight)}
+    assert training == {episode_seed(0, TRAINING, ordinal) for ordinal in range(4)}
+    assert not training & {episode_seed(0, EVALUATION, step, 0) for step in (1000, 1500, 2000)}
+
+
+def test_evaluating_does_not_change_what_is_learned(straight, tmp_path):
+    config = tiny(evaluate_first=10**9, evaluate_episodes=2)
+    quiet = run(tmp_path / "run", config)
+    assert differences(quiet, straight) == []
+
+
+def test_trained_agent_can_be_loaded_and_evaluated(straight):
+    agent, config, step = load_agent(straight, "cpu")
+    assert (config, step) == (tiny(), STEPS)
+    assert equal(agent.save(), checkpoint(straight)["agent"])
+    for policy in (agent, None):
+        (result,) = evaluate(policy, config, episodes=1, seed=3, record=policy is None)
+        assert result["seed"] == episode_seed(3, FINAL_EVALUATION, 0)
+        assert result["length"] == EPISODE
+    assert result["frames"].shape == (EPISODE // REPEAT + 1, 16, 16, 3)
+
+
+# ---------------------------------------------------------------------- killed and resumed
+
+
+@pytest.mark.parametrize(
+    ("step", "which"), [(EPISODE, 1), (3 * EPISODE, -1)], ids=["pretraining", "learning"]
+)
+def test_run_resumed_from_a_checkpoint_goes_on_bit_for_bit(straight, album, tmp_path, step, which):
+    killed = shutil.copytree(interrupted(album, step, which), tmp_path / "run")
+    assert checkpoint(killed)["agent"]["updates"] < UPDATES
+    run(killed, tiny())
+    assert differences(killed, straight) == []
+    assert lines(killed) == lines(straight)
+    assert records(killed) == records(straight)
+
+
+def test_larger_budget_goes_on_from_a_finished_run_bit_for_bit(straight, tmp_path):
+    path = run(tmp_path / "run", tiny(steps=2 * EPISODE))
+    assert checkpoint(path)["step"] == 2 * EPISODE
+    run(path, tiny())
+    assert differences(path, straight) == []
+    assert never_backwards(path)
+
+
+def test_finished_run_is_left_as_it_is(straight, tmp_path):
+    path = shutil.copytree(straight, tmp_path / "run")
+    before = (path / "checkpoint.pt").read_bytes()
+    run(path, tiny())
+    assert (path / "checkpoint.pt").read_bytes() == before
+    assert lines(path) == lines(straight)
+
+
+@pytest.mark.parametrize("newest", [3, 4], ids=["on the way", "at the end"])
+def test_episode_finished_after_the_checkpoint_counts_with_the_updates_it_owes(
+    straight, album, tmp_path, newest
+):
+    """Killed between storing an episode and the checkpoint that would have followed."""
+    path = shutil.copytree(interrupted(album, newest * EPISODE), tmp_path / "run")
+    before = interrupted(album, (newest - 1) * EPISODE)
+    shutil.copy(before / "checkpoint.pt", path / "checkpoint.pt")
+    run(path, tiny())
+    assert records(path) == records(straight)[:newest] + records(path)[newest:]
+    assert checkpoint(path)["step"] == STEPS
+    assert never_backwards(path)
+    finished = [li for li in lines(path) if "train/length" in li]
+    assert [li["step"] for li in finished] == [EPISODE * n for n in (1, 2, 3, 4)]
+    for line, record in zip(finished, records(path), strict=True):
+        assert line["train/return"] == record["return"]
+    assert checkpoint(path)["agent"]["updates"] == UPDATES
+
+
+def wait_for(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_killed_process_leaves_a_folder_that_trains_on(tmp_path):
+    """SIGKILL in the middle of an episode, at a moment nobody chose."""
+    path, config = tmp_path / "run", tiny(evaluate_first=3 * EPISODE)
+    process = subprocess.Popen(
+        [sys.executable, __file__, path],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        index = path / "replay" / "episodes.jsonl"
+        wait_for(lambda: index.exists() and len(records(path)) >= 2, process)
+        time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before, kept = records(path), checkpoint(path)["replay"]["episodes"]
+    assert 2 <= len(before) < 4
+    assert 1 <= kept <= len(before)
+    run(path, config)
+    assert records(path)[: len(before)] == before
+    assert sum(record["env_steps"] for record in records(path)) == STEPS
+    assert checkpoint(path)["step"] == STEPS
+    assert checkpoint(path)["agent"]["updates"] == UPDATES
+    assert never_backwards(path)
+
+
+# ------------------------------------------------------------------- several environments
+
+
+def test_steps_of_all_environments_count_together(tmp_path):
+    config = tiny(num_envs=2, prefill=2 * PREFILL)
+    path = run(tmp_path / "run", config, Photographed)
+    assert [record["env_steps"] for record in records(path)] == [EPISODE] * 4
+    assert never_backwards(path)
+    assert lines(path)[-1]["step"] == config.steps
+    last = STEPS // REPEAT - 2  # agent steps before the last, which both take together
+    assert checkpoint(path)["agent"]["updates"] == (last - 2 * PREFILL) // UPDATE_EVERY
+
+    album = sorted((tmp_path / "run-album").glob("*"))
+    killed = next(picture for picture in album if checkpoint(picture)["step"] == 1000)
+    run(killed, config)
+    assert differences(killed, path) == []
+
+
+# --------------------------------------------------------------------- losses gone wrong
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("autoencoder", "dynamics/feature"),  # whose losses are the first to read the bad weights
+        ("dynamics", "behaviour/actor"),
+        ("critic", "behaviour/critic"),
+        ("actor", "the actor's action"),
+    ],
+)
+def test_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(tmp_path, part, named):
+    agent, diverging = tiny().agent, OptimizerConfig(learning_rate=1e30)
+    if part in ("actor", "critic"):
+        behaviour = replace(agent.behaviour, **{f"{part}_optimizer": diverging})
+        agent = replace(agent, behaviour=behaviour)
+    else:
+        agent = replace(agent, **{f"{part}_optimizer": diverging})
+    # Without pretraining, the prefill's checkpoint comes before the first update.
+    config = tiny(agent=replace(agent, autoencoder_pretraining=0, joint_pretraining=0))
+    path = tmp_path / "run"
+    with pytest.raises(UserError) as error:
+        run(path, config)
+    message = str(error.value)
+    assert named in message
+    assert re.search(r"not finite at step \d+", message)
+    assert str(path / "checkpoint.pt") in message
+    assert "\n" not in message
+
+    state = load_checkpoint(path / "checkpoint.pt")
+    weights = state["agent"]["modules"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert load_agent(path, "cpu")[2] == state["step"] == EPISODE
+    for line in lines(path):
+        assert all(value is not None and math.isfinite(value) for value in line.values())
+
+
+def test_loss_that_is_not_finite_before_any_checkpoint_says_so(tmp_path):
+    agent = replace(tiny().agent, autoencoder_optimizer=OptimizerConfig(learning_rate=1e30))
+    with pytest.raises(UserError, match="autoencoder/.*no checkpoint yet"):
+        run(tmp_path / "run", tiny(agent=agent, checkpoint_seconds=1e9))
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), tiny(evaluate_first=3 * EPISODE))

@@ -1,0 +1,147 @@
+"""The presets against the tables they come from: paper Table 1 and the project's decisions."""
+
+from dataclasses import asdict
+
+import pytest
+
+import envs
+from agents.presets import PRESETS, preset
+from errors import UserError
+
+METAWORLD, DMC = "metaworld/window-close", "dmc/walker-walk"
+
+
+def values(config, *names):
+    """Fields by their dotted names."""
+
+    def find(name):
+        value = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
+
+    return [find(name) for name in names]
+
+
+TABLE_1 = {
+    "environment.size": 64,
+    "environment.quality": "full",
+    "agent.autoencoder.image_size": 64,
+    "agent.autoencoder.mask_ratio": 0.75,
+    "agent.autoencoder.width": 256,
+    "agent.autoencoder.encoder_depth": 4,
+    "agent.autoencoder.decoder_depth": 3,
+    "agent.autoencoder.heads": 4,
+    "agent.autoencoder.target": "pixels",
+    "agent.autoencoder.reward_weight": 1.0,
+    "agent.autoencoder_batch": 1024,
+    "agent.autoencoder_pretraining": 5000,
+    "agent.autoencoder_optimizer.learning_rate": 3e-4,
+    "agent.autoencoder_optimizer.warmup": 2500,
+    "agent.joint_pretraining": 0,
+    "agent.window": 50,
+    "agent.dynamics.kl_scale": 1.0,
+    "agent.dynamics.free_nats": 0.01,
+    "agent.dynamics.predict_discount": False,
+    "agent.dynamics.encoder.depth": 2,
+    "agent.dynamics.encoder.heads": 4,
+    "agent.dynamics.encoder.width": 128,
+    "agent.dynamics.encoder.pooling": "mean",
+    "agent.dynamics.decoder.depth": 2,
+    "agent.dynamics.decoder.heads": 4,
+    "agent.dynamics.decoder.width": 128,
+    "agent.dynamics.decoder.tokens": "mask",
+    "agent.dynamics_optimizer.learning_rate": 3e-4,
+    "agent.dynamics_optimizer.warmup": 0,
+}
+SPEC = {  # where the paper is silent: DreamerV2 and the decisions of the specification
+    "prefill": 5000,  # agent steps
+    "update_every": 5,
+    "agent.dynamics.kl_balance": 0.8,
+    "agent.dynamics.rssm.deterministic": 1024,
+    "agent.dynamics.rssm.hidden": 1024,
+    "agent.dynamics.rssm.variables": 32,
+    "agent.dynamics.rssm.classes": 32,
+    "agent.dynamics.rssm.input_activation": False,
+    "agent.dynamics.head_layers": 4,
+    "agent.dynamics.head_units": 512,
+    "agent.behaviour.horizon": 15,
+    "agent.behaviour.start_states": None,  # all 2,500 of a batch
+    "agent.behaviour.discount": 0.99,
+    "agent.behaviour.lambda_": 0.95,
+    "agent.behaviour.layers": 4,
+    "agent.behaviour.units": 512,
+    "agent.behaviour.min_std": 0.1,
+    "agent.behaviour.entropy": 1e-4,
+    "agent.behaviour.target_every": 100,
+    "agent.behaviour.target_rate": 1.0,
+    "agent.behaviour.reward_decay": 0.99,
+    "agent.behaviour.actor_optimizer.learning_rate": 1e-4,
+    "agent.behaviour.critic_optimizer.learning_rate": 1e-4,
+}
+BY_SUITE = {  # Meta-World, DeepMind Control
+    "agent.batch": (50, 16),
+    "agent.behaviour.normalise_reward": (True, False),
+    "prioritise_ends": (True, False),
+    "evaluate_first": (10_000, 20_000),
+    "evaluate_every": (20_000, 20_000),
+    "evaluate_episodes": (10, 5),
+}
+
+
+@pytest.mark.parametrize("task", [METAWORLD, DMC])
+def test_paper_preset_is_table_1(task):
+    expected = TABLE_1 | SPEC
+    assert dict(zip(expected, values(preset("paper", task), *expected), strict=True)) == expected
+
+
+def test_paper_preset_differs_between_suites_where_table_1_does_and_nowhere_else():
+    metaworld, dmc = preset("paper", METAWORLD), preset("paper", DMC)
+    pairs = zip(values(metaworld, *BY_SUITE), values(dmc, *BY_SUITE), strict=True)
+    assert dict(zip(BY_SUITE, pairs, strict=True)) == BY_SUITE
+
+    def flat(tree, prefix=""):
+        leaves = {}
+        for name, value in tree.items():
+            leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {
+                prefix + name: value
+            }  # fmt: skip
+        return leaves
+
+    left, right = flat(asdict(metaworld)), flat(asdict(dmc))
+    different = {name for name in left if left[name] != right[name]}
+    assert different == {"task"} | {n for n, (one, other) in BY_SUITE.items() if one != other}
+
+
+def test_every_optimiser_of_the_paper_preset_is_the_published_adam():
+    agent = preset("paper", METAWORLD).agent
+    optimizers = (
+        agent.autoencoder_optimizer,
+        agent.dynamics_optimizer,
+        agent.behaviour.actor_optimizer,
+        agent.behaviour.critic_optimizer,
+    )
+    assert {(o.epsilon, o.clip, o.weight_decay) for o in optimizers} == {(1e-5, 100.0, 1e-6)}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("task", [METAWORLD, DMC])
+def test_preset_sees_pictures_of_the_size_it_renders(name, task):
+    config = preset(name, task)
+    assert config.task == task
+    assert config.agent.autoencoder.image_size == config.environment.size
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_prefill_fills_a_window_before_anything_is_learned(name):
+    for task in envs.tasks():
+        config = preset(name, task)
+        assert config.prefill > config.agent.window
+        assert config.replay_capacity > config.prefill
+
+
+def test_unknown_preset_and_unknown_task_are_the_users_errors():
+    with pytest.raises(UserError, match="cpu, paper"):
+        preset("gpu", METAWORLD)
+    with pytest.raises(UserError, match="window-close"):
+        preset("paper", "metaworld/window-clos")

@@ -1,0 +1,273 @@
+"""The masked autoencoder: what is dropped, what is predicted from where, and the paper's sizes."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
+
+SMALL = {"image_size": 64, "width": 16, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
+PATCH = 8
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return MaskedAutoencoder(AutoencoderConfig(**SMALL))
+
+
+def pictures(batch, size=64):
+    return torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
+
+
+def replace_output(module, change):
+    """Intervene: `module` returns `change(output)` until the handle is removed."""
+    return module.register_forward_hook(lambda _, inputs, output: change(output))
+
+
+# --------------------------------------------------------------------------------- masking
+
+
+def test_sixteen_of_sixty_four_tokens_stay_at_a_ratio_of_three_quarters(model):
+    keep = model.random_keep(100, torch.device("cpu"))
+    assert keep.shape == (100, 16)
+    assert keep.min() >= 0
+    assert keep.max() <= 63
+    assert all(len(set(row)) == 16 for row in keep.tolist())  # without replacement
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.25, 48), (0.5, 32), (0.75, 16)])
+def test_mask_ratio_decides_how_many_tokens_stay(ratio, kept):
+    model = MaskedAutoencoder(AutoencoderConfig(**SMALL, mask_ratio=ratio))
+    assert model.random_keep(1, torch.device("cpu")).shape == (1, kept)
+
+
+def test_every_token_and_every_pair_of_neighbours_stays_equally_often(model):
+    torch.manual_seed(1)
+    images, tokens, kept = 8000, 64, 16
+    keep = model.random_keep(images, torch.device("cpu"))
+    stays = torch.zeros(images, tokens).scatter_(1, keep, 1.0).numpy()
+    share = kept / tokens
+    # Without replacement the counts are correlated, which the factor (N − 1)/N corrects.
+    deviation = (stays.sum(0) - images * share) ** 2 / (images * share * (1 - share))
+    assert deviation.sum() * (tokens - 1) / tokens < stats.chi2.ppf(1 - 1e-6, tokens - 1)
+    pair = kept * (kept - 1) / (tokens * (tokens - 1))
+    together = (stays[:, :-1] * stays[:, 1:]).mean(0)
+    assert np.abs(together - pair).max() < 5 * np.sqrt(pair * (1 - pair) / images)
+
+
+def test_each_image_is_masked_on_its_own(model):
+    keep = model.random_keep(20, torch.device("cpu"))
+    assert len({tuple(sorted(row)) for row in keep.tolist()}) == 20
+
+
+def test_dropped_features_cannot_be_seen(model):
+    image, keep = pictures(2), torch.tensor([[3, 40, 7], [3, 40, 7]])
+    with torch.no_grad():
+        before = model.encode(image, keep)
+        dropped = [token for token in range(64) if token not in (3, 40, 7)]
+
+        def disturb(features):
+            features = features.clone()
+            features[:, dropped] += 100.0
+            return features
+
+        handle = replace_output(model.stem, disturb)
+        after = model.encode(image, keep)
+        handle.remove()
+    assert torch.equal(before, after)
+
+
+def test_kept_feature_remembers_where_it_came_from(model):
+    """A plain picture looks the same in the middle: only the position can tell its places apart."""
+    image = torch.full((1, 64, 64, 3), 90, dtype=torch.uint8)
+    with torch.no_grad():
+        there = model.encode(image, torch.tensor([[18]]))
+        elsewhere = model.encode(image, torch.tensor([[45]]))
+    assert (there - elsewhere).abs().max() > 1e-3
+
+
+# ------------------------------------------------------------------------ unmasked features
+
+
+def test_unmasked_features_ignore_the_seed_and_draw_nothing(model):
+    image = pictures(2)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = model.encode(image)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(model.encode(image), first)
+
+
+def test_unmasked_features_keep_the_order_of_the_places(model):
+    """Given the places in another order, the encoder returns the same tokens in that order."""
+    image, order = pictures(2), torch.randperm(64)
+    with torch.no_grad():
+        plain, shuffled = model.encode(image), model.encode(image, order.expand(2, -1))
+        torch.testing.assert_close(shuffled[:, 0], plain[:, 0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(shuffled[:, 1:], plain[:, 1 + order], rtol=1e-4, atol=1e-5)
+        for left, right in zip(
+            model.decode(shuffled, order.expand(2, -1)), model.decode(plain), strict=True
+        ):
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
+
+
+def test_token_sees_its_own_patch_of_the_picture(model):
+    row, column = 5, 2
+    image = torch.full((1, 64, 64, 3), 90, dtype=torch.uint8)
+    marked = image.clone()
+    marked[0, PATCH * row + 3 : PATCH * row + 5, PATCH * column + 3 : PATCH * column + 5] = 255
+    with torch.no_grad():
+        change = (model.stem_features(marked) - model.stem_features(image))[0].norm(dim=-1)
+    reached = set(change.nonzero().flatten().tolist())
+    around = {8 * r + c for r in range(row - 1, row + 2) for c in range(column - 1, column + 2)}
+    assert 8 * row + column in reached
+    assert reached <= around
+
+
+def test_learning_without_masking_draws_no_random_number():
+    model = MaskedAutoencoder(AutoencoderConfig(**SMALL, mask_ratio=0.0))
+    batch = {"image": pictures(2), "reward": torch.zeros(2)}
+    before = torch.get_rng_state()
+    loss, _ = model.loss(batch)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(model.loss(batch)[0], loss)
+
+
+# --------------------------------------------------------------------------------- decoder
+
+
+def test_decoder_reads_mask_tokens_at_dropped_places_and_for_the_reward(model):
+    keep = torch.tensor([[9, 0, 33]])
+    tokens, seen = torch.randn(1, 4, 16), {}
+    handle = model.decoder.register_forward_pre_hook(
+        lambda _, inputs: seen.update(sequence=inputs[0])
+    )
+    with torch.no_grad():
+        model.decode(tokens, keep)
+        handle.remove()
+        content = seen["sequence"][0] - model.positions[0]
+        mapped = model.decoder_input(tokens)[0]
+        mask = model.mask_token.flatten()
+    assert content.shape == (1 + 64 + 1, 16)
+    known = {0: mapped[0], 1 + 9: mapped[1], 1 + 0: mapped[2], 1 + 33: mapped[3]}
+    for place in range(66):
+        torch.testing.assert_close(content[place], known.get(place, mask), rtol=1e-4, atol=1e-5)
+
+
+def test_reward_is_read_from_the_reward_tokens_own_final_representation(model):
+    """Not from the last patch, as in the authors' code: each output hangs on its own token only."""
+    image = pictures(2)
+    with torch.no_grad():
+        tokens = model.encode(image)
+        pixels, reward = model.decode(tokens)
+
+        def disturb(place):
+            def change(sequence):
+                sequence = sequence.clone()
+                sequence[:, place] += torch.linspace(-3, 3, 16)
+                return sequence
+
+            handle = replace_output(model.decoder, change)
+            result = model.decode(tokens)
+            handle.remove()
+            return result
+
+        changed_pixels, changed_reward = disturb(-1)
+        assert torch.equal(changed_pixels, pixels)
+        assert (changed_reward - reward).abs().min() > 1e-2
+
+        for token in (0, 22, 63):
+            changed_pixels, changed_reward = disturb(1 + token)
+            assert torch.equal(changed_reward, reward)
+            row, column = divmod(token, 8)
+            patch = (
+                slice(None),
+                slice(PATCH * row, PATCH * (row + 1)),
+                slice(PATCH * column, PATCH * (column + 1)),
+            )
+            assert (changed_pixels[patch] != pixels[patch]).any()
+            changed_pixels[patch] = pixels[patch]
+            assert torch.equal(changed_pixels, pixels)
+
+        assert torch.equal(disturb(0)[0], pixels)  # the class token predicts nothing itself
+
+
+def test_reward_token_attends_to_the_picture(model):
+    with torch.no_grad():
+        _, reward = model.decode(model.encode(pictures(8)))
+    assert reward.std() > 1e-3
+
+
+def test_patches_put_together_are_the_picture(model):
+    picture = torch.randn(2, 64, 64, 3)
+    patches = torch.stack(
+        [
+            picture[:, 8 * r : 8 * r + 8, 8 * c : 8 * c + 8].reshape(2, -1)
+            for r in range(8)
+            for c in range(8)
+        ],
+        dim=1,
+    )  # (B, N, 8·8·3), each patch row by row with its channels innermost
+    handle = replace_output(model.target_head, lambda _: patches)
+    prediction, _ = model.decode(torch.randn(2, 65, 16))
+    handle.remove()
+    assert torch.equal(prediction, picture)
+
+
+# ------------------------------------------------------------------------------------ loss
+
+
+def test_loss_is_the_error_of_all_pixels_and_of_the_symlog_reward():
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(AutoencoderConfig(**SMALL, reward_weight=0.7))
+    batch = {"image": pictures(5), "reward": torch.tensor([0.0, 1.0, -3.0, 250.0, 0.01])}
+    torch.manual_seed(3)
+    loss, metrics = model.loss(batch)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        keep = model.random_keep(5, torch.device("cpu"))
+        pixels, reward = model.decode(model.encode(batch["image"], keep), keep)
+
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    target = (batch["image"].numpy() / 255.0 - mean) / std
+    pixel_loss = np.mean((pixels.numpy().astype(np.float64) - target) ** 2)
+    true = batch["reward"].numpy().astype(np.float64)
+    squashed = np.sign(true) * np.log(1.0 + np.abs(true))
+    reward_loss = np.mean((reward.numpy() - squashed) ** 2)
+    assert metrics["target"].item() == pytest.approx(pixel_loss, rel=1e-5)
+    assert metrics["reward"].item() == pytest.approx(reward_loss, rel=1e-5)
+    assert loss.item() == pytest.approx(pixel_loss + 0.7 * reward_loss, rel=1e-5)
+
+
+def test_every_parameter_learns_from_the_loss(model):
+    loss, _ = model.loss({"image": pictures(4), "reward": torch.randn(4)})
+    loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+# ----------------------------------------------------------------------------- paper's sizes
+
+
+def test_paper_sizes():
+    """Paper E.1: 64 features and the class token, 256 wide; the stem has D/8, D/4, D/2 channels."""
+    model = MaskedAutoencoder(AutoencoderConfig())
+    with torch.no_grad():
+        features = model.encode(pictures(2))
+        pixels, reward = model.decode(features)
+    assert features.shape == (2, 65, 256)
+    assert pixels.shape == (2, 64, 64, 3)
+    assert reward.shape == (2,)
+    convolutions = [layer for layer in model.stem.layers if isinstance(layer, torch.nn.Conv2d)]
+    assert [c.out_channels for c in convolutions] == [32, 64, 128, 256]
+    assert [c.kernel_size for c in convolutions] == [(4, 4)] * 3 + [(1, 1)]
+    assert (len(model.encoder.blocks), len(model.decoder.blocks)) == (4, 3)
+    assert {block.heads for block in (*model.encoder.blocks, *model.decoder.blocks)} == {4}
+
+
+def test_picture_that_is_no_multiple_of_a_patch_is_refused():
+    with pytest.raises(ValueError, match="multiple of 8"):
+        MaskedAutoencoder(AutoencoderConfig(image_size=60))
