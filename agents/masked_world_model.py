@@ -42,6 +42,8 @@ class MaskedWorldModelConfig:
     float32."""
     autoencoder_precision: Literal["float32", "bfloat16"] = "float32"
     """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
+    autoencoder_every: int = 1
+    """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024
     """Frames per autoencoder update, drawn independently (Table 1)."""
     batch: int = 50
@@ -130,7 +132,9 @@ class MaskedWorldModel(nn.Module):
 
     def update(self, replay: Replay) -> dict[str, Tensor]:
         """One update of every part (Algorithm 1, lines 9 to 18). Returns scalars on the device."""
-        metrics = self._update_autoencoder(replay)
+        metrics = {}
+        if self.updates % self.config.autoencoder_every == 0:
+            metrics = self._update_autoencoder(replay)
         metrics |= self._update_dynamics_and_behaviour(replay)
         self.updates += 1
         return metrics
@@ -217,7 +221,7 @@ class MaskedWorldModel(nn.Module):
         start = posterior.map(lambda part: part[-1])
         dream = self.dynamics.imagine(lambda _, step: actions[step], start, len(actions))
         state = torch.cat([posterior.feature, dream.feature[1:]])  # (T, B, F)
-        tokens = self.dynamics.decoder(state).transpose(0, 1)
+        tokens = self.dynamics.reconstruct(state).transpose(0, 1)
         prediction, _ = self.autoencoder.decode(tokens.flatten(0, 1))
         return prediction.unflatten(0, tokens.shape[:2])
 

@@ -13,7 +13,7 @@ from envs import EnvironmentConfig
 from errors import UserError
 
 POSITIVE = (
-    "steps", "num_envs", "prefill", "update_every", "replay_capacity", "evaluate_first",
+    "steps", "num_envs", "prefill", "prefill_hold", "update_every", "replay_capacity", "evaluate_first",
     "evaluate_every", "evaluate_episodes", "evaluate_envs",
 )  # fmt: skip
 """Fields of `OnlineConfig` of which less than one makes no sense."""
@@ -42,6 +42,9 @@ class OnlineConfig:
     """The agent."""
     prefill: int = 5000
     """Agent steps of random exploration before anything is learned."""
+    prefill_hold: int = 1
+    """Agent steps for which each random action is held (paper: 1). Independent actions barely
+    leave the start; held ones reach the objects and show what a steady push does."""
     update_every: int = 5
     """Agent steps, over all environments together, per update of every part (paper E.1)."""
     replay_capacity: int = 1_000_000
@@ -81,12 +84,8 @@ def train(config: OnlineConfig, folder: RunFolder) -> None:
     try:
         run.resume()
         while run.steps < config.steps:
-            exploring = run.agent_steps < config.prefill
-            if not exploring:
-                run.pretrain()  # once; nothing is left to do on later calls
-            run.collector.begin(run.act(exploring))
-            while not exploring and run.agent.updates < run.updates_due:
-                run.learned(run.agent.update(run.replay))
+            run.collector.begin(run.act())
+            run.learn()
             run.remember(run.collector.finish())
         run.conclude()
     finally:

@@ -166,7 +166,8 @@ class OnlineRun:
         for record in self.replay.records[known:]:  # finished after the checkpoint: kept
             step += record["env_steps"]
             self.folder.log(step, episode_metrics(record))
-        self.collector = Collector(self.envs, self.config.seed, len(self.replay.records))
+        started = max(len(self.replay.records), state.get("started", 0))
+        self.collector = Collector(self.envs, self.config.seed, started)
         self.updates_logged = self.agent.updates + self.agent.pretrained
         self.bar = tqdm(
             total=self.config.steps,
@@ -178,11 +179,18 @@ class OnlineRun:
             disable=None,  # silent where standard error is not a terminal; `say` speaks then
         )
 
-    def act(self, exploring: bool) -> np.ndarray:
-        """Actions (n, A) for the training environments, at random while `exploring`."""
+    @property
+    def exploring(self) -> bool:
+        """Whether the prefill still goes on; it ends with an episode."""
+        return self.replay.agent_steps < self.config.prefill
+
+    def act(self) -> np.ndarray:
+        """Actions (n, A) for the training environments, at random during the prefill."""
+        self.pretrain()
         observation = self.collector.observation
-        if exploring:
-            self.random_agent.rng = np.random.default_rng([self.config.seed, self.steps])
+        if self.exploring:
+            held = self.agent_steps // (self.config.prefill_hold * self.config.num_envs)
+            self.random_agent.rng = np.random.default_rng([self.config.seed, held])
             return self.random_agent.policy(observation, None, explore=True)[0]
         action, self.agent_state = self.agent.policy(observation, self.agent_state, explore=True)
         if not np.isfinite(action).all():
@@ -193,9 +201,9 @@ class OnlineRun:
         return action
 
     def pretrain(self) -> None:
-        """Whatever is left of the updates on the prefill."""
+        """Whatever is left of the updates on the prefill, once it is over."""
         total = self.agent.pretraining_updates
-        if self.agent.pretrained >= total:
+        if self.exploring or self.agent.pretrained >= total:
             return
         with tqdm(
             total=total, initial=self.agent.pretrained, desc="pretraining", unit="update",
@@ -203,13 +211,16 @@ class OnlineRun:
         ) as bar:  # fmt: skip
             for metrics in self.agent.pretrain(self.replay):
                 bar.update()
-                self.learned(metrics)
-                # The prefill may end inside an episode, which a checkpoint would lose.
-                if self.collector.agent_steps == 0:
-                    self.checkpoint_if_due()
+                self._learned(metrics)
+                self.checkpoint_if_due()
         self.log({})
 
-    def learned(self, metrics: dict[str, Tensor]) -> None:
+    def learn(self) -> None:
+        """The updates that are due."""
+        while not self.exploring and self.agent.updates < self.updates_due:
+            self._learned(self.agent.update(self.replay))
+
+    def _learned(self, metrics: dict[str, Tensor]) -> None:
         """Take in the metrics of one update."""
         self.metrics.add(metrics)
         if time.monotonic() - self.logged > LOG_SECONDS:
@@ -230,11 +241,14 @@ class OnlineRun:
             self.collector.restart()
 
     def conclude(self) -> None:
-        """End of the budget: keep the unfinished episodes, evaluate, checkpoint."""
+        """End of the budget: keep the unfinished episodes, make up for what is owed, evaluate."""
         for episode, record in self.collector.cut():
             self.replay.add_episode(episode, **record)
             self.log(episode_metrics(record))
-        if self.evaluated < self.steps:
+        self.pretrain()
+        owed = self.agent.updates < self.updates_due and not self.exploring
+        self.learn()
+        if self.evaluated < self.steps or owed:
             self.evaluate()
             self.checkpoint()
 
@@ -322,6 +336,7 @@ class OnlineRun:
                 "replay": self.replay.state_dict(),
                 "random": random_state(),
                 "evaluated": self.evaluated,
+                "started": self.collector.started,
                 "step": self.replay.env_steps,
                 "seconds": self.folder.elapsed,
                 "metrics_position": self.folder.metrics_position(),

@@ -22,6 +22,14 @@ from world_models.rssm import RSSMConfig
 
 PRESETS = ("cpu", "paper")
 
+METAWORLD_BUDGETS = {
+    1_000_000: "basketball bin-picking box-close coffee-pull coffee-push hammer peg-insert-side "
+    "push-wall soccer sweep sweep-into",
+    2_000_000: "assembly hand-insert pick-out-of-hole pick-place push push-back",
+    3_000_000: "shelf-place disassemble stick-pull stick-push pick-place-wall",
+}
+"""Environment steps for medium, hard and very hard tasks (paper F); all others get 500,000."""
+
 
 def preset(name: str, task: str) -> OnlineConfig:
     """The configuration `name` for `task`.
@@ -38,7 +46,7 @@ def _paper(task: str, suite: str) -> OnlineConfig:
     dmc = suite == "dmc"
     return OnlineConfig(
         task=task,
-        steps=500_000,
+        steps=_paper_budget(task),
         environment=EnvironmentConfig(quality="full"),
         agent=MaskedWorldModelConfig(
             batch=16 if dmc else 50, behaviour=ActorCriticConfig(normalise_reward=not dmc)
@@ -50,43 +58,57 @@ def _paper(task: str, suite: str) -> OnlineConfig:
     )
 
 
+def _paper_budget(task: str) -> int:
+    name = task.partition("/")[2]
+    return next((n for n, names in METAWORLD_BUDGETS.items() if name in names.split()), 500_000)
+
+
 def _cpu(task: str, suite: str) -> OnlineConfig:
     return OnlineConfig(
         task=task,
         steps=50_000,
         environment=EnvironmentConfig(quality="fast"),
         agent=MaskedWorldModelConfig(
-            autoencoder=AutoencoderConfig(width=64, encoder_depth=2, decoder_depth=1),
+            autoencoder=AutoencoderConfig(
+                width=64, encoder_depth=1, decoder_depth=1, wavelengths=(2.0, 10.0)
+            ),
             dynamics=LatentDynamicsConfig(
                 encoder=FeatureEncoderConfig(width=16, depth=0, pooling="flatten", embedding=256),
                 rssm=RSSMConfig(deterministic=256, hidden=256, variables=16, classes=16),
                 decoder=FeatureDecoderConfig(width=32, depth=0, tokens="linear", hidden=256),
+                standardise_features=True,
                 head_layers=3,
                 head_units=256,
             ),
             behaviour=ActorCriticConfig(
                 horizon=12,
-                start_states=192,
+                start_states=128,
                 discount=0.97,
                 layers=3,
                 units=256,
                 min_std=0.2,
-                entropy=2e-2,
+                entropy=0.1,
                 target_every=1,
                 target_rate=0.02,
                 actor_optimizer=OptimizerConfig(learning_rate=2e-4),
                 critic_optimizer=OptimizerConfig(learning_rate=2e-4),
             ),
-            autoencoder_optimizer=OptimizerConfig(learning_rate=1e-3, warmup=200),
+            autoencoder_optimizer=OptimizerConfig(
+                learning_rate=2e-3, warmup=100, anneal=900, final=0.25
+            ),
             dynamics_optimizer=OptimizerConfig(learning_rate=1e-3),
             precision="bfloat16",
+            autoencoder_every=2,
             autoencoder_batch=64,
             batch=16,
             window=16,
-            autoencoder_pretraining=1200,
-            joint_pretraining=600,
+            autoencoder_pretraining=1000,
+            joint_pretraining=300,
         ),
         prefill=2500,
+        prefill_hold=8,
+        update_every=3,
+        prioritise_ends=suite == "metaworld",
         replay_capacity=100_000,
         evaluate_first=10_000,
         evaluate_every=5_000,

@@ -296,8 +296,13 @@ class RunFolder:
             self._tensorboard.close()
             self._tensorboard = None
         self._purge_step = step + 1 if position else 0
-        if self.metrics_path.exists() and self.metrics_path.stat().st_size > position:
-            os.truncate(self.metrics_path, position)
+        if not self.metrics_path.exists():
+            return
+        lines = self.metrics_path.read_bytes()[:position].splitlines(keepends=True)
+        # A checkpoint forgets the episodes that other environments were in the middle of.
+        while lines and json.loads(lines[-1])["step"] > step:
+            lines.pop()
+        os.truncate(self.metrics_path, sum(map(len, lines)))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines logged so far, oldest first; a line cut off by a crash is left out."""

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
-from world_models.layers import VisionTransformer, initialise, symlog, token_positions
+from world_models.layers import (
+    VIT_WAVELENGTHS,
+    VisionTransformer,
+    initialise,
+    symlog,
+    token_positions,
+)
 from world_models.targets import Standardise, make_target
 
 PATCH = 8
@@ -37,6 +43,9 @@ class AutoencoderConfig:
     """Share of the convolutional features that is dropped while training."""
     reward_weight: float = 1.0
     """Weight of the reward loss beside the target's loss (eq. 13: 1)."""
+    wavelengths: tuple[float, float] = VIT_WAVELENGTHS
+    """Shortest and longest wavelength of the position rows, in tokens. The usual ones far exceed
+    an 8×8 grid, which leaves a narrow model hardly able to tell neighbours apart."""
     target: str = "pixels"
     """What the decoder predicts: pixels, or package.module:Class."""
 
@@ -88,8 +97,8 @@ class MaskedAutoencoder(nn.Module):
         self.reward_head = nn.Linear(width, 1)
 
         # Row 0 is the class token's; the decoder's last row is the reward token's.
-        positions = token_positions(grid, width, before=1, after=1)[None]
-        self.register_buffer("positions", positions, persistent=False)
+        positions = token_positions(grid, width, before=1, after=1, wavelengths=config.wavelengths)
+        self.register_buffer("positions", positions[None], persistent=False)
         initialise(self)
 
     def stem_features(self, image: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shape legend: B batch, T time, N tokens, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,12 +26,19 @@ def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
-def sincos_positions(coordinates: Tensor, width: int) -> Tensor:
+VIT_WAVELENGTHS = (2 * math.pi, 2 * math.pi * 10_000)
+"""Shortest and longest wavelength of position rows, in tokens (Attention Is All You Need, ViT)."""
+
+
+def sincos_positions(
+    coordinates: Tensor, width: int, wavelengths: tuple[float, float] = VIT_WAVELENGTHS
+) -> Tensor:
     """Fixed 2-D sine-cosine position rows (ViT/MAE convention).
 
     Args:
         coordinates: (N, 2) row and column of each token, in tokens.
         width: D, a multiple of 4; each axis gets half, half of that sine and half cosine.
+        wavelengths: the shortest, and the end of the geometric series of the longer ones, tokens.
 
     Returns:
         (N, D) float32.
@@ -40,12 +48,21 @@ def sincos_positions(coordinates: Tensor, width: int) -> Tensor:
     """
     if width % 4:
         raise UserError(f"the width of tokens must be a multiple of 4, not {width}")
-    frequencies = 1.0 / 10_000 ** (torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    shortest, longest = wavelengths
+    exponents = torch.arange(width // 4, dtype=torch.float64) / (width / 4)
+    frequencies = 2 * math.pi / (shortest * (longest / shortest) ** exponents)
     angles = coordinates.double()[:, :, None] * frequencies  # (N, 2, D/4)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
 
 
-def token_positions(grid: int, width: int, *, before: int = 0, after: int = 0) -> Tensor:
+def token_positions(
+    grid: int,
+    width: int,
+    *,
+    before: int = 0,
+    after: int = 0,
+    wavelengths: tuple[float, float] = VIT_WAVELENGTHS,
+) -> Tensor:
     """Position rows of a `grid`×`grid` token square with special tokens before and after it.
 
     A special token sits outside the square, on its diagonal, so that its row equals no other.
@@ -57,7 +74,7 @@ def token_positions(grid: int, width: int, *, before: int = 0, after: int = 0) -
     square = torch.stack([rows.flatten(), columns.flatten()], dim=-1)
     first = torch.arange(-before, 0)[:, None].expand(before, 2)
     last = torch.arange(grid, grid + after)[:, None].expand(after, 2)
-    return sincos_positions(torch.cat([first, square, last]), width)
+    return sincos_positions(torch.cat([first, square, last]), width, wavelengths)
 
 
 class TransformerBlock(nn.Module):
@@ -151,10 +168,22 @@ class OptimizerConfig:
     """Share of every weight matrix removed per update, not multiplied by the learning rate."""
     warmup: int = 0
     """Updates over which the learning rate rises linearly from 0 (paper E.1: 2,500)."""
+    anneal: int = 0
+    """Updates after the warm-up over which it then falls linearly to `final` (paper: none)."""
+    final: float = 1.0
+    """Share of the learning rate that is left after that."""
+
+    def share(self, update: int) -> float:
+        """The share of the learning rate that update number `update` uses, counted from 1."""
+        if update < self.warmup:
+            return update / self.warmup
+        if update < self.warmup + self.anneal:
+            return 1.0 - (1.0 - self.final) * (update - self.warmup) / self.anneal
+        return self.final if self.anneal else 1.0
 
 
 class Optimizer:
-    """Adam with global-norm clipping, linear warm-up and decay of weight matrices only.
+    """Adam with global-norm clipping, a linear schedule and decay of weight matrices only.
 
     Decay is w ← (1 − weight_decay)·w before each step, never on biases, norms, tokens or
     positions (spec, defect 8: the authors' code decayed those in one of its optimisers).
@@ -181,9 +210,8 @@ class Optimizer:
             parameter.grad = gradient
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
         self.updates += 1
-        if self.config.warmup:
-            share = min(1.0, self.updates / self.config.warmup)
-            self.adam.param_groups[0]["lr"] = self.config.learning_rate * share
+        share = self.config.share(self.updates)
+        self.adam.param_groups[0]["lr"] = self.config.learning_rate * share
         if self.config.weight_decay:
             with torch.no_grad():
                 torch._foreach_mul_(self.decayed, 1.0 - self.config.weight_decay)

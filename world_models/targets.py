@@ -88,7 +88,7 @@ def make_target(name: str) -> PredictionTarget:
     if name in TARGETS:
         return TARGETS[name]()
     module_name, _, class_name = name.partition(":")
-    if not class_name:
+    if not (module_name and class_name):
         raise UserError(
             f"unknown target {name!r}; use one of {', '.join(TARGETS)}, or package.module:Class"
         )

@@ -309,6 +309,25 @@ def test_each_loss_teaches_its_own_network_only():
     assert not any(p.requires_grad for p in behaviour.target_critic.parameters())
 
 
+class Asking:
+    """A world that asks what an action would be in a state and how that depends on the state."""
+
+    def imagine(self, policy, start, horizon):
+        feature = torch.randn(H + 1, B, F, requires_grad=True)
+        action = torch.stack([policy(feature[t], t) for t in range(horizon)])
+        assert action.requires_grad
+        (self.felt,) = torch.autograd.grad(
+            action.sum(), feature, retain_graph=True, allow_unused=True
+        )
+        return Trajectory(feature, action, torch.ones(H + 1, B), torch.ones(H + 1, B))
+
+
+def test_states_reach_the_actor_without_their_gradient():
+    world = Asking()
+    make().losses(world, start())
+    assert world.felt is None
+
+
 def test_actor_learns_to_move_towards_reward():
     """The sign of everything: the state, not the reward, carries the gradient to the action."""
     behaviour = make(entropy=0.0)

@@ -209,6 +209,21 @@ def test_trained_agent_can_be_loaded_and_evaluated(straight):
     assert result["frames"].shape == (EPISODE // REPEAT + 1, 16, 16, 3)
 
 
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"num_envs": 0}, "num_envs"),
+        ({"update_every": 0}, "update_every"),
+        ({"evaluate_episodes": 0}, "evaluate_episodes"),
+        ({"environment": EnvironmentConfig(size=64)}, "image_size is 16"),
+    ],
+)
+def test_configuration_that_cannot_run_is_refused_at_once(changes, word):
+    with pytest.raises(UserError, match=word):
+        tiny(**changes)
+
+
 # ---------------------------------------------------------------------- killed and resumed
 
 

@@ -135,8 +135,10 @@ def test_collector_shows_the_policy_the_start_of_each_episode(make):
         collector.begin(np.zeros((2, 2), np.float32))
         collector.finish()
         collector.restart()
-        time = collector.observation["clock"][:, 1]
+        seed, time, _ = collector.observation["clock"].T
+        assert (time < length(seed)).all()  # nobody is shown an end
         np.testing.assert_array_equal(collector.observation["is_first"], time == 0)
+        assert (collector.observation["image"][:, 0, 0, 0] == time).all()
 
 
 def test_steps_of_unfinished_episodes_are_counted(make):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from errors import UserError
 from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 
 SMALL = {"image_size": 64, "width": 16, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
@@ -268,6 +269,17 @@ def test_paper_sizes():
     assert {block.heads for block in (*model.encoder.blocks, *model.decoder.blocks)} == {4}
 
 
-def test_picture_that_is_no_multiple_of_a_patch_is_refused():
-    with pytest.raises(ValueError, match="multiple of 8"):
-        MaskedAutoencoder(AutoencoderConfig(image_size=60))
+@pytest.mark.parametrize(
+    ("sizes", "word"),
+    [
+        ({"image_size": 60}, "image_size"),
+        ({"image_size": 0}, "image_size"),
+        ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"mask_ratio": -0.1}, "mask_ratio"),
+        ({"width": 12}, "width"),
+        ({"heads": 3}, "heads"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_the_users_error(sizes, word):
+    with pytest.raises(UserError, match=word):
+        MaskedAutoencoder(AutoencoderConfig(**SMALL | sizes))

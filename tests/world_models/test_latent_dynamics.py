@@ -9,6 +9,7 @@ from world_models.latent_dynamics import (
     FeatureDecoderConfig,
     FeatureEncoder,
     FeatureEncoderConfig,
+    FeatureScale,
     LatentDynamics,
     LatentDynamicsConfig,
 )
@@ -98,6 +99,22 @@ def test_decoder_makes_all_tokens_of_a_state(tokens, depth):
     assert decoder(torch.randn(B, 11)).shape == (B, N, Z)
     distances = torch.cdist(output[0, 0], output[0, 0])
     assert (distances + torch.eye(N) > 1e-4).all()  # each place says something of its own
+
+
+def test_decoder_reads_its_outputs_from_mask_tokens_and_the_state_from_a_token_of_its_own():
+    decoder = FeatureDecoder(FeatureDecoderConfig(width=8, depth=1, heads=2), 11, GRID, Z)
+    torch.nn.init.normal_(decoder.mask_token)
+    seen = {}
+    decoder.transformer.register_forward_hook(
+        lambda _, inputs, output: seen.update(inputs=inputs[0], output=output)
+    )
+    state = torch.randn(2, 11)
+    output = decoder(state)
+    content = seen["inputs"] - decoder.positions
+    assert content.shape == (2, N + 1, 8)
+    torch.testing.assert_close(content[:, -1], decoder.project(state))
+    torch.testing.assert_close(content[:, :-1], decoder.mask_token.expand(2, N, 8))
+    torch.testing.assert_close(output, decoder.outputs(seen["output"][:, :N]))
 
 
 @pytest.mark.parametrize("tokens", ["mask", "linear"])
@@ -260,3 +277,50 @@ def test_paper_sizes():
         assert model.feature_size == 2048
         assert model.decoder(torch.randn(1, 2, 2048)).shape == (1, 2, 65, 256)
     assert len(model.encoder.transformer.blocks) == len(model.decoder.transformer.blocks) == 2
+
+
+# ---------------------------------------------------------------------- standardised features
+
+
+def test_first_features_set_mean_and_deviation_and_later_ones_move_them_by_a_hundredth():
+    scale = FeatureScale(N, Z)
+    first, second = (torch.randn(4, 3, N, Z, generator=torch.manual_seed(s)) + s for s in (2, 7))
+    scale.see(first)
+    mean = float64(first).mean((0, 1))
+    variance = ((float64(first) - mean) ** 2).mean()
+    np.testing.assert_allclose(scale.mean, mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scale.variance, variance, rtol=1e-5)
+    scale.see(second)
+    mean = 0.99 * mean + 0.01 * float64(second).mean((0, 1))
+    variance = 0.99 * variance + 0.01 * ((float64(second) - mean) ** 2).mean()
+    np.testing.assert_allclose(scale.mean, mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scale.variance, variance, rtol=1e-5)
+
+
+def test_standardised_features_come_back_as_they_were():
+    scale = FeatureScale(N, Z)
+    feature = 3.0 + 0.2 * torch.randn(4, 3, N, Z)
+    scale.see(feature)
+    standardised = scale.standardise(feature)
+    assert standardised.square().mean().item() == pytest.approx(1.0, rel=1e-3)
+    torch.testing.assert_close(scale.undo(standardised), feature)
+
+
+def test_standardising_makes_the_loss_blind_to_what_never_changes():
+    still = 100.0 * torch.randn(N, Z, generator=torch.manual_seed(3))
+    losses = []
+    for shift in (torch.zeros(N, Z), still):
+        model = make(standardise_features=True)
+        torch.manual_seed(4)
+        moved = batch()
+        moved["feature"] = moved["feature"] + shift
+        losses.append(model.loss(moved)[0])
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=0.0)
+
+
+def test_reconstruction_is_in_the_units_of_the_features():
+    model = make(standardise_features=True)
+    inputs = batch()
+    inputs["feature"] = 50.0 + inputs["feature"]
+    _, posterior, _ = model.loss(inputs)
+    assert model.reconstruct(posterior.feature).mean().item() == pytest.approx(50.0, abs=2.0)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from errors import UserError
 from world_models.layers import (
     MLP,
+    VIT_WAVELENGTHS,
     Optimizer,
     OptimizerConfig,
     TransformerBlock,
@@ -42,9 +44,10 @@ def zero_loss(module):
 # ------------------------------------------------------------------------------- positions
 
 
-@pytest.mark.parametrize(("grid", "width"), [(8, 256), (8, 128), (4, 16)])
-def test_every_token_has_a_position_of_its_own(grid, width):
-    rows = token_positions(grid, width, before=1, after=1)
+@pytest.mark.parametrize("wavelengths", [VIT_WAVELENGTHS, (2.0, 10.0)])
+@pytest.mark.parametrize(("grid", "width"), [(8, 256), (8, 64), (4, 16)])
+def test_every_token_has_a_position_of_its_own(grid, width, wavelengths):
+    rows = token_positions(grid, width, before=1, after=1, wavelengths=wavelengths)
     assert rows.shape == (grid * grid + 2, width)
     distance = torch.cdist(rows.double(), rows.double())
     distance.fill_diagonal_(torch.inf)
@@ -66,6 +69,21 @@ def test_position_is_half_row_half_column_each_sine_then_cosine():
         expected += [math.cos(coordinate * f) for f in frequencies]
     actual = sincos_positions(torch.tensor([[row, column]]), 8)[0]
     torch.testing.assert_close(actual, torch.tensor(expected))
+
+
+def test_wavelengths_are_a_geometric_series_in_tokens():
+    """From 2 towards 18 in a width of 8: 2 and 6, after which a row repeats."""
+    places = torch.tensor([[0.0, 0.0], [2.0, 2.0], [6.0, 6.0], [1.0, 1.0]])
+    zero, two, six, one = sincos_positions(places, 8, (2.0, 18.0))
+    torch.testing.assert_close(six, zero, atol=1e-5, rtol=0)
+    torch.testing.assert_close(two[0::2], zero[0::2], atol=1e-5, rtol=0)  # the shorter of the two
+    assert (two - zero).abs().max() > 0.5
+    assert one[2].item() == pytest.approx(-1.0)  # half of a wavelength of 2
+
+
+def test_width_without_room_for_both_axes_is_the_users_error():
+    with pytest.raises(UserError, match="multiple of 4"):
+        token_positions(2, 6)
 
 
 # ------------------------------------------------------------------------------- functions
@@ -250,3 +268,15 @@ def test_restored_optimiser_goes_on_as_if_never_stopped():
         its.step(module(inputs).square().sum())
     for left, right in zip(part.parameters(), restored.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+def test_learning_rate_rises_falls_and_stays():
+    config = OptimizerConfig(learning_rate=1.0, warmup=4, anneal=10, final=0.2)
+    shares = [config.share(update) for update in (1, 2, 4, 9, 14, 15, 1000)]
+    assert shares == pytest.approx([0.25, 0.5, 1.0, 0.6, 0.2, 0.2, 0.2])
+    assert OptimizerConfig().share(1) == OptimizerConfig().share(10_000) == 1.0
+    parameter = torch.nn.Linear(1, 1)
+    optimizer = Optimizer([parameter], config)
+    for _ in range(9):
+        optimizer.step(parameter(torch.ones(1, 1)).sum())
+    assert optimizer.adam.param_groups[0]["lr"] == pytest.approx(0.6)
