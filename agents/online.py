@@ -13,8 +13,8 @@ from envs import EnvironmentConfig
 from errors import UserError
 
 POSITIVE = (
-    "steps", "num_envs", "prefill", "prefill_hold", "update_every", "replay_capacity", "evaluate_first",
-    "evaluate_every", "evaluate_episodes", "evaluate_envs",
+    "steps", "num_envs", "prefill", "prefill_hold", "update_every", "replay_capacity",
+    "evaluate_first", "evaluate_every", "evaluate_episodes", "evaluate_envs",
 )  # fmt: skip
 """Fields of `OnlineConfig` of which less than one makes no sense."""
 
