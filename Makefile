@@ -34,6 +34,14 @@ $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "error: Python 3.11 or 3.12 is needed and neither was found;" \
 			"install one or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing the system's python3-venv"; export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update -qq && \
+			apt-get install -qq -y --no-install-recommends python3-venv >/dev/null; \
+		else \
+			echo "error: $(PYTHON) cannot make virtual environments;" \
+				"install it: sudo apt-get install python3-venv" >&2; exit 1; fi; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing into $(VENV); PyTorch is large, this takes minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -95,6 +95,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     options = parse(Evaluate, arguments, "run.py evaluate")
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}; it must be at least 0")
 
     import numpy as np
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from errors import UserError
 from world_models.layers import MLP, Optimizer, OptimizerConfig, initialise
 
 
@@ -50,6 +51,14 @@ class ActorCriticConfig:
         default_factory=lambda: OptimizerConfig(learning_rate=1e-4)
     )
     """Optimiser of the critic (DreamerV2: 1e-4)."""
+
+    def __post_init__(self) -> None:
+        if self.horizon < 2:  # an action first shows in the return of the state after it
+            raise UserError(f"horizon must be at least 2, not {self.horizon}")
+        if self.target_every < 1 or (self.start_states is not None and self.start_states < 1):
+            raise UserError("target_every and start_states must be at least 1")
+        if not 0.0 < self.min_std <= 1.0:
+            raise UserError(f"min_std must be above 0 and at most 1, not {self.min_std}")
 
 
 def lambda_return(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.replay import Replay
+from errors import UserError
 from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
 from world_models.layers import Optimizer, OptimizerConfig
@@ -54,6 +55,11 @@ class MaskedWorldModelConfig:
     """Autoencoder updates on the prefill before anything else (E.1)."""
     joint_pretraining: int = 0
     """Updates of all parts on the prefill after that (paper: none)."""
+
+    def __post_init__(self) -> None:
+        for name in ("autoencoder_every", "autoencoder_batch", "batch", "window"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 class MaskedWorldModel(nn.Module):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
-from agents.online_run import OnlineRun, make_agent, make_envs
+from agents.online_run import OnlineRun, load_checked, make_agent, make_envs
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from agents.run_folder import RunFolder
 from envs import EnvironmentConfig
@@ -66,6 +68,9 @@ class OnlineConfig:
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("seed", "threads"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
         picture, eye = self.environment.size, self.agent.autoencoder.image_size
         if picture != eye:
             raise UserError(
@@ -80,16 +85,21 @@ def train(config: OnlineConfig, folder: RunFolder) -> None:
     Raises:
         UserError: a loss is not finite, or the folder's checkpoint or replay cannot be used.
     """
-    run = OnlineRun(config, folder)
+    run = None
     try:
+        run = OnlineRun(config, folder)
         run.resume()
         while run.steps < config.steps:
             run.collector.begin(run.act())
             run.learn()
             run.remember(run.collector.finish())
         run.conclude()
+    except UserError:
+        folder.abandon()
+        raise
     finally:
-        run.close()
+        if run is not None:
+            run.close()
 
 
 def load_agent(
@@ -105,7 +115,7 @@ def load_agent(
     if state is None:
         raise UserError(f"{logdir} has no checkpoint yet; train longer with the same command")
     agent = make_agent(config, state["action"], device)
-    agent.load(state["agent"])
+    load_checked(agent, state, config, RunFolder.open(logdir).checkpoint_path)
     return agent, config, state["step"]
 
 
@@ -129,6 +139,7 @@ def evaluate(
         As `run_episodes`.
     """
     envs = make_envs(config, min(episodes, config.evaluate_envs))
+    torch.manual_seed(seed)  # of the model states that are sampled on the way
     try:
         if agent is None:
             agent = RandomAgent(envs.single_action_space, seed)

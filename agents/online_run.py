@@ -56,16 +56,18 @@ def make_agent(config: OnlineConfig, action: int, device: str) -> MaskedWorldMod
 
 
 def open_replay(path: Path, config: OnlineConfig) -> Replay:
-    """The replay of the run folder `path`. Raises UserError when there is none."""
+    """The replay of the run folder `path`, to look at only. Raises UserError when there is none."""
     environment = envs.make(config.task, **vars(config.environment))
     try:
         entries = entries_for(environment.observation_space, environment.action_space)
     finally:
         environment.close()
-    return make_replay(path, config, entries)
+    return make_replay(path, config, entries, read_only=True)
 
 
-def make_replay(path: Path, config: OnlineConfig, entries: dict[str, Entry]) -> Replay:
+def make_replay(
+    path: Path, config: OnlineConfig, entries: dict[str, Entry], read_only: bool = False
+) -> Replay:
     """The replay in the run folder `path`, created when missing."""
     return Replay(
         Path(path) / "replay",
@@ -73,7 +75,22 @@ def make_replay(path: Path, config: OnlineConfig, entries: dict[str, Entry]) -> 
         config.replay_capacity,
         prioritise_ends=config.prioritise_ends,
         seed=config.seed,
+        read_only=read_only,
     )
+
+
+def load_checked(agent: MaskedWorldModel, state: dict, config: OnlineConfig, path: Path) -> None:
+    """Load a checkpoint's agent. Raises UserError when it is another task's or another agent's."""
+    foreign = UserError(
+        f"{path} belongs to another run (task {state.get('task')}); nothing was changed: put this "
+        "run's own checkpoint back, or use another --logdir"
+    )
+    if state.get("task") != config.task:
+        raise foreign
+    try:
+        agent.load(state["agent"])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise foreign from error
 
 
 class MetricMean:
@@ -155,12 +172,22 @@ class OnlineRun:
         if state is None:
             state = {"metrics_position": 0, "step": 0, "seconds": 0.0, "replay": {"episodes": 0}}
         else:
-            self.agent.load(state["agent"])
+            load_checked(self.agent, state, self.config, self.folder.checkpoint_path)
             self.replay.load_state_dict(state["replay"])
             self.evaluated = state["evaluated"]
             set_random_state(state["random"])
+        repeat = self.config.environment.action_repeat or envs.DEFAULT_ACTION_REPEAT
+        if self.config.steps <= self.config.prefill * repeat:
+            print(
+                f"note: nothing is learned in {self.config.steps} environment steps, the prefill "
+                f"alone takes {self.config.prefill * repeat}; give more --steps or less --prefill",
+                flush=True,
+            )
         self.folder.cut_metrics(state["metrics_position"], state["step"])
         self.folder.start_clock(state["seconds"])
+        counts = self.agent.parameter_counts()
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        print(f"parameters: {parts}; {sum(counts.values()):,} in all", flush=True)
         known = state["replay"]["episodes"]
         step = sum(record["env_steps"] for record in self.replay.records[:known])
         for record in self.replay.records[known:]:  # finished after the checkpoint: kept
@@ -248,6 +275,7 @@ class OnlineRun:
         self.pretrain()
         owed = self.agent.updates < self.updates_due and not self.exploring
         self.learn()
+        self.log({})  # a loss that is not finite must not reach the evaluation
         if self.evaluated < self.steps or owed:
             self.evaluate()
             self.checkpoint()
@@ -333,10 +361,11 @@ class OnlineRun:
             {
                 "agent": self.agent.save(),
                 "action": self.agent.behaviour.action,
+                "task": self.config.task,
                 "replay": self.replay.state_dict(),
                 "random": random_state(),
                 "evaluated": self.evaluated,
-                "started": self.collector.started,
+                "started": self.collector.started - self.collector.untouched,
                 "step": self.replay.env_steps,
                 "seconds": self.folder.elapsed,
                 "metrics_position": self.folder.metrics_position(),
@@ -347,8 +376,11 @@ class OnlineRun:
     def _last_checkpoint(self) -> str:
         path = self.folder.checkpoint_path
         if path.exists():
-            return f"the last good checkpoint is {path}; go on from it with smaller learning rates"
-        return "there is no checkpoint yet; start again with smaller learning rates"
+            return (
+                f"the last good checkpoint is {path}; use it, or start another --logdir with "
+                "smaller learning rates"
+            )
+        return "there is no checkpoint yet; start another --logdir with smaller learning rates"
 
     def close(self) -> None:
         """Give back the environments' processes and the terminal."""

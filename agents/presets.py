@@ -52,6 +52,7 @@ def _paper(task: str, suite: str) -> OnlineConfig:
             batch=16 if dmc else 50, behaviour=ActorCriticConfig(normalise_reward=not dmc)
         ),
         prioritise_ends=not dmc,
+        replay_capacity=2_000_000,
         evaluate_first=20_000 if dmc else 10_000,
         evaluate_every=20_000,
         evaluate_episodes=5 if dmc else 10,

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from agents.atomic_file import atomic_file
 from errors import UserError
 
 
@@ -53,6 +54,7 @@ class Replay:
         capacity: frames kept. The files are sparse: disk is used as frames come.
         prioritise_ends: draw the last window of an episode more often, as DreamerV2 does.
         seed: of the sampling generator.
+        read_only: look at a replay that another process may be filling.
 
     Raises:
         UserError: the folder belongs to other entries or another capacity.
@@ -66,9 +68,10 @@ class Replay:
         *,
         prioritise_ends: bool = False,
         seed: int = 0,
+        read_only: bool = False,
     ):
         self.folder, self.entries, self.capacity = Path(folder), entries, capacity
-        self.prioritise_ends = prioritise_ends
+        self.prioritise_ends, self.read_only = prioritise_ends, read_only
         self.rng = np.random.default_rng(seed)
         self.records: list[dict] = []
         self._starts: list[int] = []  # where each kept episode starts, in frames ever written
@@ -76,7 +79,8 @@ class Replay:
         self._end = 0
         self.agent_steps = 0  # of all episodes ever stored
         self.env_steps = 0  # likewise
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._check_layout()
         self._arrays = {name: self._open(name, entry) for name, entry in entries.items()}
         self._read_index()
@@ -88,7 +92,10 @@ class Replay:
         }
         path = self.folder / "layout.json"
         if not path.exists():
-            path.write_text(json.dumps(layout))
+            if self.read_only:
+                raise UserError(f"there is no replay in {self.folder}; name the folder of a run")
+            with atomic_file(path) as file:
+                file.write(json.dumps(layout).encode())
         elif json.loads(path.read_text()) != layout:
             raise UserError(
                 f"the replay in {self.folder} has another layout than this run needs; "
@@ -97,14 +104,14 @@ class Replay:
 
     def _open(self, name: str, entry: Entry) -> np.memmap:
         path = self.folder / f"{name}.bin"
-        mode = "r+" if path.exists() else "w+"
+        mode = "r" if self.read_only else "r+" if path.exists() else "w+"
         return np.memmap(path, dtype=entry.dtype, mode=mode, shape=(self.capacity, *entry.shape))
 
     def _read_index(self) -> None:
         self._index_path = self.folder / "episodes.jsonl"
-        self._index_path.touch()
+        data = self._index_path.read_bytes() if self._index_path.exists() else b""
         whole = 0
-        for line in self._index_path.read_bytes().splitlines(keepends=True):
+        for line in data.splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break  # killed while writing this line: the episode does not count
             whole += len(line)
@@ -113,7 +120,8 @@ class Replay:
                 self._drop(record["dropped"])
             else:
                 self._append(record)
-        os.truncate(self._index_path, whole)
+        if whole < len(data) and not self.read_only:
+            os.truncate(self._index_path, whole)
 
     def _append(self, record: dict) -> None:
         self.records.append(record)

@@ -83,6 +83,11 @@ class Collector:
         """Environment steps of the unfinished episodes."""
         return sum(sum(episode["env_steps"]) for episode in self.episodes)
 
+    @property
+    def untouched(self) -> int:
+        """Episodes that were begun and have seen no action yet; a resume begins them again."""
+        return sum("reward" in e and not e["env_steps"] for e in self.episodes)
+
     def begin(self, action: np.ndarray) -> None:
         """Send actions (n, A); the environments start moving."""
         self._action = action

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -44,6 +45,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self._lock = None
+        self._is_new = False
         self._metrics = None
         self._tensorboard = None
         self._purge_step: int | None = None
@@ -184,7 +186,8 @@ class RunFolder:
 
     def _record_config(self, config: Any) -> None:
         wanted = _plain(config)
-        if not self.config_path.is_file():
+        self._is_new = not self.config_path.is_file()
+        if self._is_new:
             record = {"config": wanted, **provenance(), "hardware": hardware()}
         else:
             record = self._read_record()
@@ -196,6 +199,16 @@ class RunFolder:
         text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=100)
         with atomic_file(self.config_path) as file:
             file.write(text.encode())
+
+    def abandon(self) -> None:
+        """Forget a run that could not begin, so that a corrected command may use its folder.
+
+        Only what this process made goes, and only while no episode and no metric is in it.
+        """
+        episodes = self.path / "replay" / "episodes.jsonl"
+        if self._is_new and not episodes.exists() and not self.metrics_path.exists():
+            self.config_path.unlink(missing_ok=True)
+            shutil.rmtree(self.path / "replay", ignore_errors=True)
 
     def _refuse_differences(self, recorded: dict, wanted: dict) -> None:
         differences = [
@@ -298,7 +311,8 @@ class RunFolder:
         self._purge_step = step + 1 if position else 0
         if not self.metrics_path.exists():
             return
-        lines = self.metrics_path.read_bytes()[:position].splitlines(keepends=True)
+        data = self.metrics_path.read_bytes()[:position]
+        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
         # A checkpoint forgets the episodes that other environments were in the middle of.
         while lines and json.loads(lines[-1])["step"] > step:
             lines.pop()

@@ -11,10 +11,10 @@ import sys
 import gymnasium
 
 from envs import dmc, metaworld
-from envs.simulation import EnvironmentConfig
+from envs.simulation import DEFAULT_ACTION_REPEAT, EnvironmentConfig
 from errors import UserError
 
-__all__ = ["EnvironmentConfig", "make", "make_vector", "suite", "tasks"]
+__all__ = ["DEFAULT_ACTION_REPEAT", "EnvironmentConfig", "make", "make_vector", "suite", "tasks"]
 
 # Read by mujoco and dm_control when they are imported; EGL needs no display.
 if sys.platform.startswith("linux") and not os.environ.get("MUJOCO_GL"):
@@ -49,7 +49,9 @@ def suite(task: str) -> str:
     if task not in tasks():
         known = tasks(name) if name in _SUITES else tasks()
         nearest = difflib.get_close_matches(task, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "see envs.tasks()"
+        hint = (
+            f"did you mean {' or '.join(nearest)}?" if nearest else "python run.py tasks lists them"
+        )
         raise UserError(f"unknown task {task!r}; {hint}")
     return name
 
@@ -80,7 +82,7 @@ def make(
     Raises:
         UserError: unknown task, camera, or value; the suite is not installed; no GL context.
     """
-    config = EnvironmentConfig(camera, size, action_repeat, quality)
+    config = EnvironmentConfig(camera, size, action_repeat, quality, masks, proprio)
     name = task.partition("/")[2]
     environment = {"metaworld": metaworld.MetaWorld, "dmc": dmc.DeepMindControl}[suite(task)]
     return environment(name, config, seed, masks, proprio)

@@ -22,8 +22,8 @@ def no_graphics(error: Exception) -> UserError:
     backend = os.environ.get("MUJOCO_GL") or "unset"
     return UserError(
         f"cannot draw with OpenGL (MUJOCO_GL={backend}: {error}); on Linux install Mesa's EGL with"
-        " `apt-get install libegl1 libgl1-mesa-dri`, or set MUJOCO_GL to what this machine has:"
-        " egl, osmesa or glfw"
+        " `apt-get install libegl1 libgl1 libgl1-mesa-dri`, or set MUJOCO_GL to what this machine"
+        " has: egl, osmesa or glfw"
     )
 
 

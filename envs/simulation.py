@@ -28,6 +28,10 @@ class EnvironmentConfig:
     """Simulator control steps per agent step; None is the suite's published number (2)."""
     quality: Literal["full", "fast"] = "full"
     """full is as published (shadows, multisampling), fast is for machines without a GPU."""
+    masks: bool = False
+    """Observe the class of every pixel as well, as `mask` (envs/semantics.py)."""
+    proprio: bool = False
+    """Observe the robot's own state as well, as `proprio`."""
 
     def __post_init__(self):
         if not isinstance(self.size, int) or not 1 <= self.size <= LARGEST_SIZE:

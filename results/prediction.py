@@ -12,6 +12,8 @@ from pathlib import Path
 
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from errors import UserError
 
 FRAMES = (0, 4, 5, 7, 10, 15, 20, 30, 40)
@@ -69,4 +71,5 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Prediction))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -12,6 +12,10 @@ import pytest
 import torch
 import yaml
 
+from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.presets import preset
+from agents.run_folder import RunFolder
+
 ROOT = Path(__file__).parent.parent
 WINDOW_CLOSE = ["--task", "metaworld/window-close"]
 
@@ -124,10 +128,15 @@ def test_a_reader_that_stops_early_is_no_error():
         (["train", *WINDOW_CLOSE, "--steps", "many"], ["--steps", "many"]),
         (["train", *WINDOW_CLOSE, "--environment.quality", "best"], ["quality", "best", "fast"]),
         (["train", *WINDOW_CLOSE, "extra"], ["extra"]),
+        (["train", *WINDOW_CLOSE, "--seed", "-1"], ["seed", "-1"]),
+        (["train", *WINDOW_CLOSE, "--environment.size", "96"], ["image_size", "96", "64"]),
+        (["train", *WINDOW_CLOSE, "--agent.behaviour.target-every", "0"], ["target_every"]),
+        (["train", *WINDOW_CLOSE, "--agent.autoencoder.mask-ratio", "1"], ["mask_ratio", "1"]),
         (["evaluate"], ["--logdir"]),
         (["evaluate", "--logdor", "x"], ["--logdor", "--logdir"]),
         (["evaluate", "--logdir", "nowhere"], ["nowhere"]),
         (["evaluate", "--logdir", "nowhere", "--episodes", "0"], ["--episodes", "0"]),
+        (["evaluate", "--logdir", "nowhere", "--seed", "-1"], ["--seed", "-1"]),
         (["tasks", "--suite", "atari"], ["atari", "metaworld"]),
     ],
 )
@@ -143,6 +152,15 @@ def test_foreign_folder_is_refused_and_untouched(tmp_path):
     assert "thesis" not in refused("train", *WINDOW_CLOSE, "--logdir", tmp_path)
     assert "config.yaml" in refused("evaluate", "--logdir", tmp_path)
     assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "mistake", [["--environment.camera", "corner9"], ["--agent.autoencoder.heads", "0"]]
+)
+def test_a_run_that_could_not_begin_leaves_its_folder_free(mistake, tmp_path):
+    logdir = tmp_path / "run"
+    refused_after_start("train", *WINDOW_CLOSE, *mistake, "--logdir", logdir)
+    RunFolder.create_or_resume(logdir, preset("cpu", "metaworld/window-close")).close()
 
 
 # ------------------------------------------------------------------------- a whole run
@@ -215,15 +233,23 @@ def test_evaluation_is_printed_and_recorded_beside_a_random_policy(trained):
     assert evaluation["command"].startswith("python run.py evaluate")
 
 
-@pytest.mark.parametrize("kind", ["truncated", "foreign"])
+@pytest.mark.parametrize("kind", ["truncated", "foreign", "another task's", "another size's"])
 def test_a_checkpoint_that_cannot_be_used_is_one_line(trained, kind):
     checkpoint = trained / "checkpoint.pt"
     whole = checkpoint.read_bytes()
     try:
         if kind == "truncated":
             checkpoint.write_bytes(whole[: len(whole) // 2])
-        else:
+        elif kind == "foreign":
             torch.save({"model": torch.zeros(3)}, checkpoint)
+        else:
+            state = load_checkpoint(checkpoint)
+            if kind == "another task's":
+                state["task"] = "metaworld/window-open"
+            else:
+                weights = state["agent"]["modules"]
+                weights["behaviour.critic.0.weight"] = torch.zeros(3, 3)
+            save_checkpoint(checkpoint, state)
         spoilt = checkpoint.read_bytes()
         for arguments in (["evaluate"], ["train", *SMALL, "--steps=1500"]):
             line = refused_after_start(*arguments, "--logdir", trained)

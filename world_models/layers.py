@@ -44,10 +44,12 @@ def sincos_positions(
         (N, D) float32.
 
     Raises:
-        UserError: the width is not a multiple of 4.
+        UserError: the width is not a multiple of 4, or the wavelengths are not positive.
     """
-    if width % 4:
+    if width < 4 or width % 4:
         raise UserError(f"the width of tokens must be a multiple of 4, not {width}")
+    if not 0 < wavelengths[0] <= wavelengths[1]:
+        raise UserError(f"wavelengths must be positive and rising, not {wavelengths}")
     shortest, longest = wavelengths
     exponents = torch.arange(width // 4, dtype=torch.float64) / (width / 4)
     frequencies = 2 * math.pi / (shortest * (longest / shortest) ** exponents)
@@ -82,7 +84,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: int = 4):
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise UserError(f"the width of tokens, {width}, must be a multiple of heads, {heads}")
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width, eps=1e-6)
@@ -172,6 +174,11 @@ class OptimizerConfig:
     """Updates after the warm-up over which it then falls linearly to `final` (paper: none)."""
     final: float = 1.0
     """Share of the learning rate that is left after that."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "epsilon", "clip", "weight_decay", "warmup", "anneal"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
 
     def share(self, update: int) -> float:
         """The share of the learning rate that update number `update` uses, counted from 1."""

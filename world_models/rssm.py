@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from errors import UserError
 from world_models.layers import initialise
 
 
@@ -30,6 +31,11 @@ class RSSMConfig:
     """Classes K of each variable."""
     input_activation: bool = False
     """ELU between the GRU's input layer and the GRU: DreamerV2 has one, the paper's runs not."""
+
+    def __post_init__(self) -> None:
+        for name in ("deterministic", "hidden", "variables", "classes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 class State(NamedTuple):
