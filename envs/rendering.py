@@ -66,6 +66,12 @@ def _current_gl_context():
             class Context(GLContext):
                 _context = None  # mujoco's __del__ reads it even where its __init__ has failed
 
+                def free(self) -> None:
+                    try:
+                        super().free()
+                    except Exception:  # dm_control shut EGL down first: nothing is left to free
+                        self._context = None
+
             _gl_context = Context(1, 1)
             _gl_context.make_current()
         except Exception as error:

@@ -49,6 +49,15 @@ class VectorEnvironment(AsyncVectorEnv):
                 autoreset_mode=AutoresetMode.DISABLED,
             )
 
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """End the workers; at once when a call to them was interrupted.
+
+        Ctrl-C may have come with half of an answer taken, and the rest would never arrive.
+        """
+        if self._state != AsyncState.DEFAULT:
+            self._state, terminate = AsyncState.DEFAULT, True
+        super().close_extras(timeout, terminate)
+
     def _raise_if_errors(self, successes):
         # Gymnasium prints the worker's traceback before raising; a user's mistake is one sentence.
         if all(successes):

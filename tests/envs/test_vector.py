@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -117,3 +118,15 @@ def test_workers_load_no_torch_have_one_thread_and_leave_silently(tmp_path):
         env=variables | {"PYTHONPATH": root},
     )
     assert (output.stdout, output.stderr) == ("False True False\n", "")
+
+
+def test_closing_does_not_wait_for_an_answer_that_was_already_taken():
+    """As Ctrl-C leaves it: the answer read from the pipe, the call not yet over."""
+    environments = envs.make_vector("dmc/cartpole-balance", 1, quality="fast")
+    environments.reset(seed=[0])
+    environments.step_async(environments.action_space.sample())
+    environments.parent_pipes[0].recv()
+    closing = threading.Thread(target=environments.close, daemon=True)
+    closing.start()
+    closing.join(timeout=20)
+    assert not closing.is_alive()
