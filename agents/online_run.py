@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,7 +129,6 @@ class OnlineRun:
         self.config, self.folder = config, folder
         if config.threads:
             torch.set_num_threads(config.threads)
-        random.seed(config.seed)
         torch.manual_seed(config.seed)
         self.envs = make_envs(config, config.num_envs)
         self.evaluation_envs: VectorEnv | None = None

@@ -85,7 +85,7 @@ def make(
     config = EnvironmentConfig(camera, size, action_repeat, quality, masks, proprio)
     name = task.partition("/")[2]
     environment = {"metaworld": metaworld.MetaWorld, "dmc": dmc.DeepMindControl}[suite(task)]
-    return environment(name, config, seed, masks, proprio)
+    return environment(name, config, seed)
 
 
 def make_vector(task: str, num_envs: int, **options) -> gymnasium.vector.AsyncVectorEnv:

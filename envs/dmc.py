@@ -101,7 +101,7 @@ class DeepMindControl(MujocoEnvironment):
 
     Args:
         name: one of ``TASKS``.
-        config, seed, masks, proprio: see ``MujocoEnvironment``.
+        config, seed: see ``MujocoEnvironment``.
 
     Raises:
         UserError: dm_control is not installed; unknown camera; no GL context.
@@ -112,8 +112,6 @@ class DeepMindControl(MujocoEnvironment):
         name: str,
         config: EnvironmentConfig,
         seed: int | None = None,
-        masks: bool = False,
-        proprio: bool = False,
     ):
         self.name = name
         self.domain = name.split("-")[0]
@@ -134,7 +132,7 @@ class DeepMindControl(MujocoEnvironment):
         low, high = (np.broadcast_to(bound, spec.shape) for bound in (spec.minimum, spec.maximum))
         bounded = (low > -UNBOUNDED) & (high < UNBOUNDED)
         bounds = np.where(bounded, low, -np.inf), np.where(bounded, high, np.inf)
-        super().__init__(config, bounds, limit, seed, masks, proprio)
+        super().__init__(config, bounds, limit, seed)
 
     @property
     def model(self):

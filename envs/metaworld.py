@@ -80,7 +80,7 @@ class MetaWorld(MujocoEnvironment):
 
     Args:
         name: one of ``TASKS``.
-        config, seed, masks, proprio: see ``MujocoEnvironment``.
+        config, seed: see ``MujocoEnvironment``.
 
     Raises:
         UserError: metaworld is not installed; unknown camera; no GL context.
@@ -94,8 +94,6 @@ class MetaWorld(MujocoEnvironment):
         name: str,
         config: EnvironmentConfig,
         seed: int | None = None,
-        masks: bool = False,
-        proprio: bool = False,
     ):
         self.name = name
         suite = import_suite("metaworld.env_dict", "metaworld==3.1.1")
@@ -109,7 +107,7 @@ class MetaWorld(MujocoEnvironment):
         self._snapshot = ModelSnapshot(self._model)
         self._attributes = PlainAttributes(self._simulation)
         bounds = self._simulation.action_space.low, self._simulation.action_space.high
-        super().__init__(config, bounds, MAX_ENV_STEPS, seed, masks, proprio)
+        super().__init__(config, bounds, MAX_ENV_STEPS, seed)
 
     @property
     def model(self):

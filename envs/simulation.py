@@ -1,5 +1,6 @@
 """What the MuJoCo suites share: action repeat and scaling, pictures, masks, Gymnasium's loop."""
 
+import abc
 import contextlib
 import copy
 import dataclasses
@@ -114,7 +115,7 @@ def _is_plain(value) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, np.generic))
 
 
-class MujocoEnvironment(gymnasium.Env):
+class MujocoEnvironment(gymnasium.Env, abc.ABC):
     """A MuJoCo task seen through a camera: the part of the loop that is the same in every suite.
 
     A suite provides ``model``, ``data``, ``_reset_simulation``, ``_step_simulation``, ``_state``
@@ -128,13 +129,11 @@ class MujocoEnvironment(gymnasium.Env):
     from the environment's own generator, which ``seed`` of the constructor starts.
 
     Args:
-        config: camera, size, action repeat, quality.
+        config: camera, size, action repeat, quality, and what is observed beside the picture.
         bounds: the simulator's lowest and highest action, two (A,) arrays; infinite: unbounded,
             and such an action is passed on as it is.
         max_env_steps: control steps per episode.
         seed: seed of the first unseeded reset.
-        masks: observe class ids too.
-        proprio: observe the robot's own state too.
 
     Raises:
         UserError: unknown camera; at the first reset, no GL context.
@@ -150,15 +149,12 @@ class MujocoEnvironment(gymnasium.Env):
         bounds: tuple[np.ndarray, np.ndarray],
         max_env_steps: int,
         seed: int | None = None,
-        masks: bool = False,
-        proprio: bool = False,
     ):
         self.config = config
         self.action_repeat = config.action_repeat or DEFAULT_ACTION_REPEAT
         self.max_env_steps = max_env_steps
         if seed is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seed)
-        self._masks, self._proprio = masks, proprio
         self._camera = self._find_camera(config.camera)
         self._renderer = None
         self._image = None
@@ -175,43 +171,43 @@ class MujocoEnvironment(gymnasium.Env):
         )
         size = config.size
         spaces = {"image": gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)}
-        if masks:
+        if config.masks:
             # envs/semantics.py has 8 classes
             spaces["mask"] = gymnasium.spaces.Box(0, 7, (size, size), np.uint8)
-        if proprio:
+        if config.proprio:
             spaces["proprio"] = gymnasium.spaces.Box(
                 -np.inf, np.inf, self._state().shape, np.float32
             )
         self.observation_space = gymnasium.spaces.Dict(spaces)
 
     @property
+    @abc.abstractmethod
     def model(self):
         """The ``mujoco.MjModel`` being simulated."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def data(self):
         """The ``mujoco.MjData`` being simulated."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _reset_simulation(self) -> None:
         """Start an episode that depends on ``self.np_random`` and nothing else."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _step_simulation(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
         """One control step with an action in the simulator's bounds.
 
         Returns: reward, terminated, truncated, and the suite's own info of this control step.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _state(self) -> np.ndarray:
         """Proprioception, (D,) float32."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _classes(self) -> dict[int, np.ndarray]:
         """Class ids by MuJoCo object type and id (``Renderer.mask``)."""
-        raise NotImplementedError
 
     def _as_drawn(self) -> contextlib.AbstractContextManager:
         """A context in which ``data`` is as it should be drawn; leaves it as it was."""
@@ -284,11 +280,11 @@ class MujocoEnvironment(gymnasium.Env):
             renderer.update(self.data, self._camera)
         self._image = renderer.image()
         observation = {"image": self._image}
-        if self._masks:
+        if self.config.masks:
             if self._class_table is None:
                 self._class_table = self._classes()
             observation["mask"] = renderer.mask(self._class_table)
-        if self._proprio:
+        if self.config.proprio:
             observation["proprio"] = self._state()
         return observation
 
