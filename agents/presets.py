@@ -71,7 +71,15 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
         environment=EnvironmentConfig(quality="fast"),
         agent=MaskedWorldModelConfig(
             autoencoder=AutoencoderConfig(
-                width=64, encoder_depth=1, decoder_depth=1, wavelengths=(2.0, 10.0)
+                width=64,
+                encoder_depth=1,
+                decoder_depth=1,
+                mask_ratio=0.5,
+                wavelengths=(2.0, 10.0),
+                stem_channels=16,
+                centre_input=True,
+                still_speed=20.0,
+                target_weight=4.0,
             ),
             dynamics=LatentDynamicsConfig(
                 encoder=FeatureEncoderConfig(width=16, depth=0, pooling="flatten", embedding=256),
@@ -95,15 +103,14 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
                 critic_optimizer=OptimizerConfig(learning_rate=2e-4),
             ),
             autoencoder_optimizer=OptimizerConfig(
-                learning_rate=2e-3, warmup=100, anneal=900, final=0.25
+                learning_rate=2e-3, warmup=100, anneal=1900, final=0.25
             ),
             dynamics_optimizer=OptimizerConfig(learning_rate=1e-3),
             precision="bfloat16",
-            autoencoder_every=2,
-            autoencoder_batch=64,
+            autoencoder_batch=32,
             batch=16,
             window=16,
-            autoencoder_pretraining=1000,
+            autoencoder_pretraining=2000,
             joint_pretraining=300,
         ),
         prefill=2500,

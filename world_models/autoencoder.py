@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from errors import UserError
 from world_models.layers import (
     VIT_WAVELENGTHS,
+    RunningScale,
     VisionTransformer,
     initialise,
     symlog,
@@ -46,8 +47,19 @@ class AutoencoderConfig:
     wavelengths: tuple[float, float] = VIT_WAVELENGTHS
     """Shortest and longest wavelength of the position rows, in tokens. The usual ones far exceed
     an 8×8 grid, which leaves a narrow model hardly able to tell neighbours apart."""
+    stem_channels: int | None = None
+    """Channels of the first convolution, twice and four times as many follow; None takes D/8."""
+    centre_input: bool = False
+    """Subtract the running mean picture from the input and divide by one running deviation. The
+    still part of a scene is most of a picture and none of the news. The paper has no such thing."""
+    still_speed: float = 0.0
+    """Above 0, a learned still picture is added to every prediction, and learned this many times
+    faster than other biases; what the tokens have to say is then the difference. 0, as in the
+    paper: none."""
     target: str = "pixels"
     """What the decoder predicts: pixels, or package.module:Class."""
+    target_weight: float = 1.0
+    """Weight of the target's loss (eq. 13: 1)."""
 
     def __post_init__(self) -> None:
         if self.image_size < PATCH or self.image_size % PATCH:
@@ -56,14 +68,16 @@ class AutoencoderConfig:
             raise UserError(f"mask_ratio must be at least 0 and below 1, not {self.mask_ratio}")
         if self.width < 8 or self.width % 8:
             raise UserError(f"the autoencoder's width must be a multiple of 8, not {self.width}")
+        if self.stem_channels is not None and self.stem_channels < 1:
+            raise UserError(f"stem_channels must be at least 1, not {self.stem_channels}")
 
 
 class ConvolutionStem(nn.Module):
     """3 × [convolution 4×4 stride 2, ReLU], then a 1×1 convolution. (B, H, W, 3) → (B, N, D)."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, first: int):
         super().__init__()
-        channels = [3, width // 8, width // 4, width // 2]
+        channels = [3, first, 2 * first, 4 * first]
         layers: list[nn.Module] = []
         for inputs, outputs in zip(channels, channels[1:], strict=False):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
@@ -87,7 +101,10 @@ class MaskedAutoencoder(nn.Module):
 
         self.target = make_target(config.target)
         self.standardise = Standardise()
-        self.stem = ConvolutionStem(width)
+        self.centre = None
+        if config.centre_input:
+            self.centre = RunningScale(config.image_size, config.image_size, 3)
+        self.stem = ConvolutionStem(width, config.stem_channels or width // 8)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.encoder = VisionTransformer(width, config.encoder_depth, config.heads)
         self.decoder_input = nn.Linear(width, width)
@@ -95,6 +112,9 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = VisionTransformer(width, config.decoder_depth, config.heads)
         self.target_head = nn.Linear(width, PATCH * PATCH * self.target.channels)
         self.reward_head = nn.Linear(width, 1)
+        self.still = None
+        if config.still_speed:
+            self.still = nn.Parameter(torch.zeros(config.image_size**2 * self.target.channels))
 
         # Row 0 is the class token's; the decoder's last row is the reward token's.
         positions = token_positions(grid, width, before=1, after=1, wavelengths=config.wavelengths)
@@ -103,7 +123,10 @@ class MaskedAutoencoder(nn.Module):
 
     def stem_features(self, image: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) → features with their positions added, before masking (B, N, D)."""
-        return self.stem(self.standardise(image)) + self.positions[:, 1 : 1 + self.tokens]
+        pixels = self.standardise(image)
+        if self.centre is not None:
+            pixels = self.centre.standardise(pixels)
+        return self.stem(pixels) + self.positions[:, 1 : 1 + self.tokens]
 
     def random_keep(self, batch: int, device: torch.device) -> Tensor:
         """Which features each image keeps: K of N without replacement, uniform, (B, K) int64."""
@@ -156,7 +179,10 @@ class MaskedAutoencoder(nn.Module):
         """(B, N, 8·8·C) → (B, H, W, C)."""
         size, grid, channels = self.config.image_size, self.grid, self.target.channels
         patches = patches.view(-1, grid, grid, PATCH, PATCH, channels)
-        return patches.permute(0, 1, 3, 2, 4, 5).reshape(-1, size, size, channels)
+        picture = patches.permute(0, 1, 3, 2, 4, 5).reshape(-1, size, size, channels)
+        if self.still is None:
+            return picture
+        return picture + self.config.still_speed * self.still.view(size, size, channels)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Equation 13 on independent frames.
@@ -168,9 +194,12 @@ class MaskedAutoencoder(nn.Module):
             The scalar loss and its parts for the log, on the device.
         """
         image = batch["image"]
+        if self.centre is not None:
+            self.centre.see(self.standardise(image))
         keep = self.random_keep(len(image), image.device) if self.config.mask_ratio else None
         prediction, reward = self.decode(self.encode(image, keep), keep)
         target_loss = self.target.loss(prediction.float(), batch)
         reward_loss = (reward.float() - symlog(batch["reward"])).square().mean()
         metrics = {"target": target_loss.detach(), "reward": reward_loss.detach()}
-        return target_loss + self.config.reward_weight * reward_loss, metrics
+        loss = self.config.target_weight * target_loss + self.config.reward_weight * reward_loss
+        return loss, metrics

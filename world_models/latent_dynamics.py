@@ -15,7 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_models.layers import MLP, VisionTransformer, initialise, symexp, symlog, token_positions
+from world_models.layers import (
+    MLP,
+    RunningScale,
+    VisionTransformer,
+    initialise,
+    symexp,
+    symlog,
+    token_positions,
+)
 from world_models.rssm import RSSM, RSSMConfig, State, balanced_kl
 
 
@@ -92,35 +100,6 @@ class Trajectory(NamedTuple):
     continuation: Tensor
 
 
-class FeatureScale(nn.Module):
-    """Running mean of every token and channel and one running deviation of all of them.
-
-    The mean of (N, Z) features moves by 1 % of the distance at every batch it sees.
-    """
-
-    rate = 0.01
-
-    def __init__(self, tokens: int, feature_width: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(tokens, feature_width))
-        self.register_buffer("variance", torch.ones(()))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-
-    @torch.no_grad()
-    def see(self, feature: Tensor) -> None:
-        """Move towards the statistics of `feature` (..., N, Z); start from the first ones."""
-        rate = torch.where(self.batches == 0, 1.0, self.rate)
-        self.mean.lerp_(feature.flatten(0, -3).mean(0), rate)
-        self.variance.lerp_((feature - self.mean).square().mean(), rate)
-        self.batches += 1
-
-    def standardise(self, feature: Tensor) -> Tensor:
-        return (feature - self.mean) * torch.rsqrt(self.variance + 1e-8)
-
-    def undo(self, scaled: Tensor) -> Tensor:
-        return self.mean + scaled * torch.sqrt(self.variance + 1e-8)
-
-
 class FeatureEncoder(nn.Module):
     """Frozen feature tokens (B, N, Z) → embedding (B, E); `outputs` is E."""
 
@@ -195,7 +174,7 @@ class LatentDynamics(nn.Module):
         self.reward_head = MLP(*head)
         self.feature_scale = None
         if config.standardise_features:
-            self.feature_scale = FeatureScale(1 + grid * grid, feature_width)
+            self.feature_scale = RunningScale(1 + grid * grid, feature_width)
         self.discount_head = MLP(*head) if config.predict_discount else None
         for part in (self.encoder, self.decoder, self.reward_head, self.discount_head):
             if part is not None:

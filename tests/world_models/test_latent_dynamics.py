@@ -9,7 +9,6 @@ from world_models.latent_dynamics import (
     FeatureDecoderConfig,
     FeatureEncoder,
     FeatureEncoderConfig,
-    FeatureScale,
     LatentDynamics,
     LatentDynamicsConfig,
 )
@@ -280,30 +279,6 @@ def test_paper_sizes():
 
 
 # ---------------------------------------------------------------------- standardised features
-
-
-def test_first_features_set_mean_and_deviation_and_later_ones_move_them_by_a_hundredth():
-    scale = FeatureScale(N, Z)
-    first, second = (torch.randn(4, 3, N, Z, generator=torch.manual_seed(s)) + s for s in (2, 7))
-    scale.see(first)
-    mean = float64(first).mean((0, 1))
-    variance = ((float64(first) - mean) ** 2).mean()
-    np.testing.assert_allclose(scale.mean, mean, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(scale.variance, variance, rtol=1e-5)
-    scale.see(second)
-    mean = 0.99 * mean + 0.01 * float64(second).mean((0, 1))
-    variance = 0.99 * variance + 0.01 * ((float64(second) - mean) ** 2).mean()
-    np.testing.assert_allclose(scale.mean, mean, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(scale.variance, variance, rtol=1e-5)
-
-
-def test_standardised_features_come_back_as_they_were():
-    scale = FeatureScale(N, Z)
-    feature = 3.0 + 0.2 * torch.randn(4, 3, N, Z)
-    scale.see(feature)
-    standardised = scale.standardise(feature)
-    assert standardised.square().mean().item() == pytest.approx(1.0, rel=1e-3)
-    torch.testing.assert_close(scale.undo(standardised), feature)
 
 
 def test_standardising_makes_the_loss_blind_to_what_never_changes():

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from world_models.layers import (
     VIT_WAVELENGTHS,
     Optimizer,
     OptimizerConfig,
+    RunningScale,
     TransformerBlock,
     VisionTransformer,
     initialise,
@@ -280,3 +282,32 @@ def test_learning_rate_rises_falls_and_stays():
     for _ in range(9):
         optimizer.step(parameter(torch.ones(1, 1)).sum())
     assert optimizer.adam.param_groups[0]["lr"] == pytest.approx(0.6)
+
+
+# ------------------------------------------------------------------------------ running scale
+
+
+def test_running_scale_averages_its_first_batches_and_then_moves_by_a_hundredth():
+    scale = RunningScale(5, 2)
+    batches = [
+        torch.randn(4, 3, 5, 2, generator=torch.manual_seed(seed)) + seed for seed in range(103)
+    ]
+    mean = variance = 0.0
+    for number, batch in enumerate(batches, start=1):
+        scale.see(batch)
+        rate, values = max(1.0 / number, 0.01), batch.double().numpy()
+        mean = mean + rate * (values.mean((0, 1)) - mean)
+        variance = variance + rate * (((values - mean) ** 2).mean() - variance)
+        if number in (1, 2, 100, 103):
+            np.testing.assert_allclose(scale.mean, mean, rtol=1e-4)
+            np.testing.assert_allclose(scale.variance, variance, rtol=1e-4)
+    assert rate == 0.01
+
+
+def test_scaled_values_have_deviation_one_and_come_back_as_they_were():
+    scale = RunningScale(5, 2)
+    values = 3.0 + 0.2 * torch.randn(4, 3, 5, 2)
+    scale.see(values)
+    standardised = scale.standardise(values)
+    assert standardised.square().mean().item() == pytest.approx(1.0, rel=1e-3)
+    torch.testing.assert_close(scale.undo(standardised), values)
