@@ -120,6 +120,10 @@ class MaskedWorldModel(nn.Module):
             action = distribution.mode
         return action.cpu().numpy(), (model_state, action)
 
+    def acted(self, state: tuple, action: np.ndarray) -> tuple:
+        """`state` of `policy` for when the environments were given `action` (n, A) instead."""
+        return state[0], torch.as_tensor(action, device=self.device)
+
     # Learning
 
     def pretrain(self, replay: Replay) -> Iterator[dict[str, Tensor]]:

@@ -15,7 +15,7 @@ from envs import EnvironmentConfig
 from errors import UserError
 
 POSITIVE = (
-    "steps", "num_envs", "prefill", "prefill_hold", "update_every", "replay_capacity",
+    "steps", "num_envs", "prefill", "random_hold", "update_every", "replay_capacity",
     "evaluate_first", "evaluate_every", "evaluate_episodes", "evaluate_envs",
 )  # fmt: skip
 """Fields of `OnlineConfig` of which less than one makes no sense."""
@@ -44,9 +44,13 @@ class OnlineConfig:
     """The agent."""
     prefill: int = 5000
     """Agent steps of random exploration before anything is learned."""
-    prefill_hold: int = 1
+    random_hold: int = 1
     """Agent steps for which each random action is held (paper: 1). Independent actions barely
     leave the start; held ones reach the objects and show what a steady push does."""
+    random_share: float = 0.0
+    """Share of the blocks of `random_hold` agent steps that stay random after the prefill: εz-greedy
+    exploration (Dabney et al., 2021). It shows the models what a policy that is nearly right never
+    does. The paper has none; evaluations never do."""
     update_every: int = 5
     """Agent steps, over all environments together, per update of every part (paper E.1)."""
     replay_capacity: int = 1_000_000
@@ -71,6 +75,8 @@ class OnlineConfig:
         for name in ("seed", "threads"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not 0.0 <= self.random_share <= 1.0:
+            raise UserError(f"random_share must be between 0 and 1, not {self.random_share}")
         picture, eye = self.environment.size, self.agent.autoencoder.image_size
         if picture != eye:
             raise UserError(

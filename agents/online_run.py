@@ -210,14 +210,21 @@ class OnlineRun:
         return self.replay.agent_steps < self.config.prefill
 
     def act(self) -> np.ndarray:
-        """Actions (n, A) for the training environments, at random during the prefill."""
+        """Actions (n, A) for the training environments: at random during the prefill and in a
+        share of the blocks after it, otherwise the agent's."""
         self.pretrain()
         observation = self.collector.observation
+        # A function of seed and block: a resumed run draws the same.
+        block = self.agent_steps // (self.config.random_hold * self.config.num_envs)
+        rng = self.random_agent.rng = np.random.default_rng([self.config.seed, block])
+        random, _ = self.random_agent.policy(observation, None, explore=True)
         if self.exploring:
-            held = self.agent_steps // (self.config.prefill_hold * self.config.num_envs)
-            self.random_agent.rng = np.random.default_rng([self.config.seed, held])
-            return self.random_agent.policy(observation, None, explore=True)[0]
+            return random
         action, self.agent_state = self.agent.policy(observation, self.agent_state, explore=True)
+        interrupted = rng.random(len(action)) < self.config.random_share
+        if interrupted.any():
+            action[interrupted] = random[interrupted]
+            self.agent_state = self.agent.acted(self.agent_state, action)
         if not np.isfinite(action).all():
             self.log({})  # a loss that went wrong says more than an action can
             raise UserError(

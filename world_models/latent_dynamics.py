@@ -74,6 +74,9 @@ class LatentDynamicsConfig:
     """Hidden layers of the reward and discount heads."""
     head_units: int = 512
     """Units of each of them."""
+    reward_weight: float = 1.0
+    """Weight of the reward loss (eq. 14: 1). Features are 64 numbers a token against one reward:
+    more weight makes the state remember what tells a little reward from a big one."""
     kl_scale: float = 1.0
     """Weight β of the KL (Table 1: 1.0; RLBench 0.1)."""
     kl_balance: float = 0.8
@@ -227,7 +230,8 @@ class LatentDynamics(nn.Module):
         kl_loss, kl = balanced_kl(
             posterior.logits, prior, self.config.kl_balance, self.config.free_nats
         )
-        loss = feature_loss + reward_loss + self.config.kl_scale * kl_loss
+        loss = feature_loss + self.config.reward_weight * reward_loss
+        loss = loss + self.config.kl_scale * kl_loss
         metrics = {"feature": feature_loss, "reward": reward_loss, "kl": kl}
         if self.discount_head is not None:
             logit = self.discount_head(state).squeeze(-1).float()

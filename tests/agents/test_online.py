@@ -15,13 +15,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from agents.actor_critic import ActorCriticConfig
 from agents.checkpoint import load_checkpoint
-from agents.masked_world_model import MaskedWorldModelConfig
+from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
 from agents.online import OnlineConfig, evaluate, load_agent, train
+from agents.online_run import open_replay
 from agents.presets import preset
 from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed
 from agents.run_folder import RunFolder
@@ -216,12 +218,55 @@ def test_trained_agent_can_be_loaded_and_evaluated(straight):
         ({"num_envs": 0}, "num_envs"),
         ({"update_every": 0}, "update_every"),
         ({"evaluate_episodes": 0}, "evaluate_episodes"),
+        ({"random_share": 1.5}, "random_share"),
         ({"environment": EnvironmentConfig(size=64)}, "image_size is 16"),
     ],
 )
 def test_configuration_that_cannot_run_is_refused_at_once(changes, word):
     with pytest.raises(UserError, match=word):
         tiny(**changes)
+
+
+# ----------------------------------------------------------------------------- exploration
+
+
+def test_a_share_of_the_blocks_stays_random_and_the_agent_knows_what_was_done(
+    tmp_path, monkeypatch
+):
+    hold, share = 5, 0.4
+    told, policy = [], MaskedWorldModel.policy
+
+    def listening(self, observation, state, explore):
+        if explore:
+            told.append(None if state is None else state[1][0].tolist())
+        return policy(self, observation, state, explore)
+
+    monkeypatch.setattr(MaskedWorldModel, "policy", listening)
+    config = tiny(random_hold=hold, random_share=share, evaluate_first=10**9)
+    path = run(tmp_path / "run", config)
+    length = EPISODE // REPEAT  # five blocks an episode; a frame holds the action that led to it
+    replay = open_replay(path, config)
+    actions = torch.from_numpy(np.array(replay._arrays["action"]))
+    actions = actions[: len(records(path)) * (length + 1)].view(-1, length + 1, 4)[:, 1:]
+    blocks = actions.reshape(-1, hold, 4)
+    held = (blocks == blocks[:, :1]).all((1, 2))
+    assert held[: length // hold].all()  # the prefill
+    expected = []
+    for block in range(len(blocks)):
+        rng = np.random.default_rng([config.seed, block])
+        random = torch.from_numpy(rng.uniform(-1, 1, (1, 4)).astype(np.float32))
+        rng.standard_normal((1, 4))  # what an unbounded action would be
+        expected.append(block < length // hold or rng.random(1)[0] < share)
+        if expected[-1]:
+            torch.testing.assert_close(blocks[block], random.expand(hold, 4))
+    assert held.tolist() == expected
+    assert 0 < sum(expected[length // hold :]) < len(blocks) - length // hold
+
+    learned = actions[1:].reshape(-1, 4)
+    assert len(told) == len(learned)
+    for step, before in enumerate(told):
+        if step % length:
+            assert before == learned[step - 1].tolist()
 
 
 # ---------------------------------------------------------------------- killed and resumed

@@ -133,7 +133,7 @@ def test_what_is_decoded_depends_on_the_state(tokens):
 @pytest.mark.parametrize("predict_discount", [False, True])
 def test_loss_is_its_equation(predict_discount):
     """Features: summed over channels, averaged over the rest. Rewards: each with its own state."""
-    model = make(kl_scale=0.3, free_nats=0.0, predict_discount=predict_discount)
+    model = make(kl_scale=0.3, reward_weight=7.0, free_nats=0.0, predict_discount=predict_discount)
     data = batch()
     torch.manual_seed(5)
     loss, posterior, metrics = model.loss(data)
@@ -160,7 +160,7 @@ def test_loss_is_its_equation(predict_discount):
     nats = (q * np.log(q / p)).sum((-2, -1)).mean()
     assert metrics["kl"].item() == pytest.approx(nats, rel=1e-4)
 
-    total = metrics["feature"].item() + metrics["reward"].item() + 0.3 * nats
+    total = metrics["feature"].item() + 7.0 * metrics["reward"].item() + 0.3 * nats
     if predict_discount:
         logit = float64(model.discount_head(state)[..., 0])
         goes_on = ~data["is_terminal"].numpy().T
