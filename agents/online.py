@@ -48,9 +48,9 @@ class OnlineConfig:
     """Agent steps for which each random action is held (paper: 1). Independent actions barely
     leave the start; held ones reach the objects and show what a steady push does."""
     random_share: float = 0.0
-    """Share of the blocks of `random_hold` agent steps that stay random after the prefill: εz-greedy
-    exploration (Dabney et al., 2021). It shows the models what a policy that is nearly right never
-    does. The paper has none; evaluations never do."""
+    """Share of the blocks of `random_hold` agent steps that stay random after the prefill, as in
+    εz-greedy exploration (Dabney et al., 2021): it shows the models what a nearly right policy
+    never does. The paper has none; evaluations never do."""
     update_every: int = 5
     """Agent steps, over all environments together, per update of every part (paper E.1)."""
     replay_capacity: int = 1_000_000

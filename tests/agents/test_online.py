@@ -230,9 +230,7 @@ def test_configuration_that_cannot_run_is_refused_at_once(changes, word):
 # ----------------------------------------------------------------------------- exploration
 
 
-def test_a_share_of_the_blocks_stays_random_and_the_agent_knows_what_was_done(
-    tmp_path, monkeypatch
-):
+def test_share_of_the_blocks_stays_random_and_the_agent_knows_what_it_did(tmp_path, monkeypatch):
     hold, share = 5, 0.4
     told, policy = [], MaskedWorldModel.policy
 
