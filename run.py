@@ -4,6 +4,7 @@ usage: python run.py COMMAND [OPTIONS]
 
   train      learn a task online: --task metaworld/window-close
   evaluate   measure a trained agent: --logdir runs/...
+  compare    put learning curves beside each other and published ones
   tasks      list the ids that --task takes
 
 python run.py COMMAND --help explains every option of a command. Training can be stopped at any
@@ -149,7 +150,14 @@ def tasks(arguments: Sequence[str]) -> None:
         print(task)
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "tasks": tasks}
+def compare(arguments: Sequence[str]) -> None:
+    from results import compare as comparison
+
+    options = parse(comparison.Compare, arguments, "run.py compare", description=comparison.__doc__)
+    comparison.main(options)
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "tasks": tasks}
 
 # Episodes in the evaluation video: enough to see a habit, short enough to watch.
 VIDEO_EPISODES = 3

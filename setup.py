@@ -6,7 +6,7 @@ setup(
     name="mask-world-models",
     version="0.1.0",
     description="Model-based reinforcement learning with masked and mask-predicting world models",
-    packages=["agents", "envs", "world_models"],
+    packages=["agents", "envs", "results", "world_models"],
     py_modules=["run", "errors"],
     # numpy 2.4 has no wheel for 3.10, labmaze (of dm-control) none for 3.13.
     python_requires=">=3.11,<3.13",
@@ -25,6 +25,8 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.9",
         "imageio-ffmpeg>=0.6",
+        "rliable>=1.2",
+        "pandas<3",  # rliable 1.2 needs arch, which breaks under pandas 3
     ],
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12"],

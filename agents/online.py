@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -47,6 +48,9 @@ class OnlineConfig:
     random_hold: int = 1
     """Agent steps for which each random action is held (paper: 1). Independent actions barely
     leave the start; held ones reach the objects and show what a steady push does."""
+    random_actions: Literal["uniform", "extreme"] = "uniform"
+    """uniform in the action space (paper), or extreme: every dimension at its lower or upper bound,
+    which crosses a scene in an episode."""
     random_share: float = 0.0
     """Share of the blocks of `random_hold` agent steps that stay random after the prefill, as in
     εz-greedy exploration (Dabney et al., 2021): it shows the models what a nearly right policy

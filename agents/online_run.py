@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import envs
 from agents.masked_world_model import MaskedWorldModel
+from agents.memory import keep_freed_memory
 from agents.replay import Entry, Replay, entries_for
 from agents.rollout import (
     EVALUATION,
@@ -127,6 +128,7 @@ class OnlineRun:
 
     def __init__(self, config: OnlineConfig, folder: RunFolder):
         self.config, self.folder = config, folder
+        keep_freed_memory()
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -135,7 +137,7 @@ class OnlineRun:
         self.bar: tqdm | None = None
         space = self.envs.single_action_space
         self.agent = make_agent(config, space.shape[0], config.device)
-        self.random_agent = RandomAgent(space)
+        self.random_agent = RandomAgent(space, extreme=config.random_actions == "extreme")
         entries = entries_for(self.envs.single_observation_space, space)
         self.replay = make_replay(folder.path, config, entries)
         self.metrics = MetricMean()

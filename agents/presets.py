@@ -46,7 +46,7 @@ def _paper(task: str, suite: str) -> OnlineConfig:
     dmc = suite == "dmc"
     return OnlineConfig(
         task=task,
-        steps=_paper_budget(task),
+        steps=paper_budget(task),
         environment=EnvironmentConfig(quality="full"),
         agent=MaskedWorldModelConfig(
             batch=16 if dmc else 50, behaviour=ActorCriticConfig(normalise_reward=not dmc)
@@ -59,7 +59,8 @@ def _paper(task: str, suite: str) -> OnlineConfig:
     )
 
 
-def _paper_budget(task: str) -> int:
+def paper_budget(task: str) -> int:
+    """Environment steps the paper trains a task for (paper F)."""
     name = task.partition("/")[2]
     return next((n for n, names in METAWORLD_BUDGETS.items() if name in names.split()), 500_000)
 
@@ -117,7 +118,8 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
         ),
         prefill=2500,
         random_hold=8,
-        random_share=0.15,
+        random_actions="extreme",
+        random_share=0.2,
         update_every=3,
         prioritise_ends=suite == "metaworld",
         replay_capacity=100_000,

@@ -18,19 +18,29 @@ def episode_seed(seed: int, stream: int, *index: int) -> int:
 
 
 class RandomAgent:
-    """Uniform actions in the action space; where a bound is infinite, standard normal ones."""
+    """Uniform actions in the action space; where a bound is infinite, standard normal ones.
 
-    def __init__(self, action_space, seed: int = 0):
+    Args:
+        action_space: of one environment.
+        seed: of the generator `rng`.
+        extreme: finite bounds themselves, either with probability a half, in place of uniform
+            actions between them.
+    """
+
+    def __init__(self, action_space, seed: int = 0, extreme: bool = False):
         self.space = action_space
         self.rng = np.random.default_rng(seed)
+        self.extreme = extreme
 
     def policy(self, observation: dict, state, explore: bool) -> tuple[np.ndarray, None]:
         """Actions (n, A) float32; reads nothing but how many are wanted."""
         shape = (len(observation["is_first"]), *self.space.shape)
         low, high = self.space.low, self.space.high
         bounded = np.isfinite(low) & np.isfinite(high)
-        uniform = self.rng.uniform(np.where(bounded, low, 0), np.where(bounded, high, 0), shape)
-        action = np.where(bounded, uniform, self.rng.standard_normal(shape))
+        share = self.rng.random(shape)
+        share = share.round() if self.extreme else share
+        between = np.where(bounded, low, 0) + np.where(bounded, high - low, 0) * share
+        action = np.where(bounded, between, self.rng.standard_normal(shape))
         return action.astype(np.float32), None
 
 

@@ -240,7 +240,9 @@ def test_share_of_the_blocks_stays_random_and_the_agent_knows_what_it_did(tmp_pa
         return policy(self, observation, state, explore)
 
     monkeypatch.setattr(MaskedWorldModel, "policy", listening)
-    config = tiny(random_hold=hold, random_share=share, evaluate_first=10**9)
+    config = tiny(
+        random_hold=hold, random_share=share, random_actions="extreme", evaluate_first=10**9
+    )
     path = run(tmp_path / "run", config)
     length = EPISODE // REPEAT  # five blocks an episode; a frame holds the action that led to it
     replay = open_replay(path, config)
@@ -252,7 +254,7 @@ def test_share_of_the_blocks_stays_random_and_the_agent_knows_what_it_did(tmp_pa
     expected = []
     for block in range(len(blocks)):
         rng = np.random.default_rng([config.seed, block])
-        random = torch.from_numpy(rng.uniform(-1, 1, (1, 4)).astype(np.float32))
+        random = torch.from_numpy(2 * rng.random((1, 4)).round() - 1).float()
         rng.standard_normal((1, 4))  # what an unbounded action would be
         expected.append(block < length // hold or rng.random(1)[0] < share)
         if expected[-1]:

@@ -276,3 +276,15 @@ def test_random_actions_fill_the_action_space():
     np.testing.assert_allclose(actions[:, :2].max(0), [1, 5], atol=0.01)
     np.testing.assert_allclose(actions[:, :2].mean(0), [0, 3.5], atol=0.1)
     assert actions[:, 2].std() == pytest.approx(1.0, rel=0.1)
+
+
+def test_extreme_actions_are_at_the_bounds_each_dimension_on_its_own():
+    space = gymnasium.spaces.Box(
+        np.array([-1, 2, -np.inf], np.float32), np.array([1, 5, np.inf], np.float32)
+    )
+    agent = RandomAgent(space, seed=0, extreme=True)
+    actions, _ = agent.policy({"is_first": np.zeros(4000, bool)}, None, explore=True)
+    corners, counts = np.unique(actions[:, :2], axis=0, return_counts=True)
+    assert corners.tolist() == [[-1, 2], [-1, 5], [1, 2], [1, 5]]
+    assert counts.min() > 900
+    assert actions[:, 2].std() == pytest.approx(1.0, rel=0.1)
