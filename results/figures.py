@@ -51,6 +51,7 @@ STYLE = {
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "legend.frameon": False,
+    "lines.solid_capstyle": "butt",  # an interval ends where its bar ends
     "svg.fonttype": "none",
     "svg.hashsalt": "results",  # the same picture is the same file
 }

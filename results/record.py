@@ -1,0 +1,79 @@
+"""Keep the learning curves of run folders as small files: python results/record.py runs/a runs/b
+
+One JSON in the published format per run, with the command, commit, versions, hardware and wall
+time that made it; `results/compare.py` reads it wherever it reads a run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from errors import UserError
+from results.curves import read
+
+CURVES = Path(__file__).parent / "curves"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Keep the learning curves of run folders as small files."""
+
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders, folders of them or globs; METHOD=PATH names the method (default: ours)."""
+    out: Path = CURVES
+    """Folder to write to."""
+
+
+def record(inputs: tuple[str, ...], out: Path) -> list[Path]:
+    """Write METHOD-TASK-seedSEED.json for every run; returns the files.
+
+    Raises:
+        UserError: nothing there has been evaluated, or an input is not a run folder.
+    """
+    curves = read(inputs)
+    for curve in curves:
+        if not curve.source.endswith("metrics.jsonl"):
+            raise UserError(f"{curve.source} is not a run folder; there is nothing to record")
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for curve in curves:
+        scores = "success_rates" if curve.kind == "success" else "returns"
+        entry: dict[str, Any] = {
+            "task": curve.task,
+            "seed": curve.seed,
+            "method": curve.method,
+            "steps": curve.steps.tolist(),
+            scores: curve.scores.tolist(),
+            **curve.provenance,
+            "wall_seconds": _wall_seconds(Path(curve.source)),
+        }
+        path = out / f"{curve.method}-{curve.task.replace('/', '-')}-seed{curve.seed}.json"
+        path.write_text(json.dumps([entry], indent=1) + "\n")
+        written.append(path)
+    return written
+
+
+def _wall_seconds(metrics: Path) -> float:
+    """What the run's clock said last; it stands still between a kill and a resume."""
+    lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return json.loads(lines[-1])["time"]
+
+
+if __name__ == "__main__":
+    import run
+
+    try:
+        options = run.parse(Record, sys.argv[1:], "results/record.py")
+        for path in record(options.inputs, options.out):
+            print(path)
+    except UserError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
