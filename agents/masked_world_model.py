@@ -129,9 +129,9 @@ class MaskedWorldModel(nn.Module):
     def pretrain(self, replay: Replay) -> Iterator[dict[str, Tensor]]:
         """Updates on the prefill; yields the metrics of each, and goes on where it stopped."""
         while self.pretrained < self.pretraining_updates:
-            metrics = self._update_autoencoder(replay)
+            metrics = self.update_autoencoder(replay)
             if self.pretrained >= self.config.autoencoder_pretraining:
-                metrics |= self._update_dynamics_and_behaviour(replay)
+                metrics |= self._update_rest(replay)
             self.pretrained += 1
             yield metrics
 
@@ -144,30 +144,40 @@ class MaskedWorldModel(nn.Module):
         """One update of every part (Algorithm 1, lines 9 to 18). Returns scalars on the device."""
         metrics = {}
         if self.updates % self.config.autoencoder_every == 0:
-            metrics = self._update_autoencoder(replay)
-        metrics |= self._update_dynamics_and_behaviour(replay)
+            metrics = self.update_autoencoder(replay)
+        metrics |= self._update_rest(replay)
         self.updates += 1
         return metrics
 
-    def _update_autoencoder(self, replay: Replay) -> dict[str, Tensor]:
+    def _update_rest(self, replay: Replay) -> dict[str, Tensor]:
+        metrics, posterior = self.update_dynamics(replay)
+        return metrics | self.update_behaviour(posterior)
+
+    def update_autoencoder(self, replay: Replay) -> dict[str, Tensor]:
+        """One update on independent frames (eq. 13)."""
         batch = self._to_device(replay.sample_frames(self.config.autoencoder_batch))
         with self._autocast(self.config.autoencoder_precision):
             loss, metrics = self.autoencoder.loss(batch)
         metrics["gradient"] = self.autoencoder_optimizer.step(loss)
         return {f"autoencoder/{name}": value for name, value in metrics.items()}
 
-    def _update_dynamics_and_behaviour(self, replay: Replay) -> dict[str, Tensor]:
+    def update_dynamics(self, replay: Replay) -> tuple[dict[str, Tensor], State]:
+        """One update on windows of frozen features (eq. 14); also their posterior states
+        (T, B, ...)."""
         batch = self._to_device(replay.sample_windows(self.config.batch, self.config.window))
         with self._autocast(self.config.precision):
             batch["feature"] = self.features(batch["image"])
             loss, posterior, metrics = self.dynamics.loss(batch)
         metrics["gradient"] = self.dynamics_optimizer.step(loss)
-        metrics = {f"dynamics/{name}": value for name, value in metrics.items()}
+        return {f"dynamics/{name}": value for name, value in metrics.items()}, posterior
+
+    def update_behaviour(self, posterior: State) -> dict[str, Tensor]:
+        """One update in imagination from posterior states (T, B, ...) (eqs. 10 and 12)."""
         start = self._start_states(posterior)
         with self._autocast(self.config.precision):
             losses = self.behaviour.losses(self.dynamics, start)
-        behaviour = self.behaviour.step(*losses)
-        return metrics | {f"behaviour/{name}": value for name, value in behaviour.items()}
+        metrics = self.behaviour.step(*losses)
+        return {f"behaviour/{name}": value for name, value in metrics.items()}
 
     @torch.no_grad()
     def features(self, image: Tensor) -> Tensor:
