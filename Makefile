@@ -16,7 +16,14 @@ DEMO_DIR ?= runs/demo-seed$(SEED)
 # Two files at a time, each on one thread: small tensors gain nothing from more.
 WORKERS ?= 2
 
-.PHONY: help setup test lint demo
+.PHONY: help setup test lint demo curves
+
+# The recorded curves of results/curves: hours on two cores, stopped and continued at will.
+CURVE_TASKS ?= metaworld/button-press metaworld/plate-slide metaworld/reach-wall \
+	metaworld/faucet-close metaworld/window-close dmc/cartpole-swingup dmc/reacher-easy \
+	metaworld/sweep-into
+CURVE_SEEDS ?= 0 1
+CURVE_STEPS ?= 60000
 
 help:
 	@echo "make setup   environment in $(VENV), with exact versions (Python 3.11 or 3.12)"
@@ -25,6 +32,8 @@ help:
 	@echo "make demo    train $(DEMO_TASK) on the CPU, evaluate it beside a random policy"
 	@echo "             SEED=$(SEED) DEMO_STEPS=$(DEMO_STEPS) DEMO_DIR=$(DEMO_DIR)"
 	@echo "             stop it at any moment; the same command goes on from there"
+	@echo "make curves  learn several tasks on the CPU and record the curves (hours; resumable)"
+	@echo "             CURVE_TASKS=... CURVE_SEEDS=\"$(CURVE_SEEDS)\" CURVE_STEPS=$(CURVE_STEPS)"
 
 setup: $(VENV)/.renders
 	@echo "ready: $(VENV)"
@@ -79,3 +88,10 @@ demo: $(VENV)/.renders
 	$(BIN)/python run.py train --task $(DEMO_TASK) --preset cpu --steps $(DEMO_STEPS) \
 		--seed $(SEED) --logdir $(DEMO_DIR)
 	$(BIN)/python run.py evaluate --logdir $(DEMO_DIR) --episodes 20 --random --video
+
+curves: $(VENV)/.renders
+	@set -e; for seed in $(CURVE_SEEDS); do for task in $(CURVE_TASKS); do \
+		$(BIN)/python run.py train --task $$task --preset cpu --steps $(CURVE_STEPS) \
+			--seed $$seed --logdir runs/curves/$$(echo $$task | tr / -)-seed$$seed; \
+	done; done
+	$(BIN)/python results/record.py runs/curves

@@ -120,8 +120,9 @@ def _expand(inputs: Sequence[str]) -> list[tuple[str | None, Path]]:
             path = path.parent if path.name == "metrics.jsonl" else path
             if not _is_run_folder(path) and path.is_dir():
                 runs = sorted(child for child in path.iterdir() if _is_run_folder(child))
+                runs = runs or sorted(path.glob("*.json"))
                 if not runs:
-                    raise UserError(f"{path} holds no metrics.jsonl and no run folder that does")
+                    raise UserError(f"{path} holds neither run folders nor .json files")
                 found.update(dict.fromkeys((method or None, run) for run in runs))
             else:
                 found[method or None, path] = None

@@ -102,6 +102,15 @@ def test_globs_folders_of_runs_and_names_for_methods(tmp_path):
     assert [(c.method, c.seed) for c in both] == [("big", 0), ("big", 1), ("ours", 0), ("ours", 1)]
 
 
+def test_folder_of_recorded_curves(tmp_path):
+    for seed in (0, 1):
+        published(tmp_path / f"{seed}.json", entry(seed=seed))
+    assert [curve.seed for curve in read([str(tmp_path)])] == [0, 1]
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UserError, match="neither run folders nor"):
+        read([f"{tmp_path}/nothing"])
+
+
 def test_another_target_is_another_method(tmp_path):
     path = run_folder(tmp_path / "run", evaluations((10, 0.1)), target="masks")
     assert read([path])[0].method == "ours-masks"
