@@ -95,7 +95,10 @@ def aggregate_ragged(
     if not can_resample(scores):
         return {name: (float(point), None) for name, point in zip(STATISTICS, points, strict=True)}
     rng = np.random.default_rng(seed)
-    resampled = _statistics(table(lambda values: resample(values, repetitions, rng)))
+    parts = [min(100, repetitions - done) for done in range(0, repetitions, 100)]  # bounds memory
+    resampled = np.concatenate(
+        [_statistics(table(lambda values, n=n: resample(values, n, rng))) for n in parts], axis=1
+    )
     intervals = np.percentile(resampled, LEVEL, axis=1).T
     return {
         name: (float(point), (float(low), float(high)))
@@ -130,6 +133,7 @@ def probability_of_improvement(
     takes a minute for 50 tasks.
     """
     tasks = sorted(set(left) & set(right))
+    left, right = ({t: side[t] for t in tasks} for side in (left, right))
     point = float(np.mean([_wins(left[t][None], right[t][None])[0] for t in tasks]))
     if not (can_resample(left) or can_resample(right)):
         return point, None

@@ -57,7 +57,7 @@ class Compare:
     """Of runs with the same method, task and seed keep the one written last; by default they are
     refused."""
     repetitions: int = aggregates.REPETITIONS
-    """Resamples of every bootstrap."""
+    """Resamples of the bootstrap of every aggregate."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,18 @@ class Comparison:
     notes: list[str]
 
 
-def ceiling(task: str, kind: Kind) -> float:
-    """What a final score is divided by for the aggregates.
+def ceiling(task: str, kind: Kind) -> float | None:
+    """What a final score is divided by for the aggregates; None where nobody knows.
 
     A success is one already. DeepMind Control pays at most 1 per control step: 1000 in an episode
-    of its suite, 250 in one of its manipulation tasks.
+    of its suite, whose names are domain-task, and 250 in one of its manipulation tasks.
     """
     if kind == "success":
         return 1.0
-    return 250.0 if "_" in task.partition("/")[2] and "humanoid" not in task else 1000.0
+    suite, _, name = task.partition("/")
+    if suite != "dmc":
+        return None
+    return 1000.0 if "-" in name else 250.0
 
 
 def difficulty(task: str) -> str | None:
@@ -125,15 +128,25 @@ def compare(curves: Sequence[Curve], options: Compare) -> Comparison:
         method: {
             task: finals[task][method] / ceiling(task, kinds[task])
             for task in names
-            if method in finals[task]
+            if method in finals[task] and ceiling(task, kinds[task])
         }
         for method in methods
     }
+    normal = {method: scores for method, scores in normal.items() if scores}
+    if left_out := [task for task in names if not ceiling(task, kinds[task])]:
+        notes.append(
+            f"{', '.join(left_out)}: what a return is at most is not known; left out of aggregates"
+        )
+    single = sum(len(s) == 1 for scores in normal.values() for s in scores.values())
+    if single:
+        notes.append(
+            f"{single} curves are of one seed; intervals do not hold what other seeds would do"
+        )
     repetitions = options.repetitions
     groups: dict[str, dict[str, Estimate]] = {}
     sizes: dict[str, dict[str, int]] = {}
     for group in GROUPS:
-        for method in methods:
+        for method in normal:
             members = {t: s for t, s in normal[method].items() if difficulty(t) == group}
             if members:
                 estimate = aggregates.aggregate(members, repetitions)["mean"]
@@ -215,12 +228,19 @@ def _select(curves: Sequence[Curve], options: Compare) -> tuple[list[Curve], lis
     if not curves:
         raise UserError("nothing is left to compare; give other inputs, --tasks or --until")
     for task in sorted({curve.task for curve in curves}):
-        ends = {c.source: int(c.steps[-1]) for c in curves if c.task == task}
-        if min(ends.values()) < 0.9 * max(ends.values()):
+        ends = [int(c.steps[-1]) for c in curves if c.task == task]
+        if min(ends) < 0.9 * max(ends):
             notes.append(
-                f"{task}: runs end between step {min(ends.values()):,} and {max(ends.values()):,}; "
-                "final scores are of unequal training"
+                f"{task}: runs end between step {min(ends):,} and {max(ends):,}; final scores are "
+                "of unequal training"
             )
+    by_run: dict[tuple[str, str], set[str]] = {}
+    for curve in curves:
+        commit = str(curve.provenance.get("commit", ""))
+        by_run.setdefault((curve.method, curve.task), set()).add(commit)
+    for (method, task), commits in by_run.items():
+        if len(commits) > 1:
+            notes.append(f"{method} on {task}: runs of {len(commits)} commits are taken together")
     few = sum(len(curve.scores) < 5 for curve in curves)
     if options.final == "last5" and few:
         notes.append(
@@ -235,29 +255,25 @@ def _efficiency(
     kinds: Mapping[str, Kind],
     repetitions: int,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Mean score over tasks at every fraction of each task's budget (paper figure 4a), where every
-    task of a method is known, with its stratified bootstrap interval."""
+    """Mean score over tasks at every fraction of each task's budget (paper figure 4a) at which
+    every run of a method is known, with its stratified bootstrap interval."""
     rng = np.random.default_rng(0)
     result = {}
     for method in methods:
         per_task, resampled = [], []
         for task, present in by_task.items():
-            if method not in present:
+            most = ceiling(task, kinds[task])
+            if method not in present or most is None:
                 continue
             steps = FRACTIONS * paper_budget(task)
-            scores = np.stack([c.at(steps) for c in present[method]]) / ceiling(task, kinds[task])
+            scores = np.stack([c.at(steps) for c in present[method]]) / most
             drawn = rng.integers(len(scores), size=(repetitions, len(scores)))
-            with np.errstate(invalid="ignore"):
-                known = ~np.isnan(scores)
-                total = np.where(known, scores, 0.0)
-                per_task.append(total.sum(0) / known.sum(0))
-                resampled.append(total[drawn].sum(1) / known[drawn].sum(1))
-        mean = np.mean(per_task, axis=0)  # NaN where any task is unknown
+            per_task.append(scores.mean(0))
+            resampled.append(scores[drawn].mean(1))
+        mean = np.mean(per_task, axis=0) if per_task else np.full(FRACTIONS.shape, np.nan)
         shown = ~np.isnan(mean)
         if shown.any():
-            interval = np.nanpercentile(
-                np.mean(resampled, axis=0)[:, shown], aggregates.LEVEL, axis=0
-            )
+            interval = np.percentile(np.mean(resampled, axis=0)[:, shown], aggregates.LEVEL, axis=0)
             result[method] = (FRACTIONS[shown], mean[shown], interval)
     return result
 
@@ -309,7 +325,10 @@ def main(options: Compare) -> None:
     if options.repetitions < 100:
         raise UserError(f"--repetitions is {options.repetitions}; give at least 100")
     comparison = compare(read(options.inputs, options.keep), options)
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {options.out} cannot be made: {error}") from error
     pictures = report.draw(comparison, options.out, options.final)
     markdown = report.markdown(comparison, options.final)
     (options.out / "scores.md").write_text(markdown)

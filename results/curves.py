@@ -42,6 +42,8 @@ class Curve:
     """The file it was read from."""
     modified: float
     """When that file was last written, seconds since the epoch."""
+    where: str = ""
+    """The file and, of many runs in it, which."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """What the file says of how it came about: command, commit, versions, hardware."""
 
@@ -87,11 +89,11 @@ def read(inputs: Sequence[str], keep: Literal["latest"] | None = None) -> list[C
             known = curves.get(key)
             if known is not None and keep is None:
                 raise UserError(
-                    f"{curve.source} and {known.source} both have {curve.method} on {curve.task} "
+                    f"{curve.where} and {known.where} both have {curve.method} on {curve.task} "
                     f"with seed {curve.seed}; name the methods apart (NAME=PATH), or give "
                     "--keep latest"
                 )
-            if known is None or curve.modified > known.modified:
+            if known is None or curve.modified >= known.modified:
                 curves[key] = curve
     kinds: dict[str, Curve] = {}
     for curve in curves.values():
@@ -108,29 +110,36 @@ def read(inputs: Sequence[str], keep: Literal["latest"] | None = None) -> list[C
 
 def _expand(inputs: Sequence[str]) -> list[tuple[str | None, Path]]:
     """(method, path) of every file or run folder that the inputs name, each once."""
-    found: dict[tuple[str | None, Path], None] = {}
+    found: dict[tuple[str | None, Path], Path] = {}
     for text in inputs:
         method, equals, pattern = text.partition("=")
-        if not equals or "/" in method:
+        if not equals or "/" in method or Path(text).exists():
             method, pattern = "", text
-        paths = [Path(path) for path in sorted(glob.glob(pattern))] or [Path(pattern)]
-        for path in paths:
-            if not path.exists():
-                raise UserError(f"there is nothing at {pattern}; name run folders or score files")
+        matches = [Path(path) for path in sorted(glob.glob(pattern))]
+        if not matches and not Path(pattern).exists():
+            raise UserError(f"there is nothing at {pattern}; name run folders or score files")
+        several = len(matches) > 1
+        for path in matches or [Path(pattern)]:
             path = path.parent if path.name == "metrics.jsonl" else path
-            if not _is_run_folder(path) and path.is_dir():
-                runs = sorted(child for child in path.iterdir() if _is_run_folder(child))
-                runs = runs or sorted(path.glob("*.json"))
-                if not runs:
+            members = [path]
+            if path.is_dir() and not _is_run_folder(path):
+                members = sorted(child for child in path.iterdir() if _is_run_folder(child))
+                members = members or sorted(path.glob("*.json"))
+                if not members and not several:
                     raise UserError(f"{path} holds neither run folders nor .json files")
-                found.update(dict.fromkeys((method or None, run) for run in runs))
-            else:
-                found[method or None, path] = None
-    return list(found)
+            elif path.name.startswith(EVENTS):  # a resumed run has several; they are one
+                members = [min(path.parent.glob(f"{EVENTS}*"))]
+            elif several and path.is_file() and path.suffix not in _READERS:
+                continue  # a log file, say, that a glob like runs/* meets
+            for member in members:
+                found.setdefault((method or None, member.resolve()), member)
+    if not found:
+        raise UserError(f"{' '.join(inputs)} names neither run folders nor score files")
+    return [(method, path) for (method, _), path in found.items()]
 
 
 def _is_run_folder(path: Path) -> bool:
-    return (path / "metrics.jsonl").is_file()
+    return (path / "metrics.jsonl").is_file() or (path / "config.yaml").is_file()
 
 
 def read_file(path: Path, method: str | None = None) -> list[Curve]:
@@ -141,42 +150,54 @@ def read_file(path: Path, method: str | None = None) -> list[Curve]:
     Raises:
         UserError: the file cannot be used.
     """
-    if path.is_dir():
-        return _read_run(path, method)
-    readers = {".json": _read_json, ".csv": _read_csv}
-    if path.name.startswith("events.out.tfevents"):
-        return _read_events(path, method)
-    if path.suffix not in readers:
-        raise UserError(
-            f"{path} is no score file; give run folders, .json in the published format, .csv or "
-            "TensorBoard event files"
-        )
-    curves = readers[path.suffix](path, method)
+    try:
+        if path.is_dir():
+            return _read_run(path, method)
+        if path.name.startswith(EVENTS):
+            return _read_events(path, method)
+        if path.suffix not in _READERS:
+            raise UserError(
+                f"{path} is no score file; give run folders, .json in the published format, .csv "
+                "or TensorBoard event files"
+            )
+        curves = _READERS[path.suffix](path, method)
+    except (OSError, UnicodeError, csv.Error, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
     if not curves:
         raise UserError(f"{path} is empty")
     return curves
 
 
-def _read_run(path: Path, method: str | None) -> list[Curve]:
-    """A run folder: evaluations from metrics.jsonl, names from config.yaml."""
+def _config(folder: Path) -> tuple[Any, Any, str, dict[str, Any]]:
+    """Task, seed, target and provenance that a run folder's config.yaml records."""
     try:
-        recorded = yaml.safe_load((path / "config.yaml").read_text())
+        recorded = yaml.safe_load((folder / "config.yaml").read_text())
         config = recorded["config"]
         task, seed = config["task"], config["seed"]
-        target = config["agent"]["autoencoder"]["target"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{path} has no config.yaml that says task and seed") from error
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} has no config.yaml that says task and seed") from error
+    autoencoder = (config.get("agent") or {}).get("autoencoder") or {}
+    provenance = {key: value for key, value in recorded.items() if key != "config"}
+    return task, seed, autoencoder.get("target", "pixels"), provenance
+
+
+def _read_run(path: Path, method: str | None) -> list[Curve]:
+    """A run folder: evaluations from metrics.jsonl, names from config.yaml."""
+    task, seed, target, provenance = _config(path)
     rows: list[tuple[int, dict]] = []
     file = path / "metrics.jsonl"
-    text = file.read_text()
+    text = file.read_text() if file.exists() else ""
     lines = text.splitlines()
     if text and not text.endswith("\n"):
         lines.pop()  # being written right now
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append((number, json.loads(line)))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{file} line {number} is not JSON") from error
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int | float):
+            raise UserError(f"{file} line {number} has no step")
+        rows.append((number, row))
     kind: Kind = "success" if any("eval/success" in row for _, row in rows) else "return"
     name = f"eval/{kind}"
     points: dict[int, tuple[str, float]] = {}
@@ -188,7 +209,6 @@ def _read_run(path: Path, method: str | None) -> list[Curve]:
     if not points:
         return []
     default = METHOD if target == "pixels" else f"{METHOD}-{target}"
-    provenance = {key: value for key, value in recorded.items() if key != "config"}
     curve = _checked(
         file,
         [(where, step, score) for step, (where, score) in points.items()],
@@ -212,16 +232,21 @@ def _read_json(path: Path, method: str | None) -> list[Curve]:
     curves = []
     for number, entry in enumerate(entries, start=1):
         where = f"entry {number}"
-        try:
-            kind: Kind = "success" if "success_rates" in entry else "return"
-            scores = entry["success_rates" if kind == "success" else "returns"]
-            steps, name = entry["steps"], method or entry["method"]
-            task, seed = entry["task"], entry["seed"]
-        except (KeyError, TypeError) as error:
+        if not isinstance(entry, dict):
+            raise UserError(f"{path} {where} is not a run")
+        given = [name for name in ("success_rates", "returns") if name in entry]
+        needed = ("task", "seed", "steps") + (() if method else ("method",))
+        missing = [name for name in needed if name not in entry]
+        if missing or len(given) != 1:
             raise UserError(
-                f"{path} {where} lacks {error}; a run has task, seed, method, steps and "
-                "success_rates or returns"
-            ) from error
+                f"{path} {where} lacks {', '.join(missing) or 'one of success_rates and returns'}; "
+                "a run has task, seed, method, steps and either success_rates or returns"
+            )
+        kind: Kind = "success" if given[0] == "success_rates" else "return"
+        scores, steps, name = entry[given[0]], entry["steps"], method or entry["method"]
+        task, seed = entry["task"], entry["seed"]
+        if not (isinstance(steps, list) and isinstance(scores, list)):
+            raise UserError(f"{path} {where}: steps and {given[0]} must be lists")
         if len(steps) != len(scores) or not steps:
             raise UserError(f"{path} {where} has {len(steps)} steps and {len(scores)} scores")
         rows = [
@@ -230,7 +255,7 @@ def _read_json(path: Path, method: str | None) -> list[Curve]:
         ]
         known = ("task", "seed", "method", "steps", "success_rates", "returns")
         rest = {key: value for key, value in entry.items() if key not in known}
-        curve = _checked(path, rows, kind, name, task, seed)
+        curve = _checked(path, rows, kind, name, task, seed, where)
         curves.append(replace(curve, provenance=rest))
     return curves
 
@@ -238,7 +263,7 @@ def _read_json(path: Path, method: str | None) -> list[Curve]:
 def _read_csv(path: Path, method: str | None) -> list[Curve]:
     """Columns task, seed, step, one of success and return, and method unless it is given."""
     runs: dict[tuple, list[tuple[str, Any, Any]]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
         kind: Kind = "success" if "success" in columns else "return"
@@ -255,41 +280,52 @@ def _read_csv(path: Path, method: str | None) -> list[Curve]:
 
 
 def _read_events(path: Path, method: str | None) -> list[Curve]:
-    """A TensorBoard event file of a run: tags eval/success or eval/return, names from the nearest
-    config.yaml above it."""
+    """The TensorBoard event files beside `path`, one run: tags eval/success or eval/return, names
+    from the nearest config.yaml above."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.util import tensor_util
 
-    folder = next((p for p in path.parents if (p / "config.yaml").is_file()), None)
+    folder = next((p for p in path.resolve().parents if (p / "config.yaml").is_file()), None)
     if folder is None:
         raise UserError(f"no folder above {path} has a config.yaml that says task and seed")
-    config = yaml.safe_load((folder / "config.yaml").read_text())["config"]
+    task, seed, _, provenance = _config(folder)
     points: dict[str, dict[int, tuple[str, float]]] = {"eval/success": {}, "eval/return": {}}
-    for event in EventFileLoader(str(path)).Load():
-        for value in event.summary.value:
-            if value.tag in points:
-                # What a resumed run wrote replaces everything from its step on.
-                tag = points[value.tag]
-                for step in [step for step in tag if step >= event.step]:
-                    del tag[step]
-                score = float(tensor_util.make_ndarray(value.tensor))
-                tag[event.step] = (f"step {event.step}", score)
+    events = 0
+    for file in sorted(path.parent.glob(f"{EVENTS}*")):
+        for event in EventFileLoader(str(file)).Load():
+            events += 1
+            for value in event.summary.value:
+                if value.tag in points:
+                    # What a resumed run wrote replaces everything from its step on.
+                    tag = points[value.tag]
+                    for step in [step for step in tag if step >= event.step]:
+                        del tag[step]
+                    score = float(tensor_util.make_ndarray(value.tensor))
+                    tag[event.step] = (f"step {event.step}", score)
+    if not events:
+        raise UserError(f"{path} is no TensorBoard event file, or a broken one")
     kind: Kind = "success" if points["eval/success"] else "return"
     rows = [(where, step, score) for step, (where, score) in points[f"eval/{kind}"].items()]
     if not rows:
         return []
-    return [_checked(path, rows, kind, method or METHOD, config["task"], config["seed"])]
+    curve = _checked(path, rows, kind, method or METHOD, task, seed)
+    return [replace(curve, provenance=provenance)]
+
+
+EVENTS = "events.out.tfevents"
+_READERS = {".json": _read_json, ".csv": _read_csv}
 
 
 def _checked(
     path: Path,
     rows: Iterable[tuple[str, Any, Any]],
     kind: Kind,
-    method: str,
-    task: str,
+    method: Any,
+    task: Any,
     seed: Any,
+    entry: str = "",
 ) -> Curve:
-    """The curve of `rows` (where, step, score).
+    """The curve of `rows` (where, step, score); `entry` says which of a file's runs it is.
 
     Raises:
         UserError: naming `path` and the row that cannot be right.
@@ -298,21 +334,30 @@ def _checked(
     scores: list[float] = []
     for where, step, score in rows:
         try:
-            step, score = float(step), float(score)
-        except (TypeError, ValueError):
+            number, score_number = float(step), float(score)
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"{path} {where} has step {step!r} and score {score!r}") from None
-        if not (math.isfinite(step) and math.isfinite(score)):
+        if not (math.isfinite(number) and math.isfinite(score_number)):
             raise UserError(f"{path} {where} is not finite: step {step}, score {score}")
-        if steps and step <= steps[-1]:
-            raise UserError(f"{path} {where}: step {step:g} comes after step {steps[-1]}")
-        if kind == "success" and not 0.0 <= score <= 1.0:
-            raise UserError(f"{path} {where}: a success of {score:g} is not between 0 and 1")
-        steps.append(int(step))
-        scores.append(score)
+        if number != int(number) or not 0 <= number < 2**53:
+            raise UserError(f"{path} {where}: step {step} is no number of environment steps")
+        if steps and number <= steps[-1]:
+            raise UserError(f"{path} {where}: step {number:g} comes after step {steps[-1]}")
+        if kind == "success" and not 0.0 <= score_number <= 1.0:
+            raise UserError(f"{path} {where}: a success of {score_number:g} is not between 0 and 1")
+        steps.append(int(number))
+        scores.append(score_number)
     try:
+        if int(seed) != float(seed):
+            raise ValueError
         seed = int(seed)
-    except (TypeError, ValueError):
-        raise UserError(f"{path} has a run with seed {seed!r}; it must be a number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{path} {entry} has seed {seed!r}; it must be a whole number") from None
+    for what, name in (("method", method), ("task", task)):
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise UserError(f"{path} {entry} has {what} {name!r}; it must be a name")
+        if len(name) > 100:
+            raise UserError(f"{path} {entry} has a {what} of {len(name)} characters; use up to 100")
     return Curve(
         method,
         task_id(task),
@@ -322,6 +367,7 @@ def _checked(
         kind,
         str(path),
         path.stat().st_mtime,
+        f"{path} {entry}".strip(),
     )
 
 

@@ -7,6 +7,7 @@ bootstrap intervals, thin lines the runs.
 
 from __future__ import annotations
 
+import textwrap
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ STYLE = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "lines.solid_capstyle": "butt",  # an interval ends where its bar ends
+    "text.parse_math": False,  # a $ in a name is a $
     "svg.fonttype": "none",
     "svg.hashsalt": "results",  # the same picture is the same file
 }
@@ -60,14 +62,26 @@ Look = tuple[str, tuple, str]
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """Colour, dashes and marker of each method; the same name gets the same look everywhere, unless
-    two unknown names meet whose hashes collide."""
+    """Colour, dashes and marker of each method, never the same three twice.
+
+    Known names have a look of their own; others start at the one their hash says and take the
+    next that is free.
+    """
     taken: dict[str, int] = {name: NAMED[name] for name in methods if name in NAMED}
     for name in sorted(set(methods) - set(NAMED)):
-        free = [i for i in range(len(NAMED), len(LOOKS)) if i not in taken.values()]
-        free = free or list(range(len(LOOKS)))
-        taken[name] = free[zlib.crc32(name.encode()) % len(free)]
-    return {name: LOOKS[index] for name, index in taken.items()}
+        others = len(LOOKS) - len(NAMED)
+        place = zlib.crc32(name.encode()) % others
+        order = [len(NAMED) + (place + i) % others for i in range(others)]
+        order += range(len(LOOKS), len(LOOKS) ** 2)
+        taken[name] = next(index for index in order if index not in taken.values())
+    return {name: _look(index) for name, index in taken.items()}
+
+
+def _look(index: int) -> Look:
+    """LOOKS, then their colours with other dashes and markers."""
+    row, column = divmod(index, len(LOOKS))
+    dashes, marker = (LOOKS[(column + shift * row) % len(LOOKS)] for shift in (1, 2))
+    return LOOKS[column][0], dashes[1], marker[2]
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
@@ -148,7 +162,9 @@ def page(
     columns = min(len(tasks), min((6, 5, 4), key=lambda c: -len(tasks) % c))
     rows = -(-len(tasks) // columns)
     with matplotlib.rc_context(STYLE | {"font.size": 7}):
-        figure = pyplot.figure(figsize=(1.9 * columns, 1.45 * rows + 0.7), layout="constrained")
+        figure = pyplot.figure(
+            figsize=(max(4.6, 1.9 * columns), 1.45 * rows + 0.9), layout="constrained"
+        )
         panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
         for axes, (task, methods) in zip(panels, tasks.items(), strict=False):
             draw_curves(axes, methods, look, kinds[task], runs=False)
@@ -179,6 +195,7 @@ def aggregate_figure(
     improvements: Mapping[tuple[str, str], Estimate],
     look: Mapping[str, Look],
     final: str,
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Four panels: aggregate scores, sample efficiency, performance profiles, and probabilities of
     improvement.
@@ -190,20 +207,25 @@ def aggregate_figure(
         improvements: (better?, than) → estimate.
         look: of every method.
         final: name of the final score.
+        notes: what has to be said about the numbers, below them.
     """
+    height = 5.4 + max(1.0, 0.16 * len(improvements)) + 0.16 * len(notes)
     with matplotlib.rc_context(STYLE):
-        figure = pyplot.figure(figsize=(9.2, 6.4), layout="constrained")
+        figure = pyplot.figure(figsize=(9.2, height), layout="constrained")
+        if notes:
+            text = "\n".join(textwrap.shorten(note, 150) for note in notes)
+            figure.supxlabel(text, fontsize=7, color=FAINT, x=0.01, ha="left")
         (scores, curves), (profile, improvement) = figure.subplots(2, 2)
 
         names = list(statistics)
         for column, statistic in enumerate(STATISTICS):
             for row, name in enumerate(names):
                 colour, _, marker = look[name]
-                place = column + 0.16 * (row - (len(names) - 1) / 2)
+                place = column + _offset(row, len(names))
                 point, interval = statistics[name][statistic]
                 if interval is not None:
                     scores.plot([place] * 2, interval, color=colour, linewidth=5, alpha=0.35)
-                scores.plot(place, point, color=colour, marker=marker, markersize=5)
+                scores.plot(place, point, color=colour, marker=marker, markersize=5, clip_on=False)
         scores.set_xticks(range(len(STATISTICS)), [s.replace(" ", "\n") for s in STATISTICS])
         scores.set_ylim(0, 1)
         scores.set_ylabel(f"score ({final})")
@@ -216,7 +238,7 @@ def aggregate_figure(
             curves.plot(fractions, means, color=colour, linestyle=dashes, linewidth=1.7)
         curves.set(xlim=(0, 1), ylim=(0, 1), xlabel="environment steps / budget of the task")
         curves.set_ylabel("mean score")
-        curves.set_title("sample efficiency, where every task is known", loc="left", fontsize=9)
+        curves.set_title("sample efficiency, where every run is known", loc="left", fontsize=9)
 
         for name, (thresholds, share, interval) in profiles.items():
             colour, dashes, _ = look[name]
@@ -232,6 +254,11 @@ def aggregate_figure(
     return figure
 
 
+def _offset(row: int, rows: int) -> float:
+    """Where the row-th of `rows` methods stands beside a tick."""
+    return min(0.16, 0.8 / rows) * (row - (rows - 1) / 2)
+
+
 def _draw_improvements(
     axes: Axes, improvements: Mapping[tuple[str, str], Estimate], look: Mapping[str, Look]
 ) -> None:
@@ -244,7 +271,7 @@ def _draw_improvements(
         colour, _, marker = look[better]
         if interval is not None:
             axes.plot(interval, [row] * 2, color=colour, linewidth=5, alpha=0.35)
-        axes.plot(point, row, color=colour, marker=marker, markersize=5)
+        axes.plot(point, row, color=colour, marker=marker, markersize=5, clip_on=False)
     axes.axvline(0.5, color=FAINT, linewidth=1)
     labels = [f"{better} > {than}" for better, than in improvements]
     axes.set_yticks(range(len(labels)), labels)
@@ -258,16 +285,19 @@ def groups_figure(
     """Mean score per group of tasks, `groups`: group → method → estimate."""
     methods = sorted({name for group in groups.values() for name in group})
     with matplotlib.rc_context(STYLE):
-        figure = pyplot.figure(figsize=(1.3 + 1.2 * len(groups), 3.0), layout="constrained")
+        figure = pyplot.figure(
+            figsize=(max(4.6, 1.3 + 1.2 * len(groups)), 3.0), layout="constrained"
+        )
         axes = figure.subplots()
         for place, group in enumerate(groups.values()):
             for row, (name, (point, interval)) in enumerate(sorted(group.items())):
                 colour, _, marker = look[name]
-                x = place + 0.16 * (row - (len(group) - 1) / 2)
+                x = place + _offset(row, len(group))
                 if interval is not None:
                     axes.plot([x] * 2, interval, color=colour, linewidth=5, alpha=0.35)
-                axes.plot(x, point, color=colour, marker=marker, markersize=5)
+                axes.plot(x, point, color=colour, marker=marker, markersize=5, clip_on=False)
         axes.set_xticks(range(len(groups)), groups)
+        axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.set_ylim(0, 1)
         axes.set_ylabel(f"mean score ({final})")
         axes.grid(axis="x", visible=False)
@@ -280,4 +310,7 @@ def _legend(figure: Figure, names: Sequence[str] | Mapping, look: Mapping[str, L
         Line2D([], [], color=look[n][0], linestyle=look[n][1], marker=look[n][2], ms=4, lw=1.7)
         for n in names
     ]
-    figure.legend(handles, list(names), loc="outside upper center", ncols=min(6, len(handles)))
+    longest = max(len(name) for name in names)
+    columns = int(figure.get_figwidth() * 11 / (longest + 8))  # about 11 characters an inch
+    columns = max(1, min(len(handles), columns))
+    figure.legend(handles, list(names), loc="outside upper center", ncols=columns)

@@ -28,17 +28,18 @@ svg { max-width: 100%; height: auto; } code { font-size: 12px; } .tasks svg { wi
 def draw(comparison: Comparison, out: Path, final: str) -> list[Path]:
     """Write all figures into `out`; returns the PNG and SVG files, the most telling first."""
     look = figures.looks(comparison.methods)
-    written = figures.save(
-        figures.aggregate_figure(
+    written = []
+    if comparison.statistics:
+        figure = figures.aggregate_figure(
             comparison.statistics,
             comparison.efficiency,
             comparison.profiles,
             comparison.improvements,
             look,
             final,
-        ),
-        out / "aggregate",
-    )
+            comparison.notes,
+        )
+        written += figures.save(figure, out / "aggregate")
     if comparison.groups:
         written += figures.save(
             figures.groups_figure(comparison.groups, look, final), out / "groups"
@@ -151,7 +152,10 @@ def markdown(comparison: Comparison, final: str) -> str:
     parts = ["# Comparison of learning curves\n"]
     parts += [f"> {note}\n" for note in comparison.notes]
     for heading, explanation, (header, rows) in _sections(comparison, final):
-        lines = ["| " + " | ".join(row) + " |" for row in [header, *rows]]
+        lines = [
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            for row in [header, *rows]
+        ]
         lines.insert(1, "|" + " --- |" * len(header))
         parts.append(f"## {heading}\n\n{explanation}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
@@ -160,13 +164,16 @@ def markdown(comparison: Comparison, final: str) -> str:
 def html(comparison: Comparison, final: str, pictures: Sequence[Path]) -> str:
     """One page with everything in it; it loads nothing."""
     drawings = {
-        path.stem: _inline(path.read_text(), index)
+        str(path.with_suffix("")): _inline(path.read_text(), index)
         for index, path in enumerate(pictures)
         if path.suffix == ".svg"
     }
     parts = ["<h1>Comparison of learning curves</h1>"]
     parts += [f"<p><em>{escape.escape(note)}</em></p>" for note in comparison.notes]
-    parts += [drawings.pop(name) for name in ("aggregate", "groups") if name in drawings]
+    out = pictures[0].parent
+    main = [str(out / name) for name in ("aggregate", "groups", "curves")]
+    *scores, curves = [drawings.pop(name) for name in main if name in drawings]
+    parts += scores
     for heading, explanation, (header, rows) in _sections(comparison, final):
         cells = "".join(f"<th>{escape.escape(cell)}</th>" for cell in header)
         body = "".join(
@@ -177,7 +184,7 @@ def html(comparison: Comparison, final: str, pictures: Sequence[Path]) -> str:
             f"<h2>{heading}</h2><p>{escape.escape(explanation)}</p>"
             f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
         )
-    parts += ["<h2>Learning curves</h2>", drawings.pop("curves")]
+    parts += ["<h2>Learning curves</h2>", curves]
     parts.append('<h2>Each task</h2><div class="tasks">' + "".join(drawings.values()) + "</div>")
     return (
         '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Comparison of learning '

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import envs
+from envs import dmc
 from errors import UserError
 from results.compare import Compare, ceiling, compare, difficulty, main
 from results.curves import read
@@ -157,13 +159,25 @@ def test_difficulty_groups_of_the_paper(task, group):
     assert difficulty(task) == group
 
 
-@pytest.mark.parametrize(
-    ("task", "most"),
-    [("dmc/walker-walk", 1000), ("dmc/reach_duplo", 250), ("dmc/humanoid_CMU-run", 1000)],
-)
-def test_returns_are_divided_by_what_an_episode_can_pay(task, most):
-    assert ceiling(task, "return") == most
-    assert ceiling(task, "success") == 1
+def test_returns_are_divided_by_what_an_episode_can_pay():
+    most = {task: ceiling(task, "return") for task in envs.tasks("dmc")}
+    assert {most[f"dmc/{name}"] for name in dmc.MANIPULATION_TASKS} == {250.0}
+    suite = [most[f"dmc/{name}"] for name in dmc.SUITE_TASKS]
+    assert set(suite) == {1000.0}
+    assert ceiling("dmc/walker-walk", "success") == 1.0
+    assert ceiling("metaworld/push", "return") is None
+
+
+def test_returns_of_unknown_size_are_drawn_but_not_aggregated(tmp_path):
+    path = write(
+        tmp_path / "scores.json",
+        entry("sac", "metaworld/push", 0, [100.0, 3500.0], name="returns"),
+    )
+    main(Compare(inputs=(path,), out=tmp_path / "out", repetitions=200))
+    numbers = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert numbers["aggregates"] == {}
+    assert any("left out of aggregates" in note for note in numbers["notes"])
+    assert (tmp_path / "out" / "tasks" / "metaworld-push.png").exists()
 
 
 def test_method_looks_the_same_whoever_else_is_shown():
@@ -172,6 +186,7 @@ def test_method_looks_the_same_whoever_else_is_shown():
     crowd = looks(["mwm", "ours", "dreamerv2", "a", "b", "c", "d"])
     assert len({look[0] for look in crowd.values()}) == len(LOOKS)
     assert len({(look[1], look[2]) for look in crowd.values()}) == len(LOOKS)  # in grey
+    assert len(set(looks([f"method{i}" for i in range(20)]).values())) == 20
 
 
 @pytest.mark.parametrize("command", [["results/compare.py"], ["run.py", "compare"]])

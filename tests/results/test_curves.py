@@ -146,6 +146,53 @@ def test_tensorboard_events_of_a_run_that_was_resumed(tmp_path):
     np.testing.assert_allclose(curve.scores, [0.1, 0.7], rtol=1e-6)
 
 
+def test_event_files_of_one_run_are_one_curve_across_resumes(tmp_path):
+    run_folder(tmp_path / "run", [])
+    for number, points in enumerate([((10, 0.1), (20, 0.2), (30, 0.3)), ((20, 0.7), (40, 0.9))]):
+        folder = tmp_path / "run" / "tensorboard"
+        writer = SummaryWriter(str(tmp_path / f"writer{number}"))
+        for step, score in points:
+            writer.add_scalar("eval/success", score, step)
+        writer.close()
+        folder.mkdir(exist_ok=True)
+        (file,) = (tmp_path / f"writer{number}").iterdir()
+        file.rename(folder / f"events.out.tfevents.{number}")
+    (curve,) = read([f"{tmp_path}/run/tensorboard/events*"])
+    assert curve.steps.tolist() == [10, 20, 40]
+    np.testing.assert_allclose(curve.scores, [0.1, 0.7, 0.9], rtol=1e-6)
+
+
+def test_globs_pass_over_logs_and_runs_that_just_started(tmp_path):
+    run_folder(tmp_path / "runs" / "a", evaluations((10, 0.1)))
+    (tmp_path / "runs" / "a.log").write_text("step 10")
+    started = tmp_path / "runs" / "b"
+    run_folder(started, [], seed=1)
+    (started / "metrics.jsonl").unlink()
+    assert [curve.seed for curve in read([f"{tmp_path}/runs/*"])] == [0]
+    (tmp_path / "runs" / "b.log").write_text("step 10")
+    with pytest.raises(UserError, match="names neither"):
+        read([f"{tmp_path}/runs/*.log"])
+
+
+def test_same_folder_named_twice_is_one_run(tmp_path, monkeypatch):
+    path = run_folder(tmp_path / "run", evaluations((10, 0.1)))
+    monkeypatch.chdir(tmp_path)
+    assert len(read([path, "run", "./run/metrics.jsonl"])) == 1
+
+
+def test_run_folder_of_an_older_version_counts_as_pixels(tmp_path):
+    path = tmp_path / "run"
+    run_folder(path, evaluations((10, 0.1)))
+    (path / "config.yaml").write_text("config: {task: metaworld/push, seed: 1}\n")
+    assert read([str(path)])[0].method == "ours"
+
+
+def test_table_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_bytes(b"\xef\xbb\xbfmethod,task,seed,step,success\nm,t,0,1,0.5\n")
+    assert read([str(path)])[0].scores.tolist() == [0.5]
+
+
 # ---------------------------------------------------------------------------- what is refused
 
 
@@ -159,6 +206,16 @@ def test_tensorboard_events_of_a_run_that_was_resumed(tmp_path):
         ({"steps": [], "success_rates": []}, ["entry 2", "0 steps"]),
         ({"seed": "first"}, ["seed 'first'"]),
         ({"success_rates": [0.0, None, 1.0]}, ["entry 2, evaluation 2", "None"]),
+        ({"steps": [10.2, 10.7, 50]}, ["entry 2, evaluation 1", "no number of environment steps"]),
+        ({"steps": "123"}, ["entry 2", "must be lists"]),
+        ({"success_rates": 1.0}, ["entry 2", "must be lists"]),
+        ({"returns": [1, 2, 3]}, ["entry 2", "one of success_rates and returns"]),
+        ({"seed": float("inf")}, ["entry 2", "whole number"]),
+        ({"seed": 0.7}, ["entry 2", "whole number"]),
+        ({"task": None}, ["entry 2", "task None"]),
+        ({"task": "a" * 300}, ["entry 2", "300 characters"]),
+        ({"method": ["mwm"]}, ["entry 2", "method ['mwm']"]),
+        ({"steps": [10, 30, 1e300]}, ["entry 2, evaluation 3", "environment steps"]),
     ],
 )
 def test_published_format_that_cannot_be_right_names_file_and_row(tmp_path, changes, words):
@@ -171,7 +228,7 @@ def test_published_format_that_cannot_be_right_names_file_and_row(tmp_path, chan
 def test_entry_without_steps_is_refused(tmp_path):
     broken = entry()
     del broken["steps"]
-    with pytest.raises(UserError, match="entry 1 lacks 'steps'"):
+    with pytest.raises(UserError, match="entry 1 lacks steps"):
         read([published(tmp_path / "scores.json", broken)])
 
 
@@ -181,6 +238,8 @@ def test_entry_without_steps_is_refused(tmp_path):
         (evaluations((10, 0.1), (30, 0.2), (20, 0.3)), ["line 3", "step 20 comes after step 30"]),
         (evaluations((10, 0.1), (30, 1.2)), ["line 2", "between 0 and 1"]),
         (evaluations((10, 0.1), (30, float("nan"))), ["line 2", "finite"]),
+        ([*evaluations((10, 0.1)), 5], ["line 2", "no step"]),
+        ([*evaluations((10, 0.1)), {"eval/success": 0.5}], ["line 2", "no step"]),
     ],
 )
 def test_run_folder_that_cannot_be_right_names_file_and_line(tmp_path, lines, words):
@@ -198,11 +257,15 @@ def test_run_folder_that_cannot_be_right_names_file_and_line(tmp_path, lines, wo
         ("none.json", "[]", "empty"),
         ("scores.txt", "1 2 3", "no score file"),
         ("scores.csv", "task,seed,step\n", "lacks the columns method, return"),
+        ("latin.csv", b"method,task,seed,step,return\nm\xe9,t,0,1,1\n", "cannot be read"),
+        ("deep.json", "[" * 100_000, "cannot be read"),
+        ("numbers.json", "[1, 2]", "entry 1 is not a run"),
+        ("events.out.tfevents.1", "garbage", "config.yaml"),
     ],
 )
 def test_file_that_cannot_be_used_is_refused(tmp_path, name, content, word):
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=word):
         read([str(tmp_path / name)])
 
