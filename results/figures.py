@@ -161,10 +161,12 @@ def page(
     # The grid of four to six columns that leaves the fewest panels empty.
     columns = min(len(tasks), min((6, 5, 4), key=lambda c: -len(tasks) % c))
     rows = -(-len(tasks) // columns)
+    names = sorted({name for methods in tasks.values() for name in methods})
+    width = max(4.6, 1.9 * columns)
+    legend = -(-len(names) // _legend_columns(width, names))
+    size = (width, 1.45 * rows + 0.7 + 0.18 * legend)
     with matplotlib.rc_context(STYLE | {"font.size": 7}):
-        figure = pyplot.figure(
-            figsize=(max(4.6, 1.9 * columns), 1.45 * rows + 0.9), layout="constrained"
-        )
+        figure = pyplot.figure(figsize=size, layout="constrained")
         panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
         for axes, (task, methods) in zip(panels, tasks.items(), strict=False):
             draw_curves(axes, methods, look, kinds[task], runs=False)
@@ -173,7 +175,7 @@ def page(
         for axes in panels[len(tasks) :]:
             axes.set_visible(False)
         figure.supxlabel("environment steps; small numbers: seeds behind a curve", fontsize=8)
-        _legend(figure, sorted({name for methods in tasks.values() for name in methods}), look)
+        _legend(figure, names, look)
     return figure
 
 
@@ -254,6 +256,11 @@ def aggregate_figure(
     return figure
 
 
+def _short(name: str) -> str:
+    """A name that leaves room for a picture; what differs is mostly at its end."""
+    return name if len(name) <= 18 else f"{name[:8]}…{name[-9:]}"
+
+
 def _offset(row: int, rows: int) -> float:
     """Where the row-th of `rows` methods stands beside a tick."""
     return min(0.16, 0.8 / rows) * (row - (rows - 1) / 2)
@@ -273,7 +280,7 @@ def _draw_improvements(
             axes.plot(interval, [row] * 2, color=colour, linewidth=5, alpha=0.35)
         axes.plot(point, row, color=colour, marker=marker, markersize=5, clip_on=False)
     axes.axvline(0.5, color=FAINT, linewidth=1)
-    labels = [f"{better} > {than}" for better, than in improvements]
+    labels = [f"{_short(better)} > {_short(than)}" for better, than in improvements]
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlim=(0, 1), ylim=(-0.6, len(labels) - 0.4), xlabel="P(a run is better), shared tasks")
     axes.grid(axis="y", visible=False)
@@ -310,7 +317,11 @@ def _legend(figure: Figure, names: Sequence[str] | Mapping, look: Mapping[str, L
         Line2D([], [], color=look[n][0], linestyle=look[n][1], marker=look[n][2], ms=4, lw=1.7)
         for n in names
     ]
-    longest = max(len(name) for name in names)
-    columns = int(figure.get_figwidth() * 11 / (longest + 8))  # about 11 characters an inch
-    columns = max(1, min(len(handles), columns))
+    columns = _legend_columns(figure.get_figwidth(), names)
     figure.legend(handles, list(names), loc="outside upper center", ncols=columns)
+
+
+def _legend_columns(width: float, names: Sequence[str] | Mapping) -> int:
+    """How many names fit beside each other in `width` inches, at about 11 characters an inch."""
+    longest = max(len(name) for name in names)
+    return max(1, min(len(names), int(width * 11 / (longest + 8))))
