@@ -11,6 +11,7 @@ import csv
 import glob
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,7 +133,7 @@ def _expand(inputs: Sequence[str]) -> list[tuple[str | None, Path]]:
             elif several and path.is_file() and path.suffix not in _READERS:
                 continue  # a log file, say, that a glob like runs/* meets
             for member in members:
-                found.setdefault((method or None, member.resolve()), member)
+                found.setdefault((method or None, Path(os.path.realpath(member))), member)
     if not found:
         raise UserError(f"{' '.join(inputs)} names neither run folders nor score files")
     return [(method, path) for (method, _), path in found.items()]
