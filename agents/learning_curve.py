@@ -4,6 +4,15 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 INK, FAINT, COLOUR = "#30343b", "#9aa3b0", "#1565a8"
+STYLE = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+}
 
 
 def draw_curve(file: BinaryIO, lines: Sequence[dict[str, Any]], title: str) -> bool:
@@ -24,16 +33,7 @@ def draw_curve(file: BinaryIO, lines: Sequence[dict[str, Any]], title: str) -> b
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    style = {
-        "font.size": 10,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": FAINT,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.spines.top": False,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()

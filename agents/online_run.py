@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import envs
+from agents.allocator import keep_freed_memory
 from agents.masked_world_model import MaskedWorldModel
-from agents.memory import keep_freed_memory
 from agents.replay import Entry, Replay, entries_for
 from agents.rollout import (
     EVALUATION,

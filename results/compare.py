@@ -27,7 +27,7 @@ from agents.presets import METAWORLD_BUDGETS, paper_budget
 from errors import UserError
 from results import aggregates, report
 from results.aggregates import Estimate
-from results.curves import FINALS, Aligned, Curve, Kind, align, read
+from results.curves import FINALS, Aligned, Curve, Kind, align, read, task_id
 
 GROUPS = ("easy", "medium", "hard", "very hard")
 """Difficulty of Meta-World tasks (paper F), by budget from the smallest."""
@@ -215,8 +215,6 @@ def _select(curves: Sequence[Curve], options: Compare) -> tuple[list[Curve], lis
         curves = [curve for curve in cut if curve is not None]
         notes.append(f"evaluations after step {options.until:,} are ignored")
     if options.tasks:
-        from results.curves import task_id
-
         wanted = {task_id(task) for task in options.tasks}
         if missing := sorted(wanted - {curve.task for curve in curves}):
             raise UserError(f"no curve of {', '.join(missing)} is among the inputs")

@@ -23,10 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
+from agents.learning_curve import FAINT
+from agents.learning_curve import STYLE as CURVE_STYLE
 from results.aggregates import STATISTICS, Estimate, band
 from results.curves import Aligned, Kind
 
-INK, FAINT, GRID = "#30343b", "#8a919c", "#e6e9ee"
+GRID = "#e6e9ee"
 # Colour, dashes, marker. The first three are given away by name, the others by the name's hash.
 LOOKS = (
     ("#0072B2", (0, ()), "o"),
@@ -38,14 +40,8 @@ LOOKS = (
     ("#000000", (0, (10, 2)), "X"),
 )
 NAMED = {"ours": 0, "mwm": 1, "dreamerv2": 2}
-STYLE = {
+STYLE = CURVE_STYLE | {
     "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,

@@ -119,7 +119,7 @@ def measure(model: MaskedWorldModel, replay: Replay, windows: int = 48) -> dict[
     batch = {name: value.to(model.device) for name, value in batch.items()}
     image, moving = batch["image"], batch["mask"] > 0
     to_image = model.autoencoder.target.to_image
-    keep = model.autoencoder.random_keep(image[:, 0].numel() // image[0, 0].numel(), model.device)
+    keep = model.autoencoder.random_keep(len(image), model.device)
 
     first = image[:, 0]
     masked = to_image(model.autoencoder.decode(model.autoencoder.encode(first, keep), keep)[0])

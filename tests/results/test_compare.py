@@ -18,9 +18,6 @@ from results.figures import LOOKS, looks
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT.parent / "shared" / "published" / "metaworld_scores.json"
-needs_published = pytest.mark.skipif(
-    not PUBLISHED.exists(), reason="the authors' raw data is not beside the project"
-)
 
 
 def write(path, *entries):
@@ -33,7 +30,6 @@ def entry(method, task, seed, scores, steps=None, name="success_rates"):
     return {"method": method, "task": task, "seed": seed, "steps": steps, name: scores}
 
 
-@needs_published
 def test_published_headline(tmp_path):
     options = Compare(inputs=(str(PUBLISHED),), out=tmp_path, repetitions=200)
     comparison = compare(read(options.inputs), options)

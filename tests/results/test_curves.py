@@ -1,6 +1,7 @@
 """Reading score files: every format, what is refused, and alignment by step."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -273,8 +274,6 @@ def test_file_that_cannot_be_used_is_refused(tmp_path, name, content, word):
 def test_run_that_is_there_twice_is_refused_or_the_latest_kept(tmp_path):
     old = published(tmp_path / "old.json", entry())
     new = published(tmp_path / "new.json", entry(success_rates=[0.1, 0.2, 0.3]))
-    import os
-
     os.utime(old, (1, 1))
     with pytest.raises(UserError) as refusal:
         read([old, new])
