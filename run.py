@@ -42,6 +42,12 @@ class Evaluate:
     """Seed of the episodes' starts; training and its own evaluations never meet these."""
     random: bool = False
     """Measure a uniformly random policy on the same starts, too."""
+    shift: str | None = None
+    """Evaluate under these visual shifts: lighting:0.5, or several, lighting:0.5+noise:0.2
+    (envs/shifts.py lists them)."""
+    shifts: str | None = None
+    """Evaluate without shift and under each of several, and say how much of the score is left: all,
+    all:0.3 (the strength), or some of them, lighting,noise:0.2."""
     video: bool = False
     """Write the first episodes to videos/evaluation.mp4."""
     device: str = "auto"
@@ -64,6 +70,7 @@ def train(arguments: Sequence[str]) -> None:
     first = _FirstOptions(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="cpu")
     first.add_argument("--task")
+    first.add_argument("--target")
     chosen, _ = first.parse_known_args(arguments)
     if chosen.task is None and not {"-h", "--help"} & set(arguments):
         raise UserError(
@@ -73,6 +80,9 @@ def train(arguments: Sequence[str]) -> None:
     default = presets.preset(chosen.preset, chosen.task or "metaworld/window-close")
     if chosen.task is None:
         default = replace(default, task=tyro.MISSING)
+    if chosen.target is not None:
+        seeing = replace(default.agent.autoencoder, target=chosen.target)
+        default = replace(default, agent=replace(default.agent, autoencoder=seeing))
 
     @dataclass(frozen=True)
     class Train:
@@ -81,12 +91,19 @@ def train(arguments: Sequence[str]) -> None:
         config: Annotated[online.OnlineConfig, tyro.conf.arg(name="")]
         preset: Literal[presets.PRESETS] = chosen.preset
         """Values of all options that are not given: paper as published, cpu for two cores."""
+        target: Annotated[str | None, tyro.conf.arg(metavar="TARGET")] = chosen.target
+        """What the world model predicts, short for --agent.autoencoder.target: pixels, masks,
+        package.module:Class, or a weighted sum (pixels:1+masks:0.5)."""
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-        """Run folder; by default runs/TASK-PRESET-seedSEED."""
+        """Run folder; by default runs/TASK-PRESET[-TARGET]-seedSEED."""
 
     options = parse(Train, arguments, "run.py train", default=Train(default))
     config = options.config
-    name = f"{config.task.replace('/', '-')}-{options.preset}-seed{config.seed}"
+    target = config.agent.autoencoder.target
+    parts = [config.task.replace("/", "-"), options.preset, f"seed{config.seed}"]
+    if target != "pixels":
+        parts.insert(2, re.sub(r"[^\w.+-]", "-", target))
+    name = "-".join(parts)
     with RunFolder.create_or_resume(options.logdir or f"runs/{name}", config) as folder:
         print(f"run folder {folder.path}", flush=True)
         online.train(config, folder)
@@ -99,22 +116,34 @@ def evaluate(arguments: Sequence[str]) -> None:
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; it must be at least 0")
 
+    if options.shift is not None and options.shifts is not None:
+        raise UserError("--shift and --shifts exclude each other; give one of them")
+
     import numpy as np
 
     from agents import online
-    from agents.evaluation import summarise
+    from agents.evaluation import retained, summarise
     from agents.run_folder import RunFolder
+    from envs import shifts as visual
+
+    if options.shift:
+        visual.parse(options.shift)
+    shifts = visual.listed(options.shifts) if options.shifts is not None else []
 
     folder = RunFolder.open(options.logdir)
     agent, config, step = online.load_agent(options.logdir, options.device)
     measured = {
         "agent": online.evaluate(
-            agent, config, options.episodes, options.seed, record=options.video
+            agent, config, options.episodes, options.seed, options.video, options.shift
         )
     }
     if options.random:
         measured["random"] = online.evaluate(
-            None, config, options.episodes, options.seed, record=False
+            None, config, options.episodes, options.seed, shift=options.shift
+        )
+    for shift in shifts:
+        measured[shift] = online.evaluate(
+            agent, config, options.episodes, options.seed, shift=shift
         )
     if options.video:
         frames = [episode["frames"] for episode in measured["agent"][:VIDEO_EPISODES]]
@@ -123,17 +152,28 @@ def evaluate(arguments: Sequence[str]) -> None:
     for name, episodes in measured.items():
         kept = [{k: v for k, v in episode.items() if k != "frames"} for episode in episodes]
         evaluation[name] = summarise(kept) | {"episodes": kept}
+    if options.shift is not None:
+        evaluation["shift"] = options.shift
+    if shifts:
+        under = {shift: measured[shift] for shift in shifts}
+        evaluation["shifts"] = shifts
+        evaluation["retained"] = retained(measured["agent"], under, options.seed)
     path = folder.write_evaluation(evaluation)
 
+    under = f" under {options.shift}" if options.shift else ""
     print(
-        f"{config.task} after {step:,} environment steps: "
+        f"{config.task} after {step:,} environment steps{under}: "
         f"{options.episodes} episodes, seed {options.seed}\n"
     )
-    print(f"{'':8}  {'success (95 % interval)':28}  return (mean ± std)")
+    width = max(8, *map(len, measured))
+    print(f"{'':{width}}  {'success (95 % interval)':28}  return (mean ± std)")
     for name, episodes in measured.items():
         print(
-            f"{name:8}  {_success(evaluation[name], len(episodes)):28}  {_return(evaluation[name])}"
+            f"{name:{width}}  {_success(evaluation[name], len(episodes)):28}  "
+            f"{_return(evaluation[name])}"
         )
+    if shifts:
+        print(f"\n{_retained(evaluation['retained'], len(shifts))}")
     print()
     videos = sorted((folder.path / "videos").glob("*.mp4"))
     for written in (path, folder.curve_path, *videos, folder.checkpoint_path):
@@ -231,6 +271,16 @@ def _success(summary: dict[str, Any], episodes: int) -> str:
         return "not defined"
     low, high = success["interval"]
     return f"{success['count']}/{episodes} = {success['mean']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _retained(left: dict[str, Any], shifts: int) -> str:
+    """The sentence under a table of shifts."""
+    text = f"mean {left['score']} {left['id']:.3g} without shift, {left['ood']:.3g} under {shifts} "
+    text += "shifts: "
+    if left["retain"] is None:
+        return text + "nothing to retain"
+    low, high = left["interval"]
+    return text + f"Retain {left['retain']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _return(summary: dict[str, Any]) -> str:

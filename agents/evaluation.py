@@ -1,6 +1,6 @@
 """What a handful of evaluation episodes says, and how surely."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,3 +39,46 @@ def summarise(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "interval": [float(interval.low), float(interval.high)],
         }
     return summary
+
+
+RESAMPLES = 5000
+
+
+def retained(
+    episodes: Sequence[dict[str, Any]],
+    shifted: Mapping[str, Sequence[dict[str, Any]]],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How much of a score is left under visual shifts: Retain = OOD / ID.
+
+    OOD is the mean over shifts of the mean score under each, ID the mean score without; the score
+    is success where the suite has it, else the return.
+
+    Args:
+        episodes: without a shift, as for `summarise`.
+        shifted: under each shift, by its name; the same starts in the same order.
+        seed: of the bootstrap, which draws starts, each with its episodes under all shifts.
+
+    Returns:
+        ``{"score": "success" | "return", "id", "ood", "retain", "interval"}``; what is retained of
+        a mean score that is not above 0 is None, and a resample with such a score tells nothing.
+    """
+    score = "return" if episodes[0]["success"] is None else "success"
+    plain = np.array([episode[score] for episode in episodes], dtype=np.float64)
+    under = np.array(
+        [[episode[score] for episode in many] for many in shifted.values()], dtype=np.float64
+    )
+    result: dict[str, Any] = {
+        "score": score,
+        "id": float(plain.mean()),
+        "ood": float(under.mean()),
+        "retain": None,
+        "interval": None,
+    }
+    if result["id"] > 0:
+        result["retain"] = result["ood"] / result["id"]
+        drawn = np.random.default_rng(seed).integers(len(plain), size=(RESAMPLES, len(plain)))
+        below, above = plain[drawn].mean(1), under.mean(0)[drawn].mean(1)
+        ratios = above[below > 0] / below[below > 0]
+        result["interval"] = np.percentile(ratios, [2.5, 97.5]).tolist()
+    return result

@@ -20,6 +20,7 @@ from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
 from world_models.layers import Optimizer, OptimizerConfig
 from world_models.rssm import State
+from world_models.targets import truth
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,10 @@ class MaskedWorldModel(nn.Module):
         """Pictures of what the models believe, drawn without touching the training's randomness.
 
         Returns:
-            `prediction`: (T, rows·H, 3·W, 3) uint8, per frame from left to right the truth, the
-            autoencoder's reconstruction under masking, and the open-loop prediction: after
-            `context` frames the model sees only the actions. A bar above the prediction is green
-            while it still sees.
+            `prediction`: (T, rows·H, columns·W, 3) uint8, per frame from left to right the image,
+            what the target should have been (where that is not the image), the autoencoder's
+            reconstruction under masking, and the open-loop prediction: after `context` frames the
+            model sees only the actions. A bar above the prediction is green while it still sees.
         """
         rng = np.random.default_rng(self.updates)
         batch = self._to_device(replay.sample_windows(rows, length, rng))
@@ -221,12 +222,16 @@ class MaskedWorldModel(nn.Module):
             masked = self.autoencoder.encode(image.flatten(0, 1), keep)
             reconstruction = self.autoencoder.decode(masked, keep)[0].unflatten(0, (rows, length))
             predicted = self.open_loop(batch, self.context)
-        to_image = self.autoencoder.target.to_image
-        predicted = to_image(predicted)
+        shown = [image]
+        flat = {name: value.flatten(0, 1) for name, value in batch.items()}
+        wanted = truth(self.autoencoder.target, flat)
+        if wanted is not None:
+            shown.append(wanted.unflatten(0, (rows, length)))
+        predicted, reconstruction = (self._to_image(p) for p in (predicted, reconstruction))
         seen, imagined = predicted.new_tensor([0, 200, 80]), predicted.new_tensor([220, 60, 40])
         predicted[:, : self.context, :2] = seen
         predicted[:, self.context :, :2] = imagined
-        video = torch.cat([image, to_image(reconstruction), predicted], dim=3)  # along the width
+        video = torch.cat([*shown, reconstruction, predicted], dim=3)  # along the width
         video = video.permute(1, 0, 2, 3, 4).flatten(1, 2)  # rows below each other
         return {"prediction": video.cpu().numpy()}
 
@@ -244,6 +249,11 @@ class MaskedWorldModel(nn.Module):
         tokens = self.dynamics.reconstruct(state).transpose(0, 1)
         prediction, _ = self.autoencoder.decode(tokens.flatten(0, 1))
         return prediction.unflatten(0, tokens.shape[:2])
+
+    def _to_image(self, prediction: Tensor) -> Tensor:
+        """The target's values (B, T, H, W, C) as pictures (B, T, H, W, 3) uint8."""
+        images = self.autoencoder.target.to_image(prediction.flatten(0, 1))
+        return images.unflatten(0, prediction.shape[:2])
 
     def _cuda_devices(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []

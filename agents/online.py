@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_epis
 from agents.run_folder import RunFolder
 from envs import EnvironmentConfig
 from errors import UserError
+from world_models.targets import make_target, reads
 
 POSITIVE = (
     "steps", "num_envs", "prefill", "random_hold", "update_every", "replay_capacity",
@@ -59,6 +60,12 @@ class OnlineConfig:
     """Agent steps, over all environments together, per update of every part (paper E.1)."""
     replay_capacity: int = 1_000_000
     """Frames the replay keeps; on disk, used as they come."""
+    recorded: tuple[str, ...] = ()
+    """Run folders whose replay is learned from as well, from the start; its frames are no steps
+    of this run. Frames without masks teach a target of masks nothing and everything else."""
+    render_masks: bool = True
+    """Let the simulator draw the masks that a target learns from; otherwise only `recorded` frames
+    have any, as on a real robot."""
     prioritise_ends: bool = False
     """Draw an episode's last window more often (paper's code: Meta-World and RLBench)."""
     evaluate_first: int = 10_000
@@ -81,6 +88,12 @@ class OnlineConfig:
                 raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0.0 <= self.random_share <= 1.0:
             raise UserError(f"random_share must be between 0 and 1, not {self.random_share}")
+        needed = reads(make_target(self.agent.autoencoder.target))  # refuses an unknown target
+        if "mask" in needed and not (self.render_masks or self.recorded):
+            raise UserError(
+                "the target needs masks: leave render_masks on, or name a run folder that has them "
+                "with --recorded"
+            )
         picture, eye = self.environment.size, self.agent.autoencoder.image_size
         if picture != eye:
             raise UserError(
@@ -135,6 +148,7 @@ def evaluate(
     episodes: int,
     seed: int,
     record: bool = False,
+    shift: str | None = None,
 ) -> list[dict]:
     """`episodes` episodes on starts that training and its evaluations never use.
 
@@ -144,10 +158,13 @@ def evaluate(
         episodes: how many.
         seed: of the starts.
         record: keep the frames.
+        shift: visual shifts to act under (`envs.shifts`); None leaves the run's own, if any.
 
     Returns:
         As `run_episodes`.
     """
+    if shift is not None:
+        config = replace(config, environment=replace(config.environment, shift=shift))
     envs = make_envs(config, min(episodes, config.evaluate_envs))
     torch.manual_seed(seed)  # of the model states that are sampled on the way
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from pathlib import Path
@@ -26,6 +27,8 @@ from agents.rollout import (
 )
 from agents.run_folder import RunFolder
 from errors import UserError
+from mask_classes import UNLABELLED
+from world_models.targets import make_target, reads
 
 if TYPE_CHECKING:
     from agents.online import OnlineConfig
@@ -45,9 +48,25 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"--device {name} cannot be used here: {reason}") from error
 
 
-def make_envs(config: OnlineConfig, count: int) -> VectorEnv:
-    """`count` environments of the run's task, each in a process of its own."""
-    return envs.make_vector(config.task, count, **vars(config.environment))
+def training_view(config: OnlineConfig) -> dict:
+    """Options of `envs.make` for training: also what the target has to be told while it learns."""
+    options = dict(vars(config.environment))
+    options["masks"] |= needs_masks(config) and config.render_masks
+    return options
+
+
+def needs_masks(config: OnlineConfig) -> bool:
+    """Whether what the world model predicts is learned from masks."""
+    return "mask" in reads(make_target(config.agent.autoencoder.target))
+
+
+def make_envs(config: OnlineConfig, count: int, training: bool = False) -> VectorEnv:
+    """`count` environments of the run's task, each in a process of its own.
+
+    Acting takes the picture alone, so only those that `training` learns from draw masks.
+    """
+    view = training_view(config) if training else {**vars(config.environment), "masks": False}
+    return envs.make_vector(config.task, count, **view)
 
 
 def make_agent(config: OnlineConfig, action: int, device: str) -> MaskedWorldModel:
@@ -55,28 +74,12 @@ def make_agent(config: OnlineConfig, action: int, device: str) -> MaskedWorldMod
     return MaskedWorldModel(config.agent, action, choose_device(device))
 
 
-def open_replay(path: Path, config: OnlineConfig) -> Replay:
-    """The replay of the run folder `path`, to look at only. Raises UserError when there is none."""
-    environment = envs.make(config.task, **vars(config.environment))
-    try:
-        entries = entries_for(environment.observation_space, environment.action_space)
-    finally:
-        environment.close()
-    return make_replay(path, config, entries, read_only=True)
-
-
-def make_replay(
-    path: Path, config: OnlineConfig, entries: dict[str, Entry], read_only: bool = False
-) -> Replay:
-    """The replay in the run folder `path`, created when missing."""
-    return Replay(
-        Path(path) / "replay",
-        entries,
-        config.replay_capacity,
-        prioritise_ends=config.prioritise_ends,
-        seed=config.seed,
-        read_only=read_only,
-    )
+def entries_of(config: OnlineConfig, environments: VectorEnv) -> dict[str, Entry]:
+    """What the run's replay holds."""
+    entries = entries_for(environments.single_observation_space, environments.single_action_space)
+    if needs_masks(config):
+        entries["mask"] = Entry(entries["image"].shape[:2], "uint8")
+    return entries
 
 
 def load_checked(agent: MaskedWorldModel, state: dict, config: OnlineConfig, path: Path) -> None:
@@ -94,25 +97,35 @@ def load_checked(agent: MaskedWorldModel, state: dict, config: OnlineConfig, pat
 
 
 class MetricMean:
-    """Running means of scalars that stay on their device until they are asked for."""
+    """Running means of scalars that stay on their device until they are asked for.
+
+    A metric whose name has three parts (`autoencoder/iou/hand`) is a measurement that a batch may
+    be unable to make: NaN, which is left out. Everywhere else NaN is kept, and stops the run.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, Tensor | int] = {}
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
+            count = 1
+            if name.count("/") > 1:
+                count, value = value.isfinite(), value.nan_to_num(0.0, 0.0, 0.0)
             total = self.sums.get(name)
             self.sums[name] = value.clone() if total is None else total + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            self.counts[name] = self.counts.get(name, 0) + count
 
     def take(self) -> dict[str, float]:
         """The means since the last call; one transfer for all of them."""
         if not self.sums:
             return {}
         values = torch.stack([value.float() for value in self.sums.values()]).tolist()
+        counts = [int(count) for count in self.counts.values()]
         means = {
-            name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)
+            name: value / count
+            for name, value, count in zip(self.sums, values, counts, strict=True)
+            if count
         }
         self.sums, self.counts = {}, {}
         return means
@@ -132,14 +145,19 @@ class OnlineRun:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.envs = make_envs(config, config.num_envs)
+        self.envs = make_envs(config, config.num_envs, training=True)
         self.evaluation_envs: VectorEnv | None = None
         self.bar: tqdm | None = None
         space = self.envs.single_action_space
         self.agent = make_agent(config, space.shape[0], config.device)
         self.random_agent = RandomAgent(space, extreme=config.random_actions == "extreme")
-        entries = entries_for(self.envs.single_observation_space, space)
-        self.replay = make_replay(folder.path, config, entries)
+        self.replay = Replay(
+            folder.path / "replay",
+            entries_of(config, self.envs),
+            config.replay_capacity,
+            prioritise_ends=config.prioritise_ends,
+            seed=config.seed,
+        )
         self.metrics = MetricMean()
         self.agent_state: tuple | None = None
         self.evaluated = 0  # step of the last evaluation
@@ -188,9 +206,12 @@ class OnlineRun:
         counts = self.agent.parameter_counts()
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         print(f"parameters: {parts}; {sum(counts.values()):,} in all", flush=True)
+        self.copy_recorded()
         known = state["replay"]["episodes"]
         step = sum(record["env_steps"] for record in self.replay.records[:known])
         for record in self.replay.records[known:]:  # finished after the checkpoint: kept
+            if "recorded" in record:
+                continue
             step += record["env_steps"]
             self.folder.log(step, episode_metrics(record))
         started = max(len(self.replay.records), state.get("started", 0))
@@ -205,6 +226,24 @@ class OnlineRun:
             dynamic_ncols=True,
             disable=None,  # silent where standard error is not a terminal; `say` speaks then
         )
+
+    def copy_recorded(self) -> None:
+        """Take over the episodes of `recorded` runs, or those that a killed start has left out."""
+        if any("recorded" not in record for record in self.replay.records):
+            return
+        done = len(self.replay.records)
+        sources = [(folder, Replay.at(Path(folder) / "replay")) for folder in self.config.recorded]
+        recorded = ((folder, *pair) for folder, source in sources for pair in source.episodes())
+        for folder, episode, record in itertools.islice(recorded, done, None):
+            no_steps = {"agent_steps": 0, "env_steps": 0, "recorded": folder}
+            self.store(episode, **{**record, **no_steps})
+
+    def store(self, episode: dict[str, np.ndarray], **record) -> None:
+        """Keep an episode in the replay, unlabelled where it has no masks."""
+        if "mask" in self.replay.entries and "mask" not in episode:
+            shape = (len(episode["reward"]), *self.replay.entries["mask"].shape)
+            episode = {**episode, "mask": np.full(shape, UNLABELLED, np.uint8)}
+        self.replay.add_episode(episode, **record)
 
     @property
     def exploring(self) -> bool:
@@ -267,7 +306,7 @@ class OnlineRun:
         if not episodes:
             return
         for episode, record in episodes:
-            self.replay.add_episode(episode, **record)
+            self.store(episode, **record)
             self.log(episode_metrics(record))
         if self.steps < self.config.steps:
             self.evaluate_if_due()
@@ -277,7 +316,7 @@ class OnlineRun:
     def conclude(self) -> None:
         """End of the budget: keep the unfinished episodes, make up for what is owed, evaluate."""
         for episode, record in self.collector.cut():
-            self.replay.add_episode(episode, **record)
+            self.store(episode, **record)
             self.log(episode_metrics(record))
         self.pretrain()
         owed = self.agent.updates < self.updates_due and not self.exploring

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +85,30 @@ class Replay:
         self._check_layout()
         self._arrays = {name: self._open(name, entry) for name, entry in entries.items()}
         self._read_index()
+
+    @classmethod
+    def at(cls, folder: Path) -> Replay:
+        """The replay in `folder`, to look at, whatever its layout.
+
+        Raises:
+            UserError: there is none, or its description cannot be read.
+        """
+        path = Path(folder) / "layout.json"
+        try:
+            layout = json.loads(path.read_text())
+            entries = {name: Entry(tuple(s), d) for name, (s, d) in layout["entries"].items()}
+            return cls(folder, entries, layout["capacity"], read_only=True)
+        except OSError as error:
+            raise UserError(f"there is no replay in {folder}; name the folder of a run") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}") from error
+
+    def episodes(self) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
+        """Every kept episode, oldest first: its arrays (L + 1, ...) and its index record."""
+        records = self.records[len(self.records) - len(self._starts) :]
+        for start, length, record in zip(self._starts, self._lengths, records, strict=True):
+            place = np.arange(start, start + length) % self.capacity
+            yield {name: array[place] for name, array in self._arrays.items()}, record
 
     def _check_layout(self) -> None:
         layout = {
@@ -157,6 +182,13 @@ class Replay:
             raise UserError(
                 f"an episode of {length} frames does not fit a replay of {self.capacity}"
             )
+        for name, entry in self.entries.items():
+            shape = np.shape(episode[name])[1:] if name in episode else None
+            if shape != entry.shape:
+                raise UserError(
+                    f"an episode's {name} is {'missing' if shape is None else shape} where the "
+                    f"replay in {self.folder} holds {entry.shape}"
+                )
         drop = 0
         while drop < len(self._starts) and self._starts[drop] + self.capacity < self._end + length:
             drop += 1

@@ -66,6 +66,7 @@ def make(
     quality: str = "full",
     masks: bool = False,
     proprio: bool = False,
+    shift: str = "",
 ) -> gymnasium.Env:
     """An environment of one task; ``MujocoEnvironment`` says what it observes and promises.
 
@@ -78,11 +79,12 @@ def make(
         quality: "full" (as published) or "fast" (for machines without a GPU).
         masks: observe class ids as well (``envs.semantics``).
         proprio: observe the robot's own state as well.
+        shift: visual shifts with their strengths, "lighting:0.5+noise:0.2" (``envs.shifts``).
 
     Raises:
-        UserError: unknown task, camera, or value; the suite is not installed; no GL context.
+        UserError: unknown task, camera, shift, or value; the suite is not installed; no GL context.
     """
-    config = EnvironmentConfig(camera, size, action_repeat, quality, masks, proprio)
+    config = EnvironmentConfig(camera, size, action_repeat, quality, masks, proprio, shift)
     name = task.partition("/")[2]
     environment = {"metaworld": metaworld.MetaWorld, "dmc": dmc.DeepMindControl}[suite(task)]
     return environment(name, config, seed)

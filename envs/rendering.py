@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from errors import UserError
+from mask_classes import OTHER
 
 
 def no_graphics(error: Exception) -> UserError:
@@ -151,7 +152,8 @@ class Renderer:
     """Pictures of one model at one size and quality.
 
     Usage: ``update(data, camera)`` once per frame, then ``image()`` and, if wanted, ``mask(...)``.
-    The model given is never written to; drawing uses a private copy of what is uploaded.
+    The model given is never written to; drawing uses a private copy of what is uploaded. Between
+    ``update`` and the drawing, ``scene`` (``mujoco.MjvScene``) may be edited.
 
     Args:
         model: the model to draw; kept, so that later edits of poses and colours are seen.
@@ -179,7 +181,7 @@ class Renderer:
         uploaded = copy.copy(model)
         uploaded.vis.global_.offwidth = width
         uploaded.vis.global_.offheight = height
-        self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
+        self.scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
         if quality == "fast":
             uploaded.vis.quality.offsamples = 0
             uploaded.vis.quality.shadowsize = 0
@@ -189,8 +191,8 @@ class Renderer:
             decimate(uploaded, DECIMATION_GRID * 64 / max(width, height))
             flags = mujoco.mjtRndFlag
             for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_HAZE):
-                self._scene.flags[flag] = False
-        self.model = model
+                self.scene.flags[flag] = False
+        self.model, self._uploaded = model, uploaded
         self.upside_down = upside_down
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
@@ -213,7 +215,7 @@ class Renderer:
             None,
             self._camera,
             mujoco.mjtCatBit.mjCAT_ALL.value,
-            self._scene,
+            self.scene,
         )
 
     def image(self) -> np.ndarray:
@@ -229,7 +231,7 @@ class Renderer:
             classes: for each MuJoCo object type that is drawn (``mjtObj``: geom, site, skin, ...) a
                 uint8 array of class ids indexed by object id; what is not named is 0.
         """
-        scene = self._scene
+        scene = self.scene
         table = np.zeros(scene.ngeom + 1, np.uint8)
         geoms = scene.geoms
         for index in range(scene.ngeom):
@@ -237,6 +239,8 @@ class Renderer:
             kind = classes.get(geom.objtype)
             if kind is not None and geom.segid >= 0:
                 table[geom.segid + 1] = kind[geom.objid]
+            elif geom.objtype == mujoco.mjtObj.mjOBJ_UNKNOWN and geom.segid >= 0:
+                table[geom.segid + 1] = OTHER  # of no model: what a shift has put into the scene
         with self._identity_colors():
             pixels = self._draw().astype(np.int32)
         return table[pixels[..., 0] | pixels[..., 1] << 8 | pixels[..., 2] << 16]
@@ -245,19 +249,26 @@ class Renderer:
     def _identity_colors(self):
         flags = mujoco.mjtRndFlag
         for flag in (flags.mjRND_SEGMENT, flags.mjRND_IDCOLOR):
-            self._scene.flags[flag] = True
+            self.scene.flags[flag] = True
         yield
         for flag in (flags.mjRND_SEGMENT, flags.mjRND_IDCOLOR):
-            self._scene.flags[flag] = False
+            self.scene.flags[flag] = False
 
     def _draw(self) -> np.ndarray:
         """Draw the scene into the private buffer and return a view of it with row 0 on top."""
         _current_gl_context()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        mujoco.mjr_render(self._viewport, self._scene, self._context)
+        mujoco.mjr_render(self._viewport, self.scene, self._context)
         mujoco.mjr_readPixels(self._buffer, None, self._viewport, self._context)
         # OpenGL's row 0 is the bottom one; an upside-down camera has it on top already.
         return self._buffer if self.upside_down else self._buffer[::-1]
+
+    def upload_texture(self, texture: int, picture: np.ndarray) -> None:
+        """Draw ``picture``, (height, width, channels) uint8, in place of the model's texture."""
+        _current_gl_context()
+        start = self._uploaded.tex_adr[texture]
+        self._uploaded.tex_data[start : start + picture.size] = picture.reshape(-1)
+        mujoco.mjr_uploadTexture(self._uploaded, self._context, texture)
 
     def upload_heightfields(self) -> None:
         """Draw the model's height fields as they now are (quadruped-escape resets its own)."""

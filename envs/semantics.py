@@ -1,46 +1,14 @@
 """From a simulator's bodies to the class ids of every mask (shared/specs/suites.md, last section).
 
 Two things decide a class: which body a geom or site belongs to, and what part that body plays in
-the task. The parts are the same in every task, so that a colour means the same everywhere:
-
-    3 object          what is to be moved: the puck, the door, the window's sash, the button
-    4 goal            the goal's marker, or the place that is the goal: basket, bin, shelf, hoop
-    5 second object   what the first one acts on: a thermos (stick-push), the nail; a second brick
-    6 fixture         what the object is part of or leaves: door frame, button box, coffee machine
-    7 other object    obstacles, further objects, markers of another task's goal
-
-Table, floor, sky and the retaining walls are background.
+the task (`mask_classes.py` lists the parts). Table, floor, sky and the retaining walls are
+background.
 """
 
 import mujoco
 import numpy as np
 
-NAMES = (
-    "background",
-    "robot",
-    "hand",
-    "object",
-    "goal",
-    "second object",
-    "fixture",
-    "other object",
-)
-BACKGROUND, ROBOT, HAND, OBJECT, GOAL, SECOND, FIXTURE, OTHER = range(len(NAMES))
-
-# One colour per class id, (8, 3) uint8: Okabe and Ito's palette, told apart by colour-blind people.
-PALETTE = np.array(
-    [
-        (0, 0, 0),
-        (213, 94, 0),
-        (240, 228, 66),
-        (0, 114, 178),
-        (0, 158, 115),
-        (86, 180, 233),
-        (204, 121, 167),
-        (230, 159, 0),
-    ],
-    dtype=np.uint8,
-)
+from mask_classes import BACKGROUND, FIXTURE, GOAL, HAND, OBJECT, OTHER, ROBOT, SECOND
 
 # Meta-World: bodies of the base scene, and the obstacle of the *-wall tasks.
 METAWORLD_SCENE = {"tablelink": BACKGROUND, "RetainingWall": BACKGROUND, "wall": OTHER}
@@ -202,8 +170,3 @@ def _top_bodies(model: mujoco.MjModel, prefix: str) -> list[str]:
     children = np.flatnonzero(model.body_parentid == 0)
     names = [model.body(body).name for body in children]
     return [name for name in names if name.startswith(prefix)]
-
-
-def colorize(mask: np.ndarray) -> np.ndarray:
-    """A mask of class ids, (..., H, W), as a picture in the palette, (..., H, W, 3) uint8."""
-    return PALETTE[mask]

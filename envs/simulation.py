@@ -11,9 +11,11 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
 
+from envs import shifts
 from errors import UserError
 
 DEFAULT_ACTION_REPEAT = 2  # both suites: Masked World Models, Table 1
+SHIFT_STREAM = 20_261  # keeps what shifts draw apart from what the task draws
 LARGEST_SIZE = 4096  # pixels; a software framebuffer of 200 MB, beyond any use
 
 
@@ -33,6 +35,9 @@ class EnvironmentConfig:
     """Observe the class of every pixel as well, as `mask` (envs/semantics.py)."""
     proprio: bool = False
     """Observe the robot's own state as well, as `proprio`."""
+    shift: str = ""
+    """Visual shifts to draw the task under, with their strengths: lighting:0.5+noise:0.2
+    (envs/shifts.py); none when empty."""
 
     def __post_init__(self):
         if not isinstance(self.size, int) or not 1 <= self.size <= LARGEST_SIZE:
@@ -44,6 +49,8 @@ class EnvironmentConfig:
             raise UserError(f"action_repeat must be a whole number of at least 1, not {repeat!r}")
         if self.quality not in ("full", "fast"):
             raise UserError(f"quality must be full or fast, not {self.quality!r}")
+        if self.shift:
+            shifts.parse(self.shift)
 
 
 def import_suite(package: str, requirement: str):
@@ -159,6 +166,9 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         self._renderer = None
         self._image = None
         self._class_table = None
+        self._shifts = shifts.Shifts(config.shift) if config.shift else None
+        self._shift_rng = np.random.default_rng(None if seed is None else [SHIFT_STREAM, seed])
+        self._frame = 0
 
         low, high = (np.asarray(bound, np.float64) for bound in bounds)
         self._finite = np.isfinite(low) & np.isfinite(high)
@@ -221,6 +231,11 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         """Start an episode; see the class for what ``seed`` promises. ``options`` are not used."""
         super().reset(seed=seed)
         self._reset_simulation()
+        self._frame = 0
+        if seed is not None:
+            self._shift_rng = np.random.default_rng([SHIFT_STREAM, seed])
+        if self._shifts is not None:
+            self._shifts.begin(self._shift_rng.spawn(1)[0])
         # Resets edit poses after the last forward pass. Kinematics alone refreshes what is drawn
         # without touching the solver's warm start, so that pictures never change the physics.
         import mujoco
@@ -278,11 +293,16 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         renderer = self._current_renderer()
         with self._as_drawn():
             renderer.update(self.data, self._camera)
+        if self._class_table is None and (self.config.masks or self._shifts is not None):
+            self._class_table = self._classes()
+        if self._shifts is not None:
+            self._shifts.edit(shifts.Stage(renderer, self._class_table, self._frame))
+            self._frame += 1
         self._image = renderer.image()
+        if self._shifts is not None:
+            self._image = self._shifts.picture(self._image)
         observation = {"image": self._image}
         if self.config.masks:
-            if self._class_table is None:
-                self._class_table = self._classes()
             observation["mask"] = renderer.mask(self._class_table)
         if self.config.proprio:
             observation["proprio"] = self._state()

@@ -1,7 +1,7 @@
 """Draw what a trained world model predicts, as one picture: python results/prediction.py --help
 
-Top to bottom: the truth, the autoencoder's reconstruction from a quarter of its features, and the
-open-loop prediction, which sees the first 5 frames and from then on only the actions.
+Top to bottom: the truth, the autoencoder's reconstruction from masked features, and the open-loop
+prediction, which sees the first 5 frames and from then on only the actions.
 """
 
 from __future__ import annotations
@@ -41,15 +41,21 @@ def main(options: Prediction) -> None:
 
     from agents.masked_world_model import MaskedWorldModel
     from agents.online import load_agent
-    from agents.online_run import open_replay
+    from agents.replay import Replay
 
     agent, config, step = load_agent(options.logdir, options.device)
-    replay = open_replay(options.logdir, config)
+    replay = Replay.at(options.logdir / "replay")
     video = agent.report(replay, rows=1, length=max(FRAMES) + 1)["prediction"]
     size = video.shape[1]
-    rows = ("truth", "masked\nreconstruction", "open-loop\nprediction")
+    # The picture, then of each target what is true, reconstructed, predicted; where the target is
+    # the picture itself, the truth is not repeated.
+    count = video.shape[2] // size
+    kinds = ["truth", "masked\nreconstruction", "open-loop\nprediction"]
+    rows = kinds
+    if count > len(kinds):
+        rows = ["picture", *(kind for kind in kinds for _ in range((count - 1) // len(kinds)))]
     figure, axes = pyplot.subplots(
-        len(rows), len(FRAMES), figsize=(1.2 * len(FRAMES), 3.9), squeeze=False
+        len(rows), len(FRAMES), figsize=(1.2 * len(FRAMES), 1.3 * len(rows)), squeeze=False
     )
     for column, t in enumerate(FRAMES):
         for row, name in enumerate(rows):

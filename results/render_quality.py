@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # The repository need not be installed for its scripts to run.
 import envs
 from envs.rendering import Renderer
-from envs.semantics import colorize
+from mask_classes import colorize
 
 STEPS = 25  # random steps before the picture is taken, so that arm and object have moved
 REPEATS = 30  # frames timed; the fastest is reported, since other work only ever adds

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,6 +16,7 @@ import yaml
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.presets import preset
 from agents.run_folder import RunFolder
+from run import main
 
 ROOT = Path(__file__).parent.parent
 WINDOW_CLOSE = ["--task", "metaworld/window-close"]
@@ -132,11 +134,19 @@ def test_a_reader_that_stops_early_is_no_error():
         (["train", *WINDOW_CLOSE, "--environment.size", "96"], ["image_size", "96", "64"]),
         (["train", *WINDOW_CLOSE, "--agent.behaviour.target-every", "0"], ["target_every"]),
         (["train", *WINDOW_CLOSE, "--agent.autoencoder.mask-ratio", "1"], ["mask_ratio", "1"]),
+        (["train", *WINDOW_CLOSE, "--target", "mask"], ["'mask'", "masks", "package.module:Class"]),
+        (["train", *WINDOW_CLOSE, "--target", "nowhere:Depth"], ["'nowhere:Depth'", "nowhere"]),
+        (["train", *WINDOW_CLOSE, "--target", "math:pi"], ["'math:pi'"]),
+        (["train", *WINDOW_CLOSE, "--target", "pathlib:Path"], ["lacks channels, loss, to_image"]),
         (["evaluate"], ["--logdir"]),
         (["evaluate", "--logdor", "x"], ["--logdor", "--logdir"]),
         (["evaluate", "--logdir", "nowhere"], ["nowhere"]),
         (["evaluate", "--logdir", "nowhere", "--episodes", "0"], ["--episodes", "0"]),
         (["evaluate", "--logdir", "nowhere", "--seed", "-1"], ["--seed", "-1"]),
+        (["evaluate", "--logdir", "nowhere", "--shift", "fog"], ["'fog'", "lighting"]),
+        (["evaluate", "--logdir", "nowhere", "--shifts", "all:3"], ["0 to 1"]),
+        (["evaluate", "--logdir", "x", "--shifts", "all", "--shift", "noise"], ["--shifts"]),
+        (["train", *WINDOW_CLOSE, "--environment.shift", "fog"], ["'fog'", "lighting"]),
         (["tasks", "--suite", "atari"], ["atari", "metaworld"]),
     ],
 )
@@ -145,6 +155,25 @@ def test_a_mistake_is_one_line_that_names_it(arguments, words, tmp_path):
     for word in words:
         assert word in line
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "target", "name"),
+    [
+        ([], "pixels", "cpu-seed0"),
+        (["--target", "masks"], "masks", "cpu-masks-seed0"),
+        (["--target=pixels:1+masks:0.5"], "pixels:1+masks:0.5", "cpu-pixels-1+masks-0.5-seed0"),
+        (["--target", "masks", "--seed", "3"], "masks", "cpu-masks-seed3"),
+    ],
+)
+def test_what_is_predicted_is_one_option(arguments, target, name, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("agents.online.train", lambda *run: started.append(run))
+    assert main(["train", *WINDOW_CLOSE, *arguments]) == 0
+    ((config, folder),) = started
+    assert config.agent.autoencoder.target == target
+    assert folder.path.name == f"metaworld-window-close-{name}"
 
 
 def test_foreign_folder_is_refused_and_untouched(tmp_path):
@@ -231,6 +260,22 @@ def test_evaluation_is_printed_and_recorded_beside_a_random_policy(trained):
     ]
     assert seeds[0] == seeds[1]
     assert evaluation["command"].startswith("python run.py evaluate")
+
+
+def test_evaluation_under_shifts_says_what_is_retained(trained):
+    result = run("evaluate", "--logdir", trained, "--episodes", 2, "--shifts", "noise:1,lighting")
+    assert result.returncode == 0, result.stderr
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
+    assert all("/2 = " in rows[name] for name in ("agent", "noise:1", "lighting:0.5"))
+    evaluation = json.loads((trained / "evaluation.json").read_text())
+    assert evaluation["shifts"] == ["noise:1", "lighting:0.5"]
+    assert evaluation["retained"]["ood"] == np.mean(
+        [evaluation[name]["success"]["mean"] for name in evaluation["shifts"]]
+    )
+    assert evaluation["noise:1"]["return"]["mean"] != evaluation["agent"]["return"]["mean"]
+    result = run("evaluate", "--logdir", trained, "--episodes", 1, "--shift", "noise:1")
+    assert result.returncode == 0, result.stderr
+    assert "under noise:1" in result.stdout
 
 
 @pytest.mark.parametrize("kind", ["truncated", "foreign", "another task's", "another size's"])

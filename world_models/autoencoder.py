@@ -20,7 +20,7 @@ from world_models.layers import (
     symlog,
     token_positions,
 )
-from world_models.targets import Standardise, make_target
+from world_models.targets import Standardise, make_target, measure
 
 PATCH = 8
 """Pixels a side of one token: three convolutions of stride 2 (paper E.1)."""
@@ -57,7 +57,8 @@ class AutoencoderConfig:
     faster than other biases; what the tokens have to say is then the difference. 0, as in the
     paper: none."""
     target: str = "pixels"
-    """What the decoder predicts: pixels, or package.module:Class."""
+    """What the decoder predicts: pixels, masks, package.module:Class, or a weighted sum of them:
+    pixels:1+masks:0.5."""
     target_weight: float = 1.0
     """Weight of the target's loss (eq. 13: 1)."""
 
@@ -198,8 +199,10 @@ class MaskedAutoencoder(nn.Module):
             self.centre.see(self.standardise(image))
         keep = self.random_keep(len(image), image.device) if self.config.mask_ratio else None
         prediction, reward = self.decode(self.encode(image, keep), keep)
-        target_loss = self.target.loss(prediction.float(), batch)
+        prediction = prediction.float()
+        target_loss = self.target.loss(prediction, batch)
         reward_loss = (reward.float() - symlog(batch["reward"])).square().mean()
         metrics = {"target": target_loss.detach(), "reward": reward_loss.detach()}
+        metrics |= measure(self.target, prediction.detach(), batch)
         loss = self.config.target_weight * target_loss + self.config.reward_weight * reward_loss
         return loss, metrics

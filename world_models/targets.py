@@ -3,17 +3,26 @@
 A target is a small class. The autoencoder asks it for `channels` (C values per pixel) and for
 `loss(prediction, batch)`; people ask it for `to_image(prediction)`. Name your own on the command
 line as `package.module:Class`; it is built with no arguments.
+
+The autoencoder always *sees* the picture alone. What else a target wants to be told about a frame
+while it learns, it names in `reads`, and the environments and the replay provide it.
+
+Shape legend: B images, H = W image size, C channels of the target, K classes.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import UserError
+from mask_classes import NAMES, PALETTE, UNLABELLED, colorize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,7 +30,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PredictionTarget(Protocol):
-    """What a decoder is asked to predict for every pixel."""
+    """What a decoder is asked to predict for every pixel.
+
+    A class of your own needs the first three; the others may be left out.
+    """
 
     channels: int
 
@@ -30,6 +42,15 @@ class PredictionTarget(Protocol):
 
     def to_image(self, prediction: Tensor) -> Tensor:
         """`prediction` (B, H, W, C) as pictures for people, (B, H, W, 3) uint8."""
+
+    reads: Sequence[str] = ()
+    """Observations that `loss` needs beside `image`: "mask"."""
+
+    def measure(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars for the log, without gradients; NaN for what this batch cannot tell."""
+
+    def truth(self, batch: dict[str, Tensor]) -> Tensor:
+        """What `to_image` of a perfect prediction would be, where that is not the image."""
 
 
 class Standardise(nn.Module):
@@ -76,27 +97,200 @@ class PixelTarget(nn.Module):
         return self.standardise.undo(prediction)
 
 
-TARGETS: dict[str, type] = {"pixels": PixelTarget}
+class MaskTarget(nn.Module):
+    """The semantic class of every pixel under weighted cross-entropy.
+
+    A class weighs as the inverse square root of its share of the batch's pixels, so that a gripper
+    of 20 pixels counts and the background does not vanish. Pixels that nobody has labelled
+    (`mask_classes.UNLABELLED`) count nowhere.
+    """
+
+    channels = len(NAMES)
+    reads = ("mask",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("palette", torch.from_numpy(PALETTE), persistent=False)
+        self.register_buffer("classes", torch.arange(self.channels), persistent=False)
+
+    def weights(self, mask: Tensor) -> Tensor:
+        """Weight of each class, (K,) float32, for masks of any shape; 0 where there is none."""
+        counts = (mask.flatten()[:, None] == self.classes).sum(0).float()
+        share = counts / counts.sum().clamp(min=1.0)
+        return torch.where(counts > 0, share.clamp(min=1e-12).rsqrt(), 0.0)
+
+    def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        mask = labels(batch)
+        weight = self.weights(mask)
+        loss = F.cross_entropy(
+            prediction.flatten(0, -2),
+            mask.flatten().long(),
+            weight=weight,
+            ignore_index=UNLABELLED,
+            reduction="sum",
+        )
+        pixels = (mask.flatten()[:, None] == self.classes).float() @ weight
+        return loss / pixels.sum().clamp(min=1.0)
+
+    @torch.no_grad()
+    def measure(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Intersection over union of each class over the batch, and the mean of the classes that
+        are there: `iou/hand`, `iou/mean`."""
+        iou = class_iou(prediction.argmax(-1), labels(batch))
+        names = [f"iou/{name.replace(' ', '_')}" for name in NAMES]
+        return {**dict(zip(names, iou.unbind(), strict=True)), "iou/mean": iou.nanmean()}
+
+    def to_image(self, prediction: Tensor) -> Tensor:
+        return self.palette[prediction.argmax(-1)]
+
+    def truth(self, batch: dict[str, Tensor]) -> Tensor:
+        mask = labels(batch)
+        return torch.from_numpy(colorize(mask.cpu().numpy())).to(mask.device)
+
+
+def labels(batch: dict[str, Tensor]) -> Tensor:
+    """The batch's masks. Raises UserError when it has none."""
+    if "mask" not in batch:
+        raise UserError(
+            "the target masks learns from masks and these frames have none; "
+            "record them with masks=True"
+        )
+    return batch["mask"]
+
+
+def class_iou(predicted: Tensor, mask: Tensor) -> Tensor:
+    """Intersection over union of every class over all labelled pixels.
+
+    Args:
+        predicted: class ids, int64.
+        mask: class ids of the same shape; `UNLABELLED` pixels do not count.
+
+    Returns:
+        (K,) float32, NaN for a class that is neither predicted nor there.
+    """
+    classes = len(NAMES)
+    labelled = mask != UNLABELLED
+    pairs = torch.where(labelled, mask.long() * classes + predicted, classes**2)
+    counts = torch.zeros(classes**2 + 1, device=pairs.device)
+    counts.scatter_add_(0, pairs.flatten(), torch.ones_like(pairs.flatten(), dtype=counts.dtype))
+    counts = counts[:-1].view(classes, classes)
+    both = counts.diagonal()
+    return both / (counts.sum(0) + counts.sum(1) - both)
+
+
+class WeightedSum(nn.Module):
+    """Several targets predicted by one decoder, each with its own channels.
+
+    Args:
+        parts: (name, weight, target); the loss is the sum of weight · loss.
+    """
+
+    def __init__(self, parts: Sequence[tuple[str, float, PredictionTarget]]):
+        super().__init__()
+        self.names = [name for name, _, _ in parts]
+        self.weights = [weight for _, weight, _ in parts]
+        self.targets = [target for _, _, target in parts]
+        # Those with tensors of their own move to the device with the model.
+        self.modules_among = nn.ModuleList(t for t in self.targets if isinstance(t, nn.Module))
+        self.sizes = [target.channels for target in self.targets]
+        self.channels = sum(self.sizes)
+        self.reads = tuple(dict.fromkeys(name for t in self.targets for name in reads(t)))
+
+    def _each(self, prediction: Tensor) -> list[tuple[PredictionTarget, Tensor]]:
+        return list(zip(self.targets, prediction.split(self.sizes, dim=-1), strict=True))
+
+    def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        losses = [target.loss(part, batch) for target, part in self._each(prediction)]
+        return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
+
+    @torch.no_grad()
+    def measure(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each target's own loss, by its name, and what it measures."""
+        measured = {}
+        for name, (target, part) in zip(self.names, self._each(prediction), strict=True):
+            measured[f"loss/{name}"] = target.loss(part, batch)
+            measured |= measure(target, part, batch)
+        return measured
+
+    def to_image(self, prediction: Tensor) -> Tensor:
+        """The targets' pictures side by side, (B, H, n·W, 3)."""
+        return torch.cat([target.to_image(part) for target, part in self._each(prediction)], dim=2)
+
+    def truth(self, batch: dict[str, Tensor]) -> Tensor:
+        """Likewise; the image itself for a target without `truth`."""
+        truths = [truth(target, batch) for target in self.targets]
+        return torch.cat([batch["image"] if t is None else t for t in truths], dim=2)
+
+
+# What a target may leave out.
+
+
+def reads(target: PredictionTarget) -> tuple[str, ...]:
+    """Observations that the target's loss needs beside `image`."""
+    return tuple(getattr(target, "reads", ()))
+
+
+def measure(
+    target: PredictionTarget, prediction: Tensor, batch: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The target's scalars for the log."""
+    return target.measure(prediction, batch) if hasattr(target, "measure") else {}
+
+
+def truth(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor | None:
+    """Pictures (B, H, W, 3) of what it should have predicted; None where that is the image."""
+    return target.truth(batch) if hasattr(target, "truth") else None
+
+
+TARGETS: dict[str, type] = {"pixels": PixelTarget, "masks": MaskTarget}
 
 
 def make_target(name: str) -> PredictionTarget:
-    """The target called `name`: one of `TARGETS`, or `package.module:Class`.
+    """The target called `name`.
+
+    Args:
+        name: one of `TARGETS`, `package.module:Class`, or a weighted sum of such:
+            `pixels+masks`, `pixels:1+masks:0.5`.
 
     Raises:
-        UserError: no such target, or the class lacks what a target needs.
+        UserError: no such target, the class lacks what a target needs, or a weight is not positive.
     """
+    parts = [_parse(part.strip()) for part in name.split("+")]
+    if len(parts) == 1 and parts[0][1] == 1.0:
+        return _make_one(parts[0][0])
+    return WeightedSum([(part, weight, _make_one(part)) for part, weight in parts])
+
+
+def _parse(part: str) -> tuple[str, float]:
+    """`masks:0.5` → ("masks", 0.5); the weight is 1 where none is given."""
+    name, _, last = part.rpartition(":")
+    try:
+        weight = float(last)
+    except ValueError:
+        return part, 1.0
+    if not (math.isfinite(weight) and weight > 0):
+        raise UserError(f"the weight of target {name!r} must be above 0, not {last}")
+    return name, weight
+
+
+def _make_one(name: str) -> PredictionTarget:
     if name in TARGETS:
         return TARGETS[name]()
     module_name, _, class_name = name.partition(":")
     if not (module_name and class_name):
         raise UserError(
-            f"unknown target {name!r}; use one of {', '.join(TARGETS)}, or package.module:Class"
+            f"unknown target {name!r}; use one of {', '.join(TARGETS)}, package.module:Class, or "
+            "a sum of them such as pixels:1+masks:0.5"
         )
     try:
         target = getattr(importlib.import_module(module_name), class_name)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, SyntaxError) as error:
         raise UserError(f"target {name!r} cannot be made: {error}") from error
     missing = [part for part in ("channels", "loss", "to_image") if not hasattr(target, part)]
     if missing:
         raise UserError(f"target {name!r} lacks {', '.join(missing)}; see world_models/targets.py")
+    if not isinstance(target.channels, int) or target.channels < 1:
+        raise UserError(
+            f"target {name!r} has channels = {target.channels!r}; it must be a whole number above 0"
+        )
     return target

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents.evaluation import summarise
+from agents.evaluation import retained, summarise
 
 
 def episodes(returns, successes=None):
@@ -37,3 +37,31 @@ def test_one_episode_has_no_interval_of_its_return():
 
 def test_suites_without_success_report_none():
     assert summarise(episodes([1.0, 2.0]))["success"] is None
+
+
+def test_what_is_retained_under_shifts_by_hand():
+    plain = episodes([0.0] * 4, [True, True, True, False])
+    shifted = {
+        "noise:1": episodes([0.0] * 4, [True, False, False, False]),
+        "robot:1": episodes([0.0] * 4, [True, True, False, False]),
+    }
+    left = retained(plain, shifted)
+    assert left["score"] == "success"
+    assert (left["id"], left["ood"]) == (0.75, 0.375)
+    assert left["retain"] == 0.5
+    low, high = left["interval"]
+    assert 0.0 <= low < 0.5 < high <= 1.0
+
+
+def test_returns_are_retained_where_there_is_no_success():
+    left = retained(episodes([10.0, 20.0]), {"noise:1": episodes([5.0, 10.0])})
+    assert left["score"] == "return"
+    assert left["retain"] == 0.5
+    assert left["interval"] == [0.5, 0.5]  # every start keeps half of its return
+
+
+def test_nothing_can_be_retained_of_nothing():
+    plain = episodes([0.0, 0.0], [False, False])
+    left = retained(plain, {"noise:1": episodes([0.0, 0.0], [True, False])})
+    assert left["retain"] is left["interval"] is None
+    assert left["ood"] == 0.5

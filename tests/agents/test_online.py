@@ -23,12 +23,14 @@ from agents.actor_critic import ActorCriticConfig
 from agents.checkpoint import load_checkpoint
 from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
 from agents.online import OnlineConfig, evaluate, load_agent, train
-from agents.online_run import open_replay
+from agents.online_run import MetricMean, make_envs
 from agents.presets import preset
+from agents.replay import Replay
 from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed
 from agents.run_folder import RunFolder
 from envs import EnvironmentConfig
 from errors import UserError
+from mask_classes import UNLABELLED
 from world_models.autoencoder import AutoencoderConfig
 from world_models.latent_dynamics import (
     FeatureDecoderConfig,
@@ -227,6 +229,114 @@ def test_configuration_that_cannot_run_is_refused_at_once(changes, word):
         tiny(**changes)
 
 
+# ------------------------------------------------------------------------ what is predicted
+
+
+def predicting(target, **changes):
+    agent = tiny().agent
+    seeing = replace(agent.autoencoder, target=target)
+    return tiny(agent=replace(agent, autoencoder=seeing), **changes)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    """A run whose world model predicts masks."""
+    config = predicting("masks", evaluate_first=2 * EPISODE)
+    return run(tmp_path_factory.mktemp("masked") / "run", config, Photographed)
+
+
+def test_masks_are_learned_from_but_acting_sees_the_picture_alone(masked):
+    config = predicting("masks")
+    learning, acting = (make_envs(config, 1, training=training) for training in (True, False))
+    try:
+        assert set(learning.single_observation_space.spaces) == {"image", "mask"}
+        assert set(acting.single_observation_space.spaces) == {"image"}
+    finally:
+        learning.close()
+        acting.close()
+    agent, config, _ = load_agent(masked, "cpu")
+    (result,) = evaluate(agent, config, episodes=1, seed=3)  # on environments without masks
+    assert result["length"] == EPISODE
+    replay = Replay.at(masked / "replay")
+    assert replay.entries["mask"].shape == (16, 16)
+    assert {0, 1}.issubset(np.unique(replay.sample_frames(20)["mask"]))
+
+
+def test_the_log_tells_the_iou_of_the_classes_that_are_there(masked):
+    measured = {name for line in lines(masked) for name in line if "/iou/" in name}
+    assert {"autoencoder/iou/background", "autoencoder/iou/robot"} <= measured
+
+
+def test_the_video_shows_predicted_masks_beside_the_true_ones(masked):
+    agent, _, _ = load_agent(masked, "cpu")
+    video = agent.report(Replay.at(masked / "replay"), rows=2, length=8)["prediction"]
+    assert video.shape == (8, 2 * 16, 4 * 16, 3)  # picture, truth, reconstruction, prediction
+
+
+def test_run_that_predicts_masks_resumes_bit_for_bit(masked, tmp_path):
+    first, *_ = sorted((masked.parent / "run-album").glob("*"))
+    shutil.copytree(first, tmp_path / "run")
+    resumed = run(tmp_path / "run", predicting("masks", evaluate_first=2 * EPISODE))
+    assert differences(resumed, masked) == []
+
+
+def test_masks_recorded_elsewhere_teach_a_run_that_draws_none(masked, tmp_path):
+    config = predicting("pixels+masks", recorded=(str(masked),), render_masks=False)
+    path = run(tmp_path / "run", config)
+    theirs, ours = Replay.at(masked / "replay"), Replay.at(path / "replay")
+    kept = list(ours.episodes())
+    assert len(kept) == 4 + 4
+    for (episode, record), (source, _) in zip(kept[:4], theirs.episodes(), strict=True):
+        assert record["recorded"] == str(masked)
+        np.testing.assert_array_equal(episode["mask"], source["mask"])
+        np.testing.assert_array_equal(episode["image"], source["image"])
+    for episode, record in kept[4:]:
+        assert "recorded" not in record
+        assert (episode["mask"] == UNLABELLED).all()
+    assert checkpoint(path)["step"] == ours.env_steps == STEPS  # theirs are no steps of ours
+    assert never_backwards(path)
+
+
+def test_copying_that_was_cut_off_is_taken_up_again(masked, tmp_path):
+    config = predicting("masks", recorded=(str(masked),), steps=EPISODE)
+    whole = run(tmp_path / "whole", config)
+    shutil.copytree(whole, tmp_path / "cut")
+    index = tmp_path / "cut" / "replay" / "episodes.jsonl"
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:2]))
+    for name in ("checkpoint.pt", "metrics.jsonl"):
+        (tmp_path / "cut" / name).unlink()
+    run(tmp_path / "cut", config)
+    assert records(tmp_path / "cut") == records(whole)
+
+
+def test_recorded_runs_that_cannot_be_used_are_named(masked, straight, tmp_path):
+    with pytest.raises(UserError, match="no replay in .*nowhere"):
+        run(tmp_path / "a", predicting("masks", recorded=(str(tmp_path / "nowhere"),)))
+    with pytest.raises(UserError, match="with --recorded"):
+        predicting("masks", render_masks=False)
+    other = run(
+        tmp_path / "other",
+        tiny(
+            steps=EPISODE,
+            environment=EnvironmentConfig(size=24, action_repeat=REPEAT, quality="fast"),
+            agent=replace(
+                tiny().agent, autoencoder=replace(tiny().agent.autoencoder, image_size=24)
+            ),
+        ),
+    )
+    with pytest.raises(UserError, match=r"image is \(24, 24, 3\)"):
+        run(tmp_path / "b", predicting("masks", recorded=(str(other),)))
+
+
+def test_a_measurement_that_a_batch_cannot_make_is_left_out_and_a_loss_is_not():
+    mean, nan = MetricMean(), torch.tensor(math.nan)
+    for value, iou in ((1.0, nan), (3.0, torch.tensor(0.5)), (5.0, torch.tensor(0.7))):
+        mean.add({"a/loss": torch.tensor(value), "a/iou/hand": iou, "a/iou/goal": nan})
+    assert mean.take() == pytest.approx({"a/loss": 3.0, "a/iou/hand": 0.6})
+    mean.add({"a/loss": nan})
+    assert math.isnan(mean.take()["a/loss"])
+
+
 # ----------------------------------------------------------------------------- exploration
 
 
@@ -245,7 +355,7 @@ def test_share_of_the_blocks_stays_random_and_the_agent_knows_what_it_did(tmp_pa
     )
     path = run(tmp_path / "run", config)
     length = EPISODE // REPEAT  # five blocks an episode; a frame holds the action that led to it
-    replay = open_replay(path, config)
+    replay = Replay.at(path / "replay")
     actions = torch.from_numpy(np.array(replay._arrays["action"]))
     actions = actions[: len(records(path)) * (length + 1)].view(-1, length + 1, 4)[:, 1:]
     blocks = actions.reshape(-1, hold, 4)
