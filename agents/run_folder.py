@@ -14,9 +14,9 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import dacite
 import numpy as np
@@ -121,9 +121,11 @@ class RunFolder:
     def read_config(path: str | os.PathLike, config_class: type[Config]) -> Config:
         """The configuration recorded in the run folder ``path``, as a ``config_class``.
 
+        A field that is younger than the run takes its default, which must mean "as it was before".
+
         Raises:
-            UserError: there is no run at ``path``, its ``config.yaml`` cannot be read, or its
-                fields are not those of ``config_class``.
+            UserError: there is no run at ``path``, its ``config.yaml`` cannot be read, or it has
+                fields that ``config_class`` has not.
         """
         folder = RunFolder.open(path)
         recorded = folder._read_record()["config"]
@@ -139,7 +141,13 @@ class RunFolder:
                 f"{folder.config_path} does not fit this version of the toolkit: {error}; "
                 "use the commit the file names, or start another --logdir"
             ) from error
-        _refuse_differing_names(folder.config_path, recorded, _plain(config))
+        unknown = set(_flat(recorded)) - set(_flat(_plain(config)))
+        if unknown:
+            raise UserError(
+                f"{folder.config_path} does not fit this version of the toolkit: unknown "
+                f"{', '.join(sorted(unknown))}; use the commit the file names, or start another "
+                "--logdir"
+            )
         return config
 
     def close(self) -> None:
@@ -191,7 +199,7 @@ class RunFolder:
             record = {"config": wanted, **provenance(), "hardware": hardware()}
         else:
             record = self._read_record()
-            recorded = record["config"]
+            recorded = _with_defaults(record["config"], type(config))
             self._refuse_differences(_flat(recorded), _flat(wanted))
             if recorded["steps"] == wanted["steps"]:
                 return
@@ -215,7 +223,7 @@ class RunFolder:
             name
             for name in wanted | recorded
             if name != "steps"
-            # An absent field and one that is None are different versions of the toolkit.
+            # An absent field and one that is None are not the same.
             and (name in recorded, recorded.get(name)) != (name in wanted, wanted.get(name))
         ]
         if differences:
@@ -369,17 +377,17 @@ class RunFolder:
 
 def _plain(config: Any) -> dict[str, Any]:
     """A dataclass as YAML gives it back: nested dicts, lists for tuples."""
+    return _plain_value(asdict(config))
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        if isinstance(value, Path):
-            return str(value)
-        return value
 
-    return plain(asdict(config))
+def _plain_value(value: Any) -> Any:
+    if is_dataclass(value):
+        return _plain(value)
+    if isinstance(value, Mapping):
+        return {key: _plain_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -393,21 +401,19 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _refuse_differing_names(file: Path, recorded: dict, expected: dict) -> None:
-    recorded_names, expected_names = set(_flat(recorded)), set(_flat(expected))
-    problems = [
-        f"{word} {', '.join(sorted(names))}"
-        for word, names in (
-            ("unknown", recorded_names - expected_names),
-            ("missing", expected_names - recorded_names),
-        )
-        if names
-    ]
-    if problems:
-        raise UserError(
-            f"{file} does not fit this version of the toolkit: {'; '.join(problems)}; "
-            "use the commit the file names, or start another --logdir"
-        )
+def _with_defaults(recorded: Mapping[str, Any], config_class: type) -> dict[str, Any]:
+    """``recorded`` with the defaults of fields that are younger than it, as `_plain` gives them."""
+    types = get_type_hints(config_class)
+    filled = dict(recorded)
+    for field in fields(config_class):
+        if field.name not in recorded:
+            if field.default is not MISSING:
+                filled[field.name] = _plain_value(field.default)
+            elif field.default_factory is not MISSING:
+                filled[field.name] = _plain_value(field.default_factory())
+        elif is_dataclass(types[field.name]) and isinstance(recorded[field.name], Mapping):
+            filled[field.name] = _with_defaults(recorded[field.name], types[field.name])
+    return filled
 
 
 def _to_float(value: Any) -> Any:

@@ -122,9 +122,21 @@ def test_folder_of_another_version_is_refused_by_field_name(path):
     RunFolder.create_or_resume(path, Run()).close()
     file = path / "config.yaml"
     file.write_text(file.read_text().replace("depth:", "layers:"))
-    refused(path, Run(), "without encoder.depth", "now is 2")
-    with pytest.raises(UserError, match=r"unknown encoder\.layers; missing encoder\.depth"):
+    refused(path, Run(), "encoder.layers = 2", "now does not exist")
+    with pytest.raises(UserError, match=r"unknown encoder\.layers"):
         RunFolder.read_config(path, Run)
+
+
+def test_field_younger_than_the_run_takes_its_default(path):
+    RunFolder.create_or_resume(path, Run()).close()
+    file = path / "config.yaml"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if "depth:" not in line and "clip" not in line))
+    assert RunFolder.read_config(path, Run) == Run()
+    RunFolder.create_or_resume(path, Run()).close()
+    refused(path, Run(encoder=Encoder(depth=7)), "encoder.depth", "2", "7")
+    RunFolder.create_or_resume(path, Run(steps=2000)).close()
+    assert RunFolder.read_config(path, Run) == Run(steps=2000)
 
 
 @pytest.mark.parametrize(
