@@ -17,7 +17,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NoReturn
@@ -204,9 +204,10 @@ VIDEO_EPISODES = 3
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit status: 2 for a ``UserError``, 130 for Ctrl-C."""
+    """Run one command and return the exit status."""
     name = arguments[0] if arguments else "--help"
-    try:
+
+    def command() -> None:
         if name in ("-h", "--help"):
             print(__doc__.strip())
         elif name in COMMANDS:
@@ -215,19 +216,32 @@ def main(arguments: Sequence[str]) -> int:
             nearest = difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else "see python run.py --help"
             raise UserError(f"unknown command {name!r}; {hint}")
+
+    return guarded(command, "; start the same command again to go on" if name == "train" else "")
+
+
+def guarded(command: Callable[[], None], stopped: str = "") -> int:
+    """Call `command`; the exit status: 2 for a ``UserError``, 130 for Ctrl-C (`stopped` is said
+    then)."""
+    try:
+        command()
         sys.stdout.flush()
         return 0
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; start the same command again to go on" if name == "train" else ""
-        print(f"\nstopped{hint}", file=sys.stderr)
+        print(f"\nstopped{stopped}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader, `head` for example, has seen enough; nothing more can be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def script(function: Callable[[Any], None], options: type, program: str) -> int:
+    """Call `function` with its `options` from the command line; the exit status."""
+    return guarded(lambda: function(parse(options, sys.argv[1:], program)))
 
 
 def parse(command: type, arguments: Sequence[str], program: str, **default: Any) -> Any:

@@ -30,7 +30,6 @@ from agents.presets import preset
 from agents.provenance import hardware, provenance
 from agents.replay import Replay, entries_for
 from agents.rollout import RandomAgent, episode_seed
-from errors import UserError
 from world_models.layers import symlog
 
 CONTEXT, HORIZON = 5, 20
@@ -213,8 +212,4 @@ def main(options: Overfit) -> None:
 if __name__ == "__main__":
     import run
 
-    try:
-        main(run.parse(Overfit, sys.argv[1:], "results/overfit.py"))
-    except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run.script(main, Overfit, "results/overfit.py"))

@@ -10,11 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from errors import UserError
 
 FRAMES = (0, 4, 5, 7, 10, 15, 20, 30, 40)
 """Agent steps that are shown."""
@@ -74,8 +71,6 @@ def main(options: Prediction) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Prediction))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    import run
+
+    sys.exit(run.script(main, Prediction, "results/prediction.py"))

@@ -67,13 +67,13 @@ def _wall_seconds(metrics: Path) -> float:
     return json.loads(lines[-1])["time"]
 
 
+def main(options: Record) -> None:
+    """Record and say what was written."""
+    for path in record(options.inputs, options.out):
+        print(path)
+
+
 if __name__ == "__main__":
     import run
 
-    try:
-        options = run.parse(Record, sys.argv[1:], "results/record.py")
-        for path in record(options.inputs, options.out):
-            print(path)
-    except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run.script(main, Record, "results/record.py"))

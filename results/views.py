@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import envs
 from envs.shifts import SHIFTS
-from errors import UserError
 from mask_classes import NAMES, PALETTE, colorize
 
 STRENGTHS = (0.25, 0.5, 1.0)
@@ -131,8 +130,4 @@ def main(options: Views) -> None:
 if __name__ == "__main__":
     import run
 
-    try:
-        main(run.parse(Views, sys.argv[1:], "results/views.py"))
-    except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run.script(main, Views, "results/views.py"))

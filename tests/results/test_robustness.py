@@ -1,0 +1,83 @@
+"""Tables under visual change against numbers worked out by hand."""
+
+import json
+
+import pytest
+
+from errors import UserError
+from results import robustness
+from results.robustness import Measured, Table
+
+
+def run(target, seed, plain, noise, camera, task="metaworld/window-close"):
+    episodes = {"none": plain, "noise:0.5": noise, "camera:0.5": camera}
+    return Measured(task, target, seed, 1000, "success", episodes, "python run.py", "c0ffee")
+
+
+RUNS = [
+    run("pixels", 0, [1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]),
+    run("pixels", 1, [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]),
+    run("masks", 0, [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]),
+    run("masks", 1, [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]),
+    run("masks", 0, [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1], task="metaworld/reach"),
+]
+
+
+def test_means_and_retain_by_hand():
+    table = Table(RUNS[:2])
+    assert table.mean("none")[0] == pytest.approx(0.75)
+    assert table.mean("noise:0.5")[0] == pytest.approx(0.125)
+    assert table.ood()[0] == pytest.approx(0.0625)
+    assert table.retain()[0] == pytest.approx(0.0625 / 0.75)
+    for point, (low, high) in (table.mean("none"), table.ood(), table.retain()):
+        assert low <= point <= high
+        assert low < high
+
+
+def test_retain_is_the_mean_of_the_tasks():
+    table = Table(RUNS[2:])
+    assert table.retain("metaworld/window-close")[0] == pytest.approx(0.75)
+    assert table.retain("metaworld/reach")[0] == pytest.approx(0.125 / 0.25)
+    assert table.retain()[0] == pytest.approx((0.75 + 0.5) / 2)
+    assert table.ood()[0] == pytest.approx((0.75 + 0.125) / 2)
+
+
+def test_nothing_is_retained_of_nothing():
+    table = Table([run("pixels", 0, [0, 0], [1, 0], [0, 0])])
+    assert robustness.shown(table.retain()) == "undefined"
+
+
+def test_report_and_its_numbers_can_be_made_again(tmp_path, capsys):
+    record = {"runs": [vars(one) for one in RUNS]}
+    (tmp_path / "given.json").write_text(json.dumps(record))
+    first, second = tmp_path / "a", tmp_path / "b"
+    robustness.main(robustness.Robustness((str(tmp_path / "given.json"),), first))
+    robustness.main(robustness.Robustness((str(first / "runs.json"),), second))
+    assert json.loads((first / "runs.json").read_text()) == json.loads(json.dumps(record))
+    table = [
+        line
+        for line in (second / "robustness.md").read_text().splitlines()
+        if line.startswith("| none (ID)")
+    ]
+    assert table[0].startswith("| none (ID) | 0.75 (")
+    assert (second / "robustness.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("runs", "word"),
+    [
+        ([], "at least one"),
+        ([RUNS[0], RUNS[0]], "two runs of metaworld/window-close, target pixels, seed 0"),
+        ([RUNS[0], Measured(*[*vars(RUNS[1]).values()][:5], {"none": [1]}, "", "")], "alike"),
+    ],
+)
+def test_runs_that_cannot_be_compared(tmp_path, runs, word):
+    (tmp_path / "runs.json").write_text(json.dumps({"runs": [vars(one) for one in runs]}))
+    with pytest.raises(UserError, match=word):
+        robustness.read([str(tmp_path / "runs.json")])
+
+
+def test_run_folder_without_shifts_says_how(tmp_path):
+    (tmp_path / "config.yaml").write_text("config: {task: metaworld/reach, seed: 0, steps: 1}")
+    with pytest.raises(UserError, match="--shifts all"):
+        robustness.read([str(tmp_path)])
