@@ -6,12 +6,14 @@ the share of the picture that each class covers.
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -123,7 +125,10 @@ def main(options: Views) -> None:
     figure = {"shifts": draw_shifts, "masks": draw_masks}[options.page](options)
     figure.tight_layout(pad=0.3, rect=(0, 0.02, 1, 1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=160)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=160)
+    # 256 colours are a quarter of the bytes, and enough to look at.
+    Image.open(drawn).convert("RGB").quantize(256).save(options.out, optimize=True)
     print(options.out)
 
 
