@@ -25,6 +25,7 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.9",
         "imageio-ffmpeg>=0.6",
+        "pillow>=10",
         "rliable>=1.2",
         "pandas<3",  # rliable 1.2 needs arch, which breaks under pandas 3
     ],

@@ -47,7 +47,10 @@ class MaskedWorldModelConfig:
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024
-    """Frames per autoencoder update, drawn independently (Table 1)."""
+    """Frames per autoencoder update (Table 1)."""
+    autoencoder_window: int = 1
+    """How many of them are consecutive: 1 draws every frame independently, as the paper says; its
+    code drew windows of 32."""
     batch: int = 50
     """Windows per dynamics update (Table 1: 50; DMC 16)."""
     window: int = 50
@@ -58,9 +61,15 @@ class MaskedWorldModelConfig:
     """Updates of all parts on the prefill after that (paper: none)."""
 
     def __post_init__(self) -> None:
-        for name in ("autoencoder_every", "autoencoder_batch", "batch", "window"):
+        counts = ("autoencoder_every", "autoencoder_batch", "autoencoder_window", "batch", "window")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.autoencoder_batch % self.autoencoder_window:
+            raise UserError(
+                f"autoencoder_batch, {self.autoencoder_batch}, must be a multiple of "
+                f"autoencoder_window, {self.autoencoder_window}"
+            )
 
 
 class MaskedWorldModel(nn.Module):
@@ -155,8 +164,13 @@ class MaskedWorldModel(nn.Module):
         return metrics | self.update_behaviour(posterior)
 
     def update_autoencoder(self, replay: Replay) -> dict[str, Tensor]:
-        """One update on independent frames (eq. 13)."""
-        batch = self._to_device(replay.sample_frames(self.config.autoencoder_batch))
+        """One update on frames (eq. 13), independent ones unless `autoencoder_window` says so."""
+        frames, window = self.config.autoencoder_batch, self.config.autoencoder_window
+        if window == 1:
+            batch = self._to_device(replay.sample_frames(frames))
+        else:
+            batch = self._to_device(replay.sample_windows(frames // window, window))
+            batch = {name: value.flatten(0, 1) for name, value in batch.items()}
         with self._autocast(self.config.autoencoder_precision):
             loss, metrics = self.autoencoder.loss(batch)
         metrics["gradient"] = self.autoencoder_optimizer.step(loss)

@@ -7,6 +7,7 @@ G = H / 8 tokens a side, N = G² tokens, K kept tokens, D width, C channels of t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,10 @@ class AutoencoderConfig:
     """Above 0, a learned still picture is added to every prediction, and learned this many times
     faster than other biases; what the tokens have to say is then the difference. 0, as in the
     paper: none."""
+    reward_from: Literal["token", "last_patch"] = "token"
+    """What the reward is read from: the reward token's final representation (paper), or the values
+    predicted for the last patch, as the authors' public code does by an overwritten variable: kept
+    to measure what that defect costs."""
     target: str = "pixels"
     """What the decoder predicts: pixels, masks, package.module:Class, or a weighted sum of them:
     pixels:1+masks:0.5."""
@@ -112,7 +117,8 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder = VisionTransformer(width, config.decoder_depth, config.heads)
         self.target_head = nn.Linear(width, PATCH * PATCH * self.target.channels)
-        self.reward_head = nn.Linear(width, 1)
+        from_token = config.reward_from == "token"
+        self.reward_head = nn.Linear(width if from_token else self.target_head.out_features, 1)
         self.still = None
         if config.still_speed:
             self.still = nn.Parameter(torch.zeros(config.image_size**2 * self.target.channels))
@@ -173,8 +179,9 @@ class MaskedAutoencoder(nn.Module):
         reward_token = self.mask_token.expand(batch, -1, -1).to(features.dtype)
         sequence = torch.cat([class_token, features, reward_token], dim=1) + self.positions
         sequence = self.decoder(sequence)
-        prediction = self._to_picture(self.target_head(sequence[:, 1:-1]))
-        return prediction, self.reward_head(sequence[:, -1]).squeeze(-1)
+        patches = self.target_head(sequence[:, 1:-1])
+        rewarding = sequence[:, -1] if self.config.reward_from == "token" else patches[:, -1]
+        return self._to_picture(patches), self.reward_head(rewarding).squeeze(-1)
 
     def _to_picture(self, patches: Tensor) -> Tensor:
         """(B, N, 8·8·C) → (B, H, W, C)."""

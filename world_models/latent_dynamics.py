@@ -82,7 +82,10 @@ class LatentDynamicsConfig:
     kl_balance: float = 0.8
     """Share of the KL that trains the prior (DreamerV2)."""
     free_nats: float = 0.01
-    """Nats of the batch-mean KL, before scaling, below which it is not lowered further."""
+    """Nats of the KL, before scaling, below which it is not lowered further."""
+    kl_clip: Literal["mean", "step"] = "mean"
+    """What is held against the free nats: the mean over the batch, or every single time step, none
+    of which then counts for more than 100 nats either, as in the authors' public code."""
     standardise_features: bool = False
     """Subtract each token's running mean from the features and divide by their common running
     deviation, for encoder, decoder and loss. The still part of a scene is most of a feature; a
@@ -228,7 +231,11 @@ class LatentDynamics(nn.Module):
         reward = self.reward_head(state).squeeze(-1).float()
         reward_loss = (reward - symlog(batch["reward"].transpose(0, 1))).square().mean()
         kl_loss, kl = balanced_kl(
-            posterior.logits, prior, self.config.kl_balance, self.config.free_nats
+            posterior.logits,
+            prior,
+            self.config.kl_balance,
+            self.config.free_nats,
+            by_step=self.config.kl_clip == "step",
         )
         loss = feature_loss + self.config.reward_weight * reward_loss
         loss = loss + self.config.kl_scale * kl_loss

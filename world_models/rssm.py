@@ -197,10 +197,15 @@ def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
     return (left_log.exp() * (left_log - right_log)).sum((-2, -1))
 
 
+MOST_NATS = 100.0
+"""Where the authors' code clips the KL of a time step."""
+
+
 def balanced_kl(
-    posterior: Tensor, prior: Tensor, balance: float, free_nats: float
+    posterior: Tensor, prior: Tensor, balance: float, free_nats: float, by_step: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The KL loss of DreamerV2 (Algorithm 2 there) with free nats on the batch mean.
+    """The KL loss of DreamerV2 (Algorithm 2 there) with free nats on the batch mean, or, with
+    `by_step`, on every time step, each clipped to at most 100 nats as well.
 
     balance · KL(sg(q) ‖ p) + (1 − balance) · KL(q ‖ sg(p)), each no smaller than `free_nats`,
     where its gradient vanishes. Free nats are counted before any scaling (spec, section θ).
@@ -208,8 +213,15 @@ def balanced_kl(
     Returns:
         The loss and the mean KL in nats, scalars.
     """
-    train_prior = categorical_kl(posterior.detach(), prior).mean()
-    train_posterior = categorical_kl(posterior, prior.detach()).mean()
-    loss = balance * train_prior.clamp(min=free_nats)
-    loss = loss + (1.0 - balance) * train_posterior.clamp(min=free_nats)
-    return loss, train_prior.detach()
+    train_prior = categorical_kl(posterior.detach(), prior)
+    train_posterior = categorical_kl(posterior, prior.detach())
+    nats = train_prior.detach().mean()
+    if by_step:
+        train_prior, train_posterior = (
+            part.clamp(free_nats, MOST_NATS).mean() for part in (train_prior, train_posterior)
+        )
+    else:
+        train_prior, train_posterior = (
+            part.mean().clamp(min=free_nats) for part in (train_prior, train_posterior)
+        )
+    return balance * train_prior + (1.0 - balance) * train_posterior, nats

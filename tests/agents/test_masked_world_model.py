@@ -10,6 +10,7 @@ from agents.actor_critic import ActorCriticConfig
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
 from agents.replay import Entry, Replay
+from errors import UserError
 from world_models.autoencoder import AutoencoderConfig
 from world_models.latent_dynamics import (
     FeatureDecoderConfig,
@@ -113,6 +114,28 @@ def test_one_update_teaches_every_part(replay):
         assert still == []
     assert all(torch.isfinite(value) for value in metrics.values())
     assert {name.split("/")[0] for name in metrics} == {"autoencoder", "dynamics", "behaviour"}
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_frames_of_the_autoencoder_are_independent_or_windows(replay, window, monkeypatch):
+    agent, seen = make(replace(TINY, autoencoder_window=window)), []
+    loss = agent.autoencoder.loss
+    monkeypatch.setattr(agent.autoencoder, "loss", lambda batch: seen.append(batch) or loss(batch))
+    for _ in range(20):
+        agent.update_autoencoder(replay)
+    stored = [image.tobytes() for episode, _ in replay.episodes() for image in episode["image"]]
+    places = np.array([[stored.index(x.numpy().tobytes()) for x in b["image"]] for b in seen])
+    assert places.shape == (20, 6)
+    consecutive = np.diff(places.reshape(20, 6 // window, window), axis=2) == 1
+    assert consecutive.all()  # of nothing, where frames are independent
+    assert (np.diff(places.reshape(20, -1)) == 1).mean() == pytest.approx(
+        (window - 1) / window, abs=0.15
+    )
+
+
+def test_windows_of_frames_have_to_fill_the_batch():
+    with pytest.raises(UserError, match="multiple of autoencoder_window, 4"):
+        replace(TINY, autoencoder_window=4)
 
 
 def test_autoencoder_can_be_updated_less_often_than_the_rest(replay):

@@ -197,6 +197,17 @@ def test_reward_is_read_from_the_reward_tokens_own_final_representation(model):
         assert torch.equal(disturb(0)[0], pixels)  # the class token predicts nothing itself
 
 
+def test_the_public_codes_defect_reads_the_reward_from_the_last_patch():
+    model = MaskedAutoencoder(AutoencoderConfig(
+        width=16, encoder_depth=1, decoder_depth=1, heads=2, reward_from="last_patch"
+    ))  # fmt: skip
+    with torch.no_grad():
+        pixels, reward = model.decode(model.encode(pictures(2)))
+        last = pixels[:, -8:, -8:].flatten(1)  # (rows, columns, channels), as the head gives them
+        expected = model.reward_head(last).squeeze(-1)
+    torch.testing.assert_close(reward, expected)
+
+
 def test_reward_token_attends_to_the_picture(model):
     with torch.no_grad():
         _, reward = model.decode(model.encode(pictures(8)))

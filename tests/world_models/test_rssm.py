@@ -292,6 +292,22 @@ def test_free_nats_are_counted_on_the_batch_mean():
     assert loss.item() == pytest.approx(nats.mean())  # not the mean of max(nats, 0.1)
 
 
+def test_kl_clipped_by_step_as_in_the_public_code():
+    q, p = np.zeros((4, 1, 2)), np.zeros((4, 1, 2))
+    q[0, 0, 0], q[1, 0, 0] = 4.0, 400.0
+    p[1, 0, 1] = 400.0  # 400 nats
+    posterior, prior = (torch.tensor(x, requires_grad=True) for x in (q, p))
+    nats = kl(q, p)
+    assert nats[0] > 0.1 > nats[2] == 0
+    assert nats[1] > 100
+    loss, mean = balanced_kl(posterior, prior, balance=0.8, free_nats=0.1, by_step=True)
+    assert loss.item() == pytest.approx(np.clip(nats, 0.1, 100.0).mean())
+    assert mean.item() == pytest.approx(nats.mean())
+    loss.backward()
+    assert (posterior.grad[1:] == 0).all()  # above and below, nothing is learned
+    assert (posterior.grad[0] != 0).any()
+
+
 # -------------------------------------------------------------------------- initialisation
 
 

@@ -1,0 +1,75 @@
+"""The ablation's runs: options that exist, one change each, and a comparison at the end."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import run
+from agents.presets import preset
+from agents.run_folder import _flat, _plain
+from errors import UserError
+from results import ablation
+from results.ablation import Ablation
+
+TASK = "dmc/cartpole-swingup"
+QUICK = (
+    "--prefill 250 --agent.autoencoder-pretraining 2 --agent.joint-pretraining 1 "
+    "--update-every 200 --evaluate-first 500 --evaluate-every 500 --evaluate-episodes 1"
+)
+
+
+def test_every_suspect_is_one_choice_changed(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("agents.online.train", lambda config, folder: trained.append(config))
+    options = Ablation(TASK, tmp_path, evaluate="", seeds=(0,))
+    for command in ablation.commands(options):
+        assert run.main(command[2:]) == 0
+    base = _flat(_plain(replace(preset("cpu", TASK), steps=20_000, threads=1)))
+    changed = [
+        {name for name, value in _flat(_plain(config)).items() if base[name] != value}
+        for config in trained
+    ]
+    assert changed[0] == set()
+    assert all(changed[1:])
+    assert len({tuple(sorted(names)) for names in changed}) == len(changed)
+    assert sum(len(names) > 1 for names in changed) == 1  # the KL's clip with its free nats
+
+
+def test_runs_are_trained_recorded_and_compared(tmp_path):
+    options = Ablation(
+        "dmc/point_mass-easy", tmp_path / "out", variants=("other=--agent.dynamics.free-nats 1.0",),
+        steps=1000, seeds=(0,), evaluate=QUICK, runs=tmp_path / "runs",
+    )  # fmt: skip
+    ablation.main(options)
+    curves = sorted(path.name for path in (tmp_path / "out" / "curves").glob("*.json"))
+    assert curves == [f"{name}-dmc-point_mass-easy-seed0.json" for name in ("other", "preset")]
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert set(scores["tasks"]["dmc/point_mass-easy"]) == {"preset", "other"}
+    before = {path: path.stat().st_mtime_ns for path in Path(options.runs).rglob("checkpoint.pt")}
+    assert len(before) == 2
+    ablation.train(options)  # nothing is left to do
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "variant", ["no options", "=--seed 1", "preset=--seed 1", "a b=--seed 1", "../x=--seed 1"]
+)
+def test_variants_that_are_not_named(tmp_path, variant):
+    with pytest.raises(UserError, match="NAME=OPTIONS"):
+        ablation.variants(Ablation(TASK, tmp_path, variants=(variant,)))
+
+
+def test_a_run_that_fails_is_named(tmp_path):
+    options = Ablation(
+        TASK, tmp_path / "out", variants=("wrong=--no-such-option",), seeds=(0,),
+        evaluate=QUICK + " --steps 200", runs=tmp_path / "runs", jobs=2,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"wrong-seed0\.log says why"):
+        ablation.train(options)
+    assert (
+        "--no-such-option"
+        in (tmp_path / "runs" / "dmc-cartpole-swingup-wrong-seed0.log").read_text()
+    )
