@@ -6,8 +6,9 @@ Shape legend: n environments, B batch, T time, H = W image size, A action.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +45,9 @@ class MaskedWorldModelConfig:
     float32."""
     autoencoder_precision: Literal["float32", "bfloat16"] = "float32"
     """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
+    overlap: bool = False
+    """On a CPU with two threads or more, learn to see and encode the next batch in a thread of its
+    own while learning to act on this one: the same numbers, less time."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024
@@ -72,6 +76,19 @@ class MaskedWorldModelConfig:
             )
 
 
+READ = ("image", "action", "reward", "is_first", "is_terminal")
+"""What of the replay a dynamics update learns from."""
+
+
+class Seen(NamedTuple):
+    """What a joint update learns from: frames of the replay, encoded, and the metrics of the
+    autoencoder's update that came before. Without `batch`: to be encoded again."""
+
+    index: np.ndarray
+    batch: dict[str, Tensor] | None
+    metrics: dict[str, Tensor]
+
+
 class MaskedWorldModel(nn.Module):
     """An agent in the sense of design.md: policy, pretrain, update, report, state_dict.
 
@@ -98,6 +115,8 @@ class MaskedWorldModel(nn.Module):
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
         self.updates = 0  # joint updates in the loop
         self.pretrained = 0  # updates done by `pretrain`
+        self._seen: Seen | None = None  # what the next joint update learns from
+        self._beside: ThreadPoolExecutor | None = None
 
     # Acting
 
@@ -139,10 +158,11 @@ class MaskedWorldModel(nn.Module):
     def pretrain(self, replay: Replay) -> Iterator[dict[str, Tensor]]:
         """Updates on the prefill; yields the metrics of each, and goes on where it stopped."""
         while self.pretrained < self.pretraining_updates:
-            metrics = self.update_autoencoder(replay)
-            if self.pretrained >= self.config.autoencoder_pretraining:
-                metrics |= self._update_rest(replay)
-            self.pretrained += 1
+            if self.pretrained < self.config.autoencoder_pretraining:
+                metrics = self.update_autoencoder(replay)
+                self.pretrained += 1
+            else:
+                metrics = self._joint_update(replay, pretraining=True)
             yield metrics
 
     @property
@@ -152,18 +172,73 @@ class MaskedWorldModel(nn.Module):
 
     def update(self, replay: Replay) -> dict[str, Tensor]:
         """One update of every part (Algorithm 1, lines 9 to 18). Returns scalars on the device."""
-        metrics = {}
-        if self.updates % self.config.autoencoder_every == 0:
-            metrics = self.update_autoencoder(replay)
-        metrics |= self._update_rest(replay)
-        self.updates += 1
-        return metrics
+        return self._joint_update(replay, pretraining=False)
 
-    def _update_rest(self, replay: Replay) -> dict[str, Tensor]:
-        metrics, posterior = self.update_dynamics(replay)
-        return metrics | self.update_behaviour(posterior)
+    def _joint_update(self, replay: Replay, pretraining: bool) -> dict[str, Tensor]:
+        """Predict from what has been seen, then act, and see what the next update learns from.
 
-    def update_autoencoder(self, replay: Replay) -> dict[str, Tensor]:
+        The last two share nothing, so that they can run beside each other.
+        """
+        seen = self._recall(replay) or self._see(replay, self._draw_keep(pretraining))
+        self._seen = None
+        metrics, posterior = self.update_dynamics(seen.batch)
+        if pretraining:
+            self.pretrained += 1
+            pretraining = self.pretrained < self.pretraining_updates
+        else:
+            self.updates += 1
+        # Drawn here, so that the order of random draws is always the same.
+        keep = self._draw_keep(pretraining)
+        threads = torch.get_num_threads()
+        if self.config.overlap and self.device.type == "cpu" and threads > 1:
+            if self._beside is None:
+                self._beside = ThreadPoolExecutor(1)
+            following = self._beside.submit(self._see, replay, keep, threads // 2)
+            torch.set_num_threads(threads - threads // 2)
+            try:
+                acted = self.update_behaviour(posterior)
+            finally:
+                torch.set_num_threads(threads)
+                wait([following])
+            self._seen = following.result()
+        else:
+            acted = self.update_behaviour(posterior)
+            self._seen = self._see(replay, keep)
+        return seen.metrics | metrics | acted
+
+    def _draw_keep(self, pretraining: bool) -> Tensor | Literal[False] | None:
+        """Features that the autoencoder's next update keeps; False where it has none to make."""
+        if not pretraining and self.updates % self.config.autoencoder_every:
+            return False
+        return self.autoencoder.random_keep(self.config.autoencoder_batch, self.device)
+
+    def _see(
+        self, replay: Replay, keep: Tensor | Literal[False] | None, threads: int | None = None
+    ) -> Seen:
+        """The autoencoder's update, if it is due, and a batch of windows through its eyes."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        metrics = {} if keep is False else self.update_autoencoder(replay, keep)
+        index = replay.draw_windows(self.config.batch, self.config.window)
+        return Seen(index, self._encoded(replay, index), metrics)
+
+    def _recall(self, replay: Replay) -> Seen | None:
+        """What the last update has seen for this one; after a restart, seen again."""
+        seen = self._seen
+        if seen is None or seen.batch is not None:
+            return seen
+        if not replay.holds(seen.index):
+            return None
+        return seen._replace(batch=self._encoded(replay, seen.index))
+
+    def _encoded(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
+        """Windows of the replay as the dynamics model learns from them."""
+        batch = self._to_device(replay.windows(index, READ))
+        with self._autocast(self.config.precision):
+            batch["feature"] = self.features(batch.pop("image"))
+        return batch
+
+    def update_autoencoder(self, replay: Replay, keep: Tensor | None = None) -> dict[str, Tensor]:
         """One update on frames (eq. 13), independent ones unless `autoencoder_window` says so."""
         frames, window = self.config.autoencoder_batch, self.config.autoencoder_window
         if window == 1:
@@ -172,19 +247,21 @@ class MaskedWorldModel(nn.Module):
             batch = self._to_device(replay.sample_windows(frames // window, window))
             batch = {name: value.flatten(0, 1) for name, value in batch.items()}
         with self._autocast(self.config.autoencoder_precision):
-            loss, metrics = self.autoencoder.loss(batch)
+            loss, metrics = self.autoencoder.loss(batch, keep)
         metrics["gradient"] = self.autoencoder_optimizer.step(loss)
         return {f"autoencoder/{name}": value for name, value in metrics.items()}
 
-    def update_dynamics(self, replay: Replay) -> tuple[dict[str, Tensor], State]:
+    def update_dynamics(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], State]:
         """One update on windows of frozen features (eq. 14); also their posterior states
         (T, B, ...)."""
-        batch = self._to_device(replay.sample_windows(self.config.batch, self.config.window))
         with self._autocast(self.config.precision):
-            batch["feature"] = self.features(batch["image"])
             loss, posterior, metrics = self.dynamics.loss(batch)
         metrics["gradient"] = self.dynamics_optimizer.step(loss)
         return {f"dynamics/{name}": value for name, value in metrics.items()}, posterior
+
+    def sample(self, replay: Replay) -> dict[str, Tensor]:
+        """A batch of windows as `update_dynamics` takes it."""
+        return self._encoded(replay, replay.draw_windows(self.config.batch, self.config.window))
 
     def update_behaviour(self, posterior: State) -> dict[str, Tensor]:
         """One update in imagination from posterior states (T, B, ...) (eqs. 10 and 12)."""
@@ -311,6 +388,9 @@ class MaskedWorldModel(nn.Module):
             "optimizers": {name: o.state_dict() for name, o in self._optimizers().items()},
             "updates": self.updates,
             "pretrained": self.pretrained,
+            "seen": None
+            if self._seen is None
+            else {"index": torch.from_numpy(self._seen.index), "metrics": self._seen.metrics},
         }
 
     def load(self, state: dict) -> None:
@@ -319,3 +399,5 @@ class MaskedWorldModel(nn.Module):
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.updates, self.pretrained = state["updates"], state["pretrained"]
+        seen = state.get("seen")  # checkpoints from before there was any have none
+        self._seen = None if seen is None else Seen(seen["index"].numpy(), None, seen["metrics"])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -203,7 +203,9 @@ class Replay:
         self._write_index(record)
         self._append(record)
 
-    def _take(self, index: np.ndarray, names: list[str] | None = None) -> dict[str, torch.Tensor]:
+    def _take(
+        self, index: np.ndarray, names: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
         place = index % self.capacity
         names = names or list(self._arrays)
         return {name: torch.from_numpy(self._arrays[name][place]) for name in names}
@@ -224,6 +226,23 @@ class Replay:
         A window lies inside one episode when the episode is long enough; otherwise it starts at
         the episode's first frame and runs on into the next, where `is_first` says so.
         """
+        return self.windows(self.draw_windows(batch, length, rng))
+
+    def windows(
+        self, index: np.ndarray, names: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The frames at `index` (B, T) from `draw_windows`, each entry with leading (B, T); only
+        those called `names` when given."""
+        return self._take(index, names)
+
+    def holds(self, index: np.ndarray) -> bool:
+        """Whether every frame of `index` is still kept."""
+        return bool(len(self._starts)) and self._starts[0] <= index.min() <= index.max() < self._end
+
+    def draw_windows(
+        self, batch: int, length: int, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """Which frames `sample_windows` would take, (B, T), counted over all ever written."""
         rng = rng or self.rng
         first = self._starts[0]
         starts = np.empty(batch, np.int64)
@@ -233,8 +252,7 @@ class Replay:
             upper = latest + 1 + (length if self.prioritise_ends else 0)
             starts[row] = self._starts[episode] + min(rng.integers(upper), latest)
         index = starts[:, None] + np.arange(length)
-        index = first + (index - first) % (self._end - first)  # past the newest comes the oldest
-        return self._take(index)
+        return first + (index - first) % (self._end - first)  # past the newest comes the oldest
 
     def state_dict(self) -> dict:
         return {"rng": self.rng.bit_generator.state, "episodes": len(self.records)}

@@ -97,7 +97,7 @@ def learn(
     for _ in trange(autoencoder, desc="autoencoder", disable=None):
         model.update_autoencoder(replay)
     for _ in trange(dynamics, desc="dynamics", disable=None):
-        model.update_dynamics(replay)
+        model.update_dynamics(model.sample(replay))
     return model
 
 

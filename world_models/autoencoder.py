@@ -135,8 +135,11 @@ class MaskedAutoencoder(nn.Module):
             pixels = self.centre.standardise(pixels)
         return self.stem(pixels) + self.positions[:, 1 : 1 + self.tokens]
 
-    def random_keep(self, batch: int, device: torch.device) -> Tensor:
-        """Which features each image keeps: K of N without replacement, uniform, (B, K) int64."""
+    def random_keep(self, batch: int, device: torch.device) -> Tensor | None:
+        """Which features each image keeps: K of N without replacement, uniform, (B, K) int64;
+        None, and nothing drawn, where all stay."""
+        if not self.config.mask_ratio:
+            return None
         noise = torch.rand(batch, self.tokens, device=device)
         return noise.argsort(dim=1)[:, : self.kept]
 
@@ -192,11 +195,14 @@ class MaskedAutoencoder(nn.Module):
             return picture
         return picture + self.config.still_speed * self.still.view(size, size, channels)
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: dict[str, Tensor], keep: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Equation 13 on independent frames.
 
         Args:
             batch: `image` (B, H, W, 3) uint8, `reward` (B,), and what the target reads.
+            keep: (B, K) from `random_keep`; drawn here when None.
 
         Returns:
             The scalar loss and its parts for the log, on the device.
@@ -204,7 +210,8 @@ class MaskedAutoencoder(nn.Module):
         image = batch["image"]
         if self.centre is not None:
             self.centre.see(self.standardise(image))
-        keep = self.random_keep(len(image), image.device) if self.config.mask_ratio else None
+        if keep is None:
+            keep = self.random_keep(len(image), image.device)
         prediction, reward = self.decode(self.encode(image, keep), keep)
         prediction = prediction.float()
         target_loss = self.target.loss(prediction, batch)

@@ -120,7 +120,9 @@ def test_one_update_teaches_every_part(replay):
 def test_frames_of_the_autoencoder_are_independent_or_windows(replay, window, monkeypatch):
     agent, seen = make(replace(TINY, autoencoder_window=window)), []
     loss = agent.autoencoder.loss
-    monkeypatch.setattr(agent.autoencoder, "loss", lambda batch: seen.append(batch) or loss(batch))
+    monkeypatch.setattr(
+        agent.autoencoder, "loss", lambda batch, _: seen.append(batch) or loss(batch)
+    )
     for _ in range(20):
         agent.update_autoencoder(replay)
     stored = [image.tobytes() for episode, _ in replay.episodes() for image in episode["image"]]
@@ -143,6 +145,9 @@ def test_autoencoder_can_be_updated_less_often_than_the_rest(replay):
     for _ in range(7):
         agent.update(replay)
     assert agent.update_counts() == {"autoencoder": 3, "dynamics": 7, "actor": 7, "critic": 7}
+    agent.update(replay)
+    agent.update(replay)  # after it, the autoencoder learns for the tenth
+    assert agent.update_counts()["autoencoder"] == 4
 
 
 @pytest.mark.parametrize("learner", PARTS)
@@ -210,7 +215,8 @@ def test_pretraining_teaches_the_autoencoder_first_and_then_everything(replay):
     assert agent.pretrained == agent.pretraining_updates == 3
     assert agent.updates == 0
     assert list(agent.pretrain(replay)) == []
-    assert agent.update_counts() == {"autoencoder": 3, "dynamics": 1, "actor": 1, "critic": 1}
+    # The autoencoder is one ahead: it has seen what the next update will learn from.
+    assert agent.update_counts() == {"autoencoder": 4, "dynamics": 1, "actor": 1, "critic": 1}
 
 
 def test_autoencoder_learns_to_reconstruct(replay):
@@ -233,6 +239,49 @@ def test_half_precision_keeps_losses_and_states_in_float32(replay):
     for name in ("dynamics/feature", "dynamics/reward", "dynamics/kl"):
         assert metrics[name].item() == pytest.approx(expected[name].item(), rel=0.1)
     assert torch.equal(metrics["autoencoder/target"], expected["autoencoder/target"])
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Every operation on one thread, whatever is asked for: sums have one order."""
+    before, asked = torch.get_num_threads(), [2]
+    torch.set_num_threads(1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: asked[-1])
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    yield asked
+    monkeypatch.undo()
+    torch.set_num_threads(before)
+
+
+def test_updates_beside_each_other_are_those_one_after_the_other(tmp_path, one_thread):
+    """A second thread changes when things are computed, and nothing else."""
+    results = []
+    for overlap in (False, True):
+        replay = make_replay(tmp_path / str(overlap))
+        agent = make(replace(TINY, overlap=overlap, autoencoder_every=2))
+        metrics = [*agent.pretrain(replay), *(agent.update(replay) for _ in range(6))]
+        results.append((metrics, tensors(agent), agent.save()["optimizers"]))
+        assert (agent._beside is not None) == overlap
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    assert set(one_thread) == {1, 2}
+    assert torch.get_num_threads() == 2  # given back
+
+
+def test_what_goes_wrong_in_the_other_thread_is_raised(replay, monkeypatch):
+    threads = torch.get_num_threads()
+    agent = make(replace(TINY, overlap=True))
+    agent.update(replay)
+
+    def broken(*_):
+        raise UserError("out of frames")
+
+    monkeypatch.setattr(agent, "update_autoencoder", broken)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(UserError, match="out of frames"):
+            agent.update(replay)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_start_states_are_drawn_from_all_states_of_the_batch(replay):
