@@ -1,0 +1,514 @@
+"""Where the time goes: python results/benchmark.py --help
+
+Measures the parts of an update, the loop around it, the replay as it grows, and what share of the
+machine's matrix-product rate is used. What is compared is measured in one run, in turns (A B A B),
+and reported as medians and ratios; nothing here is a test.
+
+    eager      the modules as they are, one operation after the other in float32
+    preset     as the preset trains: precision, overlap
+    compiled   the preset with its losses through torch.compile
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import envs
+from agents.allocator import keep_freed_memory
+from agents.masked_world_model import MaskedWorldModel
+from agents.online import OnlineConfig
+from agents.online_run import OnlineRun, choose_device, make_agent
+from agents.presets import PRESETS, preset
+from agents.provenance import hardware, provenance
+from agents.replay import Replay, entries_for
+from agents.rollout import RandomAgent
+from agents.run_folder import RunFolder
+from errors import UserError
+
+Mode = Literal["eager", "preset", "compiled"]
+ROOT = Path(__file__).resolve().parents[1]
+FILL_EPISODES = 6
+"""Random episodes that the parts learn from."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Measure where the time goes."""
+
+    task: str = "metaworld/window-close"
+    """What is learned."""
+    preset: Literal[PRESETS] = "cpu"
+    """Sizes of everything."""
+    compare: tuple[Mode, ...] = ("eager", "preset")
+    """What is measured in turns; ratios are against the first."""
+    device: str = "auto"
+    """torch device; auto takes CUDA when there is one."""
+    rounds: int = 4
+    """Turns of each."""
+    repeats: int = 10
+    """Calls of each part in a turn."""
+    loop_steps: int = 3000
+    """Environment steps of the whole loop; 0 leaves it out."""
+    replay_frames: tuple[int, ...] = (10_000, 100_000)
+    """Sizes at which sampling is measured, in frames; 2,000,000 take 25 GB of disk."""
+    environments: tuple[str, ...] = ("metaworld/window-close", "dmc/walker-walk")
+    """Tasks whose steps and pictures are timed."""
+    out: Path | None = None
+    """Write OUT.md and OUT.json; without, print only."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what the device still computes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(call: Callable[[], Any], repeats: int, device: torch.device) -> list[float]:
+    """Milliseconds of each of some calls."""
+    times = []
+    for _ in range(repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def in_mode(config: OnlineConfig, mode: Mode) -> OnlineConfig:
+    """The configuration of one mode."""
+    if mode != "eager":
+        return config
+    return replace(
+        config,
+        agent=replace(
+            config.agent, precision="float32", autoencoder_precision="float32", overlap=False
+        ),
+    )
+
+
+def build(config: OnlineConfig, mode: Mode, action: int, device: str) -> MaskedWorldModel:
+    """A fresh agent of one mode."""
+    torch.manual_seed(0)
+    agent = make_agent(in_mode(config, mode), action, device)
+    if mode == "compiled":
+        for part, name in (
+            (agent.autoencoder, "encode"),
+            (agent.autoencoder, "loss"),
+            (agent.dynamics, "loss"),
+            (agent.behaviour, "losses"),
+        ):
+            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+    return agent
+
+
+def fill(folder: Path, config: OnlineConfig) -> tuple[Replay, int]:
+    """A replay of random episodes of the task, and the size of its action."""
+    environment = envs.make(config.task, **vars(config.environment))
+    try:
+        entries = entries_for(environment.observation_space, environment.action_space)
+        replay = Replay(folder, entries, config.replay_capacity)
+        random = RandomAgent(environment.action_space)
+        for index in range(FILL_EPISODES):
+            observation, _ = environment.reset(seed=index)
+            action = np.zeros(environment.action_space.shape, np.float32)
+            rows, reward, over = [], 0.0, False
+            while True:
+                rows.append(
+                    {**observation, "action": action, "reward": reward, "is_first": not rows,
+                     "is_terminal": False}
+                )  # fmt: skip
+                if over:
+                    break
+                (action,), _ = random.policy({"is_first": [False]}, None, explore=True)
+                observation, reward, terminated, truncated, _ = environment.step(action)
+                over = terminated or truncated
+            episode = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            replay.add_episode(episode, env_steps=2 * (len(rows) - 1))
+        return replay, environment.action_space.shape[0]
+    finally:
+        environment.close()
+
+
+# ------------------------------------------------------------------------------ the parts
+
+
+def parts_of(agent: MaskedWorldModel, replay: Replay) -> dict[str, Callable[[], Any]]:
+    """What is timed of one agent, by name."""
+    batch = agent.sample(replay)
+    _, posterior = agent.update_dynamics(batch)
+    observation = {
+        "image": replay.sample_frames(1)["image"].numpy(), "is_first": np.zeros(1, bool),
+    }  # fmt: skip
+    _, state = agent.policy(observation | {"is_first": np.ones(1, bool)}, None, explore=True)
+    return {
+        "autoencoder update": lambda: agent.update_autoencoder(replay),
+        "encode a batch of windows": lambda: agent.sample(replay),
+        "dynamics update": lambda: agent.update_dynamics(batch),
+        "behaviour update": lambda: agent.update_behaviour(posterior),
+        "whole update": lambda: agent.update(replay),
+        "policy step": lambda: agent.policy(observation, state, explore=True),
+    }
+
+
+def measure_parts(options: Benchmark, config: OnlineConfig, replay: Replay, action: int) -> dict:
+    """Milliseconds of every part in every mode; `first` is the first call, compiling included."""
+    device = choose_device(options.device)
+    first: dict[str, float] = {}
+    measured: dict[str, dict[str, list[float]]] = {}
+    calls = {}
+    for mode in options.compare:
+        agent = build(config, mode, action, options.device)
+        start = time.perf_counter()
+        calls[mode] = parts_of(agent, replay)
+        for call in calls[mode].values():
+            call()
+            call()
+        synchronise(device)
+        first[mode] = time.perf_counter() - start
+        measured[mode] = {name: [] for name in calls[mode]}
+    for _ in range(options.rounds):
+        for mode in options.compare:
+            for name, call in calls[mode].items():
+                # An update that is due every other time is measured over whole periods.
+                repeats = options.repeats
+                if name == "whole update":
+                    repeats = -(-repeats // config.agent.autoencoder_every)
+                    repeats *= config.agent.autoencoder_every
+                measured[mode][name] += timed(call, repeats, device)
+    return {
+        "first_calls_seconds": first,
+        "milliseconds": {
+            mode: {name: _spread(times) for name, times in by_part.items()}
+            for mode, by_part in measured.items()
+        },
+    }
+
+
+def _spread(times: list[float]) -> dict[str, float]:
+    """Median, quartiles and mean of some times."""
+    low, middle, high = statistics.quantiles(times, n=4)
+    return {"median": middle, "low": low, "high": high, "mean": statistics.fmean(times)}
+
+
+def measure_environments(options: Benchmark, config: OnlineConfig) -> dict[str, dict[str, float]]:
+    """Milliseconds of an agent step without and with its picture, of a picture, and of a mask."""
+    device = torch.device("cpu")
+    result = {}
+    for task in options.environments:
+        view = vars(config.environment) | {"masks": True}
+        environment = envs.make(task, **view)
+        try:
+            environment.reset(seed=0)
+            action = np.zeros(environment.action_space.shape, np.float32)
+            renderer, repeats = environment._current_renderer(), 5 * options.repeats
+            classes = environment._classes()
+
+            def picture(environment=environment, renderer=renderer):
+                renderer.update(environment.data, environment._camera)
+                renderer.image()
+
+            calls = {
+                "control step": lambda e=environment, a=action: e._step_simulation(e._rescale(a)),
+                "picture": picture,
+                "mask": lambda r=renderer, c=classes: r.mask(c),
+            }
+            result[task] = {
+                name: statistics.median(timed(call, repeats, device))
+                for name, call in calls.items()
+            }
+        finally:
+            environment.close()
+    return result
+
+
+def measure_arithmetic(
+    options: Benchmark, config: OnlineConfig, replay: Replay, action: int
+) -> dict[str, Any]:
+    """Floating-point operations of an update, and the rate of a large matrix product here."""
+    agent = build(config, "eager", action, options.device)
+    agent.update(replay)  # what follows is an update as it is in the loop
+    counts = []
+    for _ in range(config.agent.autoencoder_every):
+        with FlopCounterMode(display=False) as counter:
+            agent.update(replay)
+        counts.append(counter.get_total_flops())
+    device, size = choose_device(options.device), 2048
+    if device.type == "cuda":
+        size = 8192
+    rates = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        left @ right
+        seconds = statistics.median(timed(lambda a=left, b=right: a @ b, 7, device)) / 1e3
+        rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds
+    return {"operations_per_update": statistics.fmean(counts), "matrix_product_per_second": rates}
+
+
+# ------------------------------------------------------------------------------- the loop
+
+
+def measure_loop(options: Benchmark, config: OnlineConfig) -> dict[str, Any]:
+    """The online loop as it runs: environment steps a second, and the share of each part."""
+    repeat = config.environment.action_repeat or envs.DEFAULT_ACTION_REPEAT
+    config = replace(
+        config,
+        prefill=600,
+        steps=10**9,
+        device=options.device,
+        evaluate_first=10**9,
+        agent=replace(config.agent, autoencoder_pretraining=2, joint_pretraining=2),
+    )
+    spent = {"act": 0.0, "update": 0.0, "wait for the environment": 0.0, "remember": 0.0}
+
+    @contextlib.contextmanager
+    def counted(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        synchronise(run.agent.device)
+        spent[name] += time.perf_counter() - start
+
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        with (
+            open(Path(folder) / "log", "w") as log,
+            contextlib.redirect_stdout(log),
+            RunFolder.create_or_resume(Path(folder) / "run", config) as run_folder,
+        ):
+            run = OnlineRun(config, run_folder)
+            try:
+                run.resume()
+                start_up = time.perf_counter() - begun
+                while run.exploring:
+                    run.collector.begin(run.act())
+                    run.remember(run.collector.finish())
+                run.act()
+                run.agent.updates = run.updates_due  # the prefill's last episode owes none here
+                for name in spent:
+                    spent[name] = 0.0
+                before, updates = run.steps, run.agent.updates
+                start = time.perf_counter()
+                while run.steps < before + options.loop_steps:
+                    with counted("act"):
+                        action = run.act()
+                    run.collector.begin(action)
+                    with counted("update"):
+                        run.learn()
+                    with counted("wait for the environment"):
+                        episodes = run.collector.finish()
+                    with counted("remember"):
+                        run.remember(episodes)
+                seconds = time.perf_counter() - start
+                steps, updates = run.steps - before, run.agent.updates - updates
+            finally:
+                run.close()
+    return {
+        "environment_steps_per_second": steps / seconds,
+        "updates_per_second": updates / seconds,
+        "action_repeat": repeat,
+        "share": {name: value / seconds for name, value in spent.items()},
+        "start_up_seconds": start_up,
+        "memory": memory(),
+    }
+
+
+def memory() -> dict[str, float]:
+    """MiB of this process: its own, and pages of files it has mapped; of the GPU at its peak."""
+    status = Path("/proc/self/status")
+    result = {}
+    if status.exists():
+        for line in status.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in ("RssAnon", "RssFile", "VmHWM"):
+                result[name] = int(value.split()[0]) / 1024
+    if torch.cuda.is_available():
+        result["cuda"] = torch.cuda.max_memory_allocated() / 2**20
+    return result
+
+
+def measure_replay(options: Benchmark, config: OnlineConfig, source: Replay) -> list[dict]:
+    """Sampling and memory as the replay grows: frames of the task, over and over."""
+    episodes = list(source.episodes())
+    batch, window = config.agent.batch, config.agent.window
+    cpu, rows = torch.device("cpu"), []
+    for frames in options.replay_frames:
+        with tempfile.TemporaryDirectory(dir=source.folder.parent) as folder:
+            replay = Replay(Path(folder), source.entries, frames)
+            while replay._end < frames - 600:
+                episode, record = episodes[len(replay.records) % len(episodes)]
+                replay.add_episode(episode, env_steps=record["env_steps"])
+            before = memory()
+            windows = timed(lambda r=replay: r.sample_windows(batch, window), 30, cpu)
+            singles = timed(
+                lambda r=replay: r.sample_frames(config.agent.autoencoder_batch), 30, cpu
+            )
+            after = memory()
+            rows.append(
+                {
+                    "frames": replay.frames,
+                    "disk_bytes": sum(f.stat().st_blocks * 512 for f in Path(folder).iterdir()),
+                    "windows_milliseconds": statistics.median(windows),
+                    "frames_milliseconds": statistics.median(singles),
+                    "own_memory": after.get("RssAnon"),
+                    "own_memory_growth": after.get("RssAnon", 0) - before.get("RssAnon", 0),
+                }
+            )
+            del replay
+    return rows
+
+
+def measure_help() -> float:
+    """Seconds of `python run.py --help`, the fastest of three."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, str(ROOT / "run.py"), "--help"], check=True,
+                       capture_output=True)  # fmt: skip
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+# ----------------------------------------------------------------------------- the report
+
+
+def measure(options: Benchmark) -> dict[str, Any]:
+    """Everything, as plain values."""
+    config = preset(options.preset, options.task)
+    if not options.compare:
+        raise UserError("--compare needs at least one of eager, preset, compiled")
+    if options.rounds < 1 or options.repeats < 2:
+        raise UserError("--rounds must be at least 1 and --repeats at least 2")
+    keep_freed_memory()
+    device = choose_device(options.device)
+    result: dict[str, Any] = {
+        **provenance(),
+        "hardware": hardware(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "threads": torch.get_num_threads(),
+        "options": json.loads(json.dumps(asdict(options), default=str)),
+        "help_seconds": measure_help(),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        replay, action = fill(Path(folder) / "replay", config)
+        result["arithmetic"] = measure_arithmetic(options, config, replay, action)
+        result["parts"] = measure_parts(options, config, replay, action)
+        result["environments"] = measure_environments(options, config)
+        result["replay"] = measure_replay(options, config, replay)
+    if options.loop_steps:
+        result["loop"] = measure_loop(options, config)
+    return result
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables."""
+    options = result["options"]
+    modes = options["compare"]
+    times = result["parts"]["milliseconds"]
+    arithmetic = result["arithmetic"]
+    operations = arithmetic["operations_per_update"]
+    lines = [
+        f"# Benchmark: {options['task']}, preset {options['preset']}, {result['device']}",
+        "",
+        f"`{result['command']}` at {result['commit']}",
+        "",
+        f"Hardware: {result['hardware']}; {result['threads']} threads. Versions: "
+        + ", ".join(f"{name} {v}" for name, v in result["versions"].items())
+        + ".",
+        "",
+        "Medians of milliseconds over calls taken in turns, quartiles in brackets; an update of "
+        "which the autoencoder's part is due every other time is a mean over whole periods.",
+        "",
+        "| part | " + " | ".join(modes) + " | "
+        + " | ".join(f"{modes[0]} / {mode}" for mode in modes[1:]) + " |",
+        "|---" * (2 * len(modes)) + "|",
+    ]  # fmt: skip
+    for name in times[modes[0]]:
+        kind = "mean" if name == "whole update" else "median"
+        cells = [
+            f"{times[m][name][kind]:.1f} ({times[m][name]['low']:.1f} to "
+            f"{times[m][name]['high']:.1f})"
+            for m in modes
+        ]
+        ratios = [f"{times[modes[0]][name][kind] / times[m][name][kind]:.2f}" for m in modes[1:]]
+        lines.append("| " + " | ".join([name, *cells, *ratios]) + " |")
+    first = ", ".join(
+        f"{mode} {seconds:.0f} s"
+        for mode, seconds in result["parts"]["first_calls_seconds"].items()
+    )
+    lines += ["", f"Until every part has run twice, compiling included: {first}.", ""]
+    rates = arithmetic["matrix_product_per_second"]
+    floor = 1e3 * operations / max(rates.values())  # ms
+    lines += [
+        f"An update is {operations / 1e9:.1f} G floating-point operations in matrix products and "
+        "convolutions (the autoencoder's share averaged). A large matrix product here does "
+        + ", ".join(f"{rate / 1e9:,.0f} G a second in {name}" for name, rate in rates.items())
+        + ": at the better rate "
+        f"{floor:.0f} ms an update. Share of that rate: "
+        + ", ".join(f"{m} {100 * floor / times[m]['whole update']['mean']:.0f} %" for m in modes)
+        + ".",
+        "",
+    ]
+    if "loop" in result:
+        loop = result["loop"]
+        lines += [
+            f"The loop: {loop['environment_steps_per_second']:.1f} environment steps and "
+            f"{loop['updates_per_second']:.2f} updates a second. "
+            + ", ".join(f"{name} {100 * share:.1f} %" for name, share in loop["share"].items())
+            + f". From start to the first step {loop['start_up_seconds']:.1f} s; "
+            f"`run.py --help` {result['help_seconds']:.2f} s. Memory of the process: "
+            + ", ".join(f"{name} {value:,.0f} MiB" for name, value in loop["memory"].items())
+            + ".",
+            "",
+        ]
+    names = next(iter(result["environments"].values()))
+    lines += ["| environment (ms) | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for task, values in result["environments"].items():
+        cells = [f"{values[name]:.2f}" for name in names]
+        lines.append("| " + " | ".join([task, *cells]) + " |")
+    lines += [
+        "",
+        "| replay, frames | on disk | windows (ms) | single frames (ms) | own memory | growth |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["replay"]:
+        lines.append(
+            f"| {row['frames']:,} | {row['disk_bytes'] / 2**30:.2f} GiB | "
+            f"{row['windows_milliseconds']:.2f} | {row['frames_milliseconds']:.2f} | "
+            f"{row['own_memory']:,.0f} MiB | {row['own_memory_growth']:.1f} MiB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(options: Benchmark) -> None:
+    """Measure, print, write."""
+    result = measure(options)
+    text = json.dumps(result, indent=1)
+    print(text if options.json else markdown(result))
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.with_suffix(".md").write_text(markdown(result))
+        options.out.with_suffix(".json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    import run
+
+    sys.exit(run.script(main, Benchmark, "results/benchmark.py"))

@@ -1,0 +1,85 @@
+"""The benchmark says what it should of a small task; how fast that is, is no test's business."""
+
+import json
+
+import pytest
+
+from agents.presets import preset
+from errors import UserError
+from results import benchmark
+from results.benchmark import Benchmark
+
+TASK = "dmc/point_mass-easy"
+PARTS = {
+    "autoencoder update", "encode a batch of windows", "dynamics update", "behaviour update",
+    "whole update", "policy step",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def result():
+    return benchmark.measure(
+        Benchmark(
+            TASK, rounds=1, repeats=2, loop_steps=60, replay_frames=(1500, 3000),
+            environments=(TASK,),
+        )
+    )  # fmt: skip
+
+
+def test_every_part_is_measured_in_every_mode(result):
+    times = result["parts"]["milliseconds"]
+    assert set(times) == {"eager", "preset"}
+    for by_part in times.values():
+        assert set(by_part) == PARTS
+        for spread in by_part.values():
+            assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+    assert set(result["environments"][TASK]) == {"control step", "picture", "mask"}
+
+
+def test_operations_of_an_update_are_those_of_its_parts(result):
+    """At least what the largest layer alone takes, forward and twice backward."""
+    config = preset("cpu", TASK).agent
+    frames = config.batch * config.window
+    spread = 2 * frames * config.dynamics.decoder.hidden * 65 * config.dynamics.decoder.width
+    assert result["arithmetic"]["operations_per_update"] > 3 * spread
+    assert set(result["arithmetic"]["matrix_product_per_second"]) == {"float32", "bfloat16"}
+
+
+def test_shares_of_the_loop_add_up(result):
+    loop = result["loop"]
+    assert 0.8 < sum(loop["share"].values()) <= 1.0
+    assert loop["environment_steps_per_second"] > 0
+    # One update for three agent steps of two environment steps each.
+    ratio = loop["environment_steps_per_second"] / loop["updates_per_second"]
+    assert ratio == pytest.approx(6, rel=0.3)
+
+
+def test_replay_is_on_disk(result):
+    small, large = result["replay"]
+    assert small["frames"] < large["frames"] <= 3000
+    assert large["disk_bytes"] > large["frames"] * 64 * 64 * 3
+
+
+def test_tables_hold_the_numbers(result):
+    text = benchmark.markdown(json.loads(json.dumps(result)))
+    rows = [line for line in text.splitlines() if line.startswith("| whole update")]
+    times = result["parts"]["milliseconds"]
+    ratio = times["eager"]["whole update"]["mean"] / times["preset"]["whole update"]["mean"]
+    assert rows[0].endswith(f"| {ratio:.2f} |")
+    assert result["commit"] in text
+
+
+def test_eager_is_the_same_agent_without_what_makes_it_fast():
+    config = preset("cpu", TASK)
+    eager = benchmark.in_mode(config, "eager").agent
+    assert (eager.precision, eager.autoencoder_precision, eager.overlap) == (
+        "float32", "float32", False,
+    )  # fmt: skip
+    assert eager.dynamics == config.agent.dynamics
+    assert benchmark.in_mode(config, "preset") == config
+
+
+@pytest.mark.parametrize("wrong", [{"compare": ()}, {"rounds": 0}, {"repeats": 1}])
+def test_options_that_measure_nothing(wrong):
+    with pytest.raises(UserError, match="at least"):
+        benchmark.measure(Benchmark(TASK, **wrong))
