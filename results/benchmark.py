@@ -205,7 +205,7 @@ def measure_parts(options: Benchmark, config: OnlineConfig, replay: Replay, acti
 
 def _spread(times: list[float]) -> dict[str, float]:
     """Median, quartiles and mean of some times."""
-    low, middle, high = statistics.quantiles(times, n=4)
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     return {"median": middle, "low": low, "high": high, "mean": statistics.fmean(times)}
 
 
