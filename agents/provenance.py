@@ -21,8 +21,10 @@ def provenance() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     script, *arguments = sys.argv
+    root, path = Path(__file__).resolve().parents[1], Path(script).resolve()
+    name = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
     return {
-        "command": shlex.join(["python", Path(script).name, *arguments]),
+        "command": shlex.join(["python", name, *arguments]),
         "commit": _commit(),
         "versions": versions,
     }

@@ -204,6 +204,7 @@ class RunFolder:
             if recorded["steps"] == wanted["steps"]:
                 return
             record["config"] = wanted
+            record["command"] = provenance()["command"]  # the one that gives the whole run
         text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=100)
         with atomic_file(self.config_path) as file:
             file.write(text.encode())

@@ -92,10 +92,13 @@ def test_same_configuration_resumes_and_leaves_the_file_alone(path):
     assert (path / "config.yaml").read_bytes() == before
 
 
-def test_larger_steps_continue_and_are_recorded(path):
-    RunFolder.create_or_resume(path, Run(steps=1000)).close()
-    RunFolder.create_or_resume(path, Run(steps=2000)).close()
+def test_larger_steps_continue_and_are_recorded(path, monkeypatch):
+    for steps in (1000, 2000):
+        monkeypatch.setattr("sys.argv", ["run.py", "train", "--steps", str(steps)])
+        RunFolder.create_or_resume(path, Run(steps=steps)).close()
     assert RunFolder.read_config(path, Run).steps == 2000
+    record = yaml.safe_load((path / "config.yaml").read_text())
+    assert record["command"] == "python run.py train --steps 2000"
 
 
 def test_smaller_steps_are_refused(path):
