@@ -16,14 +16,20 @@ DEMO_DIR ?= runs/demo-seed$(SEED)
 # Two files at a time, each on one thread: small tensors gain nothing from more.
 WORKERS ?= 2
 
-.PHONY: help setup test lint demo curves
+# What a world model predicts, under visual change: train, evaluate under every shift, compare.
+ROBUST_TASKS ?= metaworld/window-close metaworld/plate-slide
+ROBUST_TARGETS ?= pixels masks pixels+masks
+ROBUST_SEEDS ?= 0 1 2
+ROBUST_STEPS ?= 40000
+
+.PHONY: help setup test lint demo curves robustness
 
 # The recorded curves of results/curves: hours on two cores, stopped and continued at will.
 CURVE_TASKS ?= metaworld/button-press metaworld/plate-slide metaworld/reach-wall \
 	metaworld/faucet-close metaworld/window-close dmc/cartpole-swingup dmc/reacher-easy \
 	metaworld/sweep-into
 CURVE_SEEDS ?= 0 1
-CURVE_STEPS ?= 60000
+CURVE_STEPS ?= 100000
 
 help:
 	@echo "make setup   environment in $(VENV), with exact versions (Python 3.11 or 3.12)"
@@ -34,6 +40,8 @@ help:
 	@echo "             stop it at any moment; the same command goes on from there"
 	@echo "make curves  learn several tasks on the CPU and record the curves (hours; resumable)"
 	@echo "             CURVE_TASKS=... CURVE_SEEDS=\"$(CURVE_SEEDS)\" CURVE_STEPS=$(CURVE_STEPS)"
+	@echo "make robustness  pixels, masks and both, trained and then evaluated under every visual"
+	@echo "             shift (most of a day on two cores; resumable)"
 
 setup: $(VENV)/.renders
 	@echo "ready: $(VENV)"
@@ -95,3 +103,14 @@ curves: $(VENV)/.renders
 			--seed $$seed --logdir runs/curves/$$(echo $$task | tr / -)-seed$$seed; \
 	done; done
 	$(BIN)/python results/record.py runs/curves
+
+robustness: $(VENV)/.renders
+	@set -e; for seed in $(ROBUST_SEEDS); do for task in $(ROBUST_TASKS); do \
+		for target in $(ROBUST_TARGETS); do \
+			run=runs/robustness/$$(echo $$task | tr / -)-$$target-seed$$seed; \
+			$(BIN)/python run.py train --task $$task --preset cpu --target $$target \
+				--steps $(ROBUST_STEPS) --seed $$seed --logdir $$run; \
+			[ -e $$run/evaluation.json ] || \
+				$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --shifts all; \
+	done; done; done
+	$(BIN)/python results/robustness.py runs/robustness/* --out results/robustness

@@ -163,7 +163,8 @@ def test_mask_loss_is_cross_entropy_weighted_by_the_rarity_of_a_class(labelled):
 def test_a_gripper_of_twenty_pixels_counts():
     mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
     mask[0, :4, :5] = 2
-    weight = MaskTarget().weights(mask)
+    target = MaskTarget()
+    weight = target.weights(target.counts(mask))
     share = 20 * weight[2] / (20 * weight[2] + (64 * 64 - 20) * weight[0])
     assert share.item() == pytest.approx(0.0656, abs=1e-3)  # 0.005 of the pixels
     assert (weight[[1, 3, 4, 5, 6, 7]] == 0).all()
