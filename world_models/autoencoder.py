@@ -21,7 +21,7 @@ from world_models.layers import (
     symlog,
     token_positions,
 )
-from world_models.targets import Standardise, make_target, measure
+from world_models.targets import Standardise, losses, make_target, measure
 
 PATCH = 8
 """Pixels a side of one token: three convolutions of stride 2 (paper E.1)."""
@@ -66,6 +66,11 @@ class AutoencoderConfig:
     pixels:1+masks:0.5."""
     target_weight: float = 1.0
     """Weight of the target's loss (eq. 13: 1)."""
+    scale_target: bool = False
+    """Divide the target's loss by that of the best constant prediction, where the target knows it
+    (pixels: their variance around the batch's mean picture). A thin pole moves a thirtieth of the
+    variance that a robot arm does; unscaled, the reward beside it is all that is learned. The paper
+    has no such thing."""
 
     def __post_init__(self) -> None:
         if self.image_size < PATCH or self.image_size % PATCH:
@@ -214,9 +219,10 @@ class MaskedAutoencoder(nn.Module):
             keep = self.random_keep(len(image), image.device)
         prediction, reward = self.decode(self.encode(image, keep), keep)
         prediction = prediction.float()
-        target_loss = self.target.loss(prediction, batch)
+        target_loss, scaled_loss = losses(self.target, prediction, batch)
         reward_loss = (reward.float() - symlog(batch["reward"])).square().mean()
         metrics = {"target": target_loss.detach(), "reward": reward_loss.detach()}
         metrics |= measure(self.target, prediction.detach(), batch)
-        loss = self.config.target_weight * target_loss + self.config.reward_weight * reward_loss
+        learned = scaled_loss if self.config.scale_target else target_loss
+        loss = self.config.target_weight * learned + self.config.reward_weight * reward_loss
         return loss, metrics

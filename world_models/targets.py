@@ -52,6 +52,9 @@ class PredictionTarget(Protocol):
     def truth(self, batch: dict[str, Tensor]) -> Tensor:
         """What `to_image` of a perfect prediction would be, where that is not the image."""
 
+    def spread(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of the best constant prediction on the batch, above 0, a scalar."""
+
 
 class Standardise(nn.Module):
     """uint8 images (B, H, W, 3) → float32 with ImageNet's mean 0 and standard deviation 1.
@@ -95,6 +98,11 @@ class PixelTarget(nn.Module):
 
     def to_image(self, prediction: Tensor) -> Tensor:
         return self.standardise.undo(prediction)
+
+    @torch.no_grad()
+    def spread(self, batch: dict[str, Tensor]) -> Tensor:
+        target = self.standardise(batch["image"])
+        return (target - target.mean(0)).square().mean().clamp(min=1e-4)
 
 
 class MaskTarget(nn.Module):
@@ -207,9 +215,18 @@ class WeightedSum(nn.Module):
         return list(zip(self.targets, prediction.split(self.sizes, dim=-1), strict=True))
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return self.losses(prediction, batch)[0]
+
+    def losses(self, prediction: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The weighted sum of the losses, and of the losses each over its own `spread`."""
         losses = [target.loss(part, batch) for target, part in self._each(prediction)]
         self._losses = [loss.detach() for loss in losses]
-        return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
+        scaled = [x / spread(t, batch) for x, t in zip(losses, self.targets, strict=True)]
+        plain, scaled = (
+            sum(weight * loss for weight, loss in zip(self.weights, many, strict=True))
+            for many in (losses, scaled)
+        )
+        return plain, scaled
 
     @torch.no_grad()
     def measure(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -244,6 +261,21 @@ def measure(
 ) -> dict[str, Tensor]:
     """The target's scalars for the log."""
     return target.measure(prediction, batch) if hasattr(target, "measure") else {}
+
+
+def spread(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor | float:
+    """The loss of the best constant prediction; 1 where the target does not know it."""
+    return target.spread(batch) if hasattr(target, "spread") else 1.0
+
+
+def losses(
+    target: PredictionTarget, prediction: Tensor, batch: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The target's loss, and the same over its `spread`."""
+    if isinstance(target, WeightedSum):
+        return target.losses(prediction, batch)
+    loss = target.loss(prediction, batch)
+    return loss, loss / spread(target, batch)
 
 
 def truth(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor | None:

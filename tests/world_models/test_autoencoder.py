@@ -275,6 +275,31 @@ def moving_square(batch, seed, brightness=0):
     return {"image": image, "reward": torch.zeros(batch)}
 
 
+@pytest.mark.parametrize("contrast", [1.0, 0.1])
+def test_scaled_loss_does_not_depend_on_how_much_moves(contrast):
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(AutoencoderConfig(
+        width=16, encoder_depth=1, decoder_depth=1, heads=2, scale_target=True, target_weight=3.0,
+        reward_weight=0.0,
+    ))  # fmt: skip
+    image = (128 + contrast * (torch.rand(8, 64, 64, 3) * 200 - 100)).to(torch.uint8)
+    standardised = model.standardise(image).double()
+    mean = standardised.mean(0)
+    model.decode = lambda *_: (mean.float().expand(8, -1, -1, -1), torch.zeros(8))
+    loss, metrics = model.loss({"image": image, "reward": torch.zeros(8)})
+    assert loss.item() == pytest.approx(3.0, rel=1e-4)  # of the mean picture, whatever it is
+    variance = (standardised - mean).square().mean().item()
+    assert metrics["target"].item() == pytest.approx(variance, rel=1e-4)  # logged as it is
+
+
+def test_picture_that_never_changes_has_a_finite_scaled_loss():
+    model = MaskedAutoencoder(AutoencoderConfig(
+        width=16, encoder_depth=1, decoder_depth=1, heads=2, scale_target=True
+    ))  # fmt: skip
+    batch = {"image": pictures(1).expand(4, -1, -1, -1), "reward": torch.zeros(4)}
+    assert torch.isfinite(model.loss(batch)[0])
+
+
 def test_centred_input_is_blind_to_what_never_changes():
     features = []
     for brightness in (0, 100):

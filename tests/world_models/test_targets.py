@@ -233,6 +233,11 @@ def test_weighted_sum_of_targets(own_module):
     )
     expected = 2 * pixels + 0.5 * masks + brightness
     assert both.loss(prediction, batch).item() == pytest.approx(expected, rel=1e-6)
+    plain, scaled = both.losses(prediction, batch)
+    assert plain.item() == pytest.approx(expected, rel=1e-6)
+    pixels_over_variance = pixels / PixelTarget().spread(batch).item()
+    expected += 2 * (pixels_over_variance - pixels)  # the others have no spread
+    assert scaled.item() == pytest.approx(expected, rel=1e-5)
     measured = both.measure(prediction, batch)
     assert measured["loss/masks"].item() == pytest.approx(masks)
     assert "iou/hand" in measured
