@@ -110,7 +110,7 @@ robustness: $(VENV)/.renders
 			run=runs/robustness/$$(echo $$task | tr / -)-$$target-seed$$seed; \
 			$(BIN)/python run.py train --task $$task --preset cpu --target $$target \
 				--steps $(ROBUST_STEPS) --seed $$seed --logdir $$run; \
-			[ -e $$run/evaluation.json ] || \
+			[ $$run/evaluation.json -nt $$run/checkpoint.pt ] || \
 				$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --shifts all; \
 	done; done; done
 	$(BIN)/python results/robustness.py runs/robustness/* --out results/robustness

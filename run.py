@@ -134,7 +134,12 @@ def evaluate(arguments: Sequence[str]) -> None:
     agent, config, step = online.load_agent(options.logdir, options.device)
     measured = {
         "agent": online.evaluate(
-            agent, config, options.episodes, options.seed, options.video, options.shift
+            agent,
+            config,
+            options.episodes,
+            options.seed,
+            options.video,
+            "" if shifts else options.shift,  # of several, what is compared with is none
         )
     }
     if options.random:

@@ -47,7 +47,8 @@ class MaskedWorldModelConfig:
     """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
     overlap: bool = False
     """On a CPU with two threads or more, learn to see and encode the next batch in a thread of its
-    own while learning to act on this one: the same numbers, less time."""
+    own while learning to act on this one: the same computation, in less time where the cores are
+    real."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024
@@ -217,19 +218,24 @@ class MaskedWorldModel(nn.Module):
     ) -> Seen:
         """The autoencoder's update, if it is due, and a batch of windows through its eyes."""
         if threads is not None:
+            torch.get_num_threads()  # a new thread takes over the process's number when first asked
             torch.set_num_threads(threads)
         metrics = {} if keep is False else self.update_autoencoder(replay, keep)
         index = replay.draw_windows(self.config.batch, self.config.window)
         return Seen(index, self._encoded(replay, index), metrics)
 
     def _recall(self, replay: Replay) -> Seen | None:
-        """What the last update has seen for this one; after a restart, seen again."""
+        """What the last update has seen for this one; after a restart, seen again. Frames that the
+        replay has dropped since are replaced, with or without a restart in between."""
         seen = self._seen
-        if seen is None or seen.batch is not None:
-            return seen
-        if not replay.holds(seen.index):
+        if seen is None:
             return None
-        return seen._replace(batch=self._encoded(replay, seen.index))
+        if not replay.holds(seen.index):
+            index = replay.draw_windows(self.config.batch, self.config.window)
+            return Seen(index, self._encoded(replay, index), seen.metrics)
+        if seen.batch is None:
+            return seen._replace(batch=self._encoded(replay, seen.index))
+        return seen
 
     def _encoded(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
         """Windows of the replay as the dynamics model learns from them."""
@@ -287,7 +293,14 @@ class MaskedWorldModel(nn.Module):
         return start.map(lambda part: part[chosen])
 
     def _autocast(self, precision: str) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        # The cache of cast weights is one per process, and leaving autocast in any thread empties
+        # it: beside each other, gradients would be summed in an order that time decides.
+        return torch.autocast(
+            self.device.type,
+            torch.bfloat16,
+            enabled=precision == "bfloat16",
+            cache_enabled=not self.config.overlap,
+        )
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
@@ -344,7 +357,9 @@ class MaskedWorldModel(nn.Module):
     def _to_image(self, prediction: Tensor) -> Tensor:
         """The target's values (B, T, H, W, C) as pictures (B, T, H, W, 3) uint8."""
         images = self.autoencoder.target.to_image(prediction.flatten(0, 1))
-        return images.unflatten(0, prediction.shape[:2])
+        return images.clone(memory_format=torch.contiguous_format).unflatten(
+            0, prediction.shape[:2]
+        )
 
     def _cuda_devices(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []
@@ -400,4 +415,7 @@ class MaskedWorldModel(nn.Module):
             optimizer.load_state_dict(state["optimizers"][name])
         self.updates, self.pretrained = state["updates"], state["pretrained"]
         seen = state.get("seen")  # checkpoints from before there was any have none
-        self._seen = None if seen is None else Seen(seen["index"].numpy(), None, seen["metrics"])
+        self._seen = None
+        if seen is not None:
+            metrics = {name: value.to(self.device) for name, value in seen["metrics"].items()}
+            self._seen = Seen(seen["index"].cpu().numpy(), None, metrics)

@@ -233,6 +233,13 @@ class OnlineRun:
             return
         done = len(self.replay.records)
         sources = [(folder, Replay.at(Path(folder) / "replay")) for folder in self.config.recorded]
+        if needs_masks(self.config) and not self.config.render_masks:
+            without = [folder for folder, source in sources if "mask" not in source.entries]
+            if len(without) == len(sources):
+                raise UserError(
+                    f"{', '.join(without)} has no masks and none are drawn: leave render_masks on, "
+                    "or record a run that has them"
+                )
         recorded = ((folder, *pair) for folder, source in sources for pair in source.episodes())
         for folder, episode, record in itertools.islice(recorded, done, None):
             no_steps = {"agent_steps": 0, "env_steps": 0, "recorded": folder}

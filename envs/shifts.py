@@ -96,7 +96,6 @@ class Background(Shift):
 
     def begin(self, rng):
         self._seed = int(rng.integers(2**32))
-        self._textures: dict[int, np.ndarray] = {}
 
     def edit(self, stage):
         import mujoco

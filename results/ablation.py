@@ -76,7 +76,12 @@ def variants(options: Ablation) -> dict[str, list[str]]:
             raise UserError(
                 f"{variant!r} is not NAME=OPTIONS; a name is its own, of letters, digits, - and ."
             )
-        named[name] = shlex.split(text)
+        try:
+            named[name] = shlex.split(text)
+        except ValueError as error:
+            raise UserError(f"{variant!r} cannot be read: {error}") from error
+        if any(option.startswith("--logdir") for option in named[name]):
+            raise UserError(f"{variant!r}: the run folders are chosen by --runs")
     return named
 
 
@@ -131,6 +136,10 @@ def train(options: Ablation) -> None:
 
 def main(options: Ablation) -> None:
     """Train, record, compare."""
+    if options.jobs < 1:
+        raise UserError(f"--jobs is {options.jobs}; it must be at least 1")
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise UserError("--seeds needs at least one seed, and none twice")
     named = variants(options)
     train(options)
     inputs = []

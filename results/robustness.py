@@ -70,6 +70,14 @@ def read(inputs: Sequence[str]) -> list[Measured]:
             runs.append(_read_folder(path))
     if not runs:
         raise UserError("name at least one run folder")
+    if len({run.score for run in runs}) > 1:
+        raise UserError("some runs were scored by success and some by return; compare them apart")
+    tasks = {target: {r.task for r in runs if r.target == target} for target in
+             {run.target for run in runs}}  # fmt: skip
+    if len({frozenset(names) for names in tasks.values()}) > 1:
+        raise UserError(
+            f"the targets were trained on different tasks: {tasks}; give the same of each"
+        )
     shifts = {tuple(run.episodes) for run in runs}
     if len(shifts) > 1:
         raise UserError("the runs were evaluated under different shifts; evaluate them alike")
@@ -153,9 +161,14 @@ class Table:
         """OOD / ID of one task, or the mean of these over tasks."""
         rows = slice(None) if task is None else [self.tasks.index(task)]
         with np.errstate(divide="ignore", invalid="ignore"):
-            point = self.points[rows, 1:].mean(1) / self.points[rows, 0]
-            drawn = self.drawn[:, rows, 1:].mean(2) / self.drawn[:, rows, 0]
+            point = self.points[rows, 1:].mean(1) / _above_nought(self.points[rows, 0])
+            drawn = self.drawn[:, rows, 1:].mean(2) / _above_nought(self.drawn[:, rows, 0])
         return self._estimate(point.mean(), drawn.mean(1))
+
+
+def _above_nought(scores: np.ndarray) -> np.ndarray:
+    """Scores of which a share can be retained; NaN for the others."""
+    return np.where(scores > 0, scores, np.nan)
 
 
 def shown(estimate: Estimate) -> str:
@@ -183,8 +196,9 @@ def markdown(runs: Sequence[Measured], by_target: Mapping[str, Table], command: 
         "# Under visual change, by what the world model predicts",
         "",
         f"Made by `{command}`. Score: {runs[0].score}. Means over tasks with 95 % intervals; the "
-        "bootstrap draws runs within tasks and episodes within runs. Retain = OOD / ID, OOD the "
-        "mean over shifts. The starts are the same under every shift.",
+        "bootstrap draws runs within tasks and episodes within runs. Retain is the mean over tasks "
+        "of OOD / ID, OOD the mean over shifts; undefined where a task's ID is not above 0. The "
+        "starts are the same under every shift.",
         "",
         f"Environment steps {', '.join(f'{s:,}' for s in steps)}; "
         f"{', '.join(map(str, episodes))} episodes per run and shift.",

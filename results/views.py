@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import envs
 from envs.shifts import SHIFTS
+from errors import UserError
 from mask_classes import NAMES, PALETTE, colorize
 
 STRENGTHS = (0.25, 0.5, 1.0)
@@ -122,6 +123,8 @@ def main(options: Views) -> None:
     """Write the page. Raises UserError for a task that does not exist."""
     for task in options.tasks:
         envs.suite(task)
+    if options.out.suffix != ".png":
+        raise UserError(f"--out {options.out} must end in .png")
     figure = {"shifts": draw_shifts, "masks": draw_masks}[options.page](options)
     figure.tight_layout(pad=0.3, rect=(0, 0.02, 1, 1))
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -259,8 +259,12 @@ def reads(target: PredictionTarget) -> tuple[str, ...]:
 def measure(
     target: PredictionTarget, prediction: Tensor, batch: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The target's scalars for the log."""
-    return target.measure(prediction, batch) if hasattr(target, "measure") else {}
+    """The target's scalars for the log, each under a name of its own."""
+    measured = target.measure(prediction, batch) if hasattr(target, "measure") else {}
+    return {
+        name if "/" in name else f"target/{name}": torch.as_tensor(value)
+        for name, value in measured.items()
+    }
 
 
 def spread(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor | float:
@@ -325,12 +329,17 @@ def _make_one(name: str) -> PredictionTarget:
         )
     try:
         target = getattr(importlib.import_module(module_name), class_name)()
-    except (ImportError, AttributeError, TypeError, SyntaxError) as error:
-        raise UserError(f"target {name!r} cannot be made: {error}") from error
+    except Exception as error:  # whatever a user's module or constructor raises
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"target {name!r} cannot be made: {reason}") from error
     missing = [part for part in ("channels", "loss", "to_image") if not hasattr(target, part)]
     if missing:
         raise UserError(f"target {name!r} lacks {', '.join(missing)}; see world_models/targets.py")
-    if not isinstance(target.channels, int) or target.channels < 1:
+    if not (callable(target.loss) and callable(target.to_image)):
+        raise UserError(f"target {name!r}: loss and to_image must be methods")
+    if isinstance(wanted := getattr(target, "reads", ()), str) or set(wanted) - {"mask"}:
+        raise UserError(f'target {name!r} reads {wanted!r}; it can read ("mask",)')
+    if type(target.channels) is not int or target.channels < 1:
         raise UserError(
             f"target {name!r} has channels = {target.channels!r}; it must be a whole number above 0"
         )

@@ -1,6 +1,7 @@
 """The agent: who learns from what, what a checkpoint holds, and what may not touch chance."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,12 +254,16 @@ def one_thread(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_updates_beside_each_other_are_those_one_after_the_other(tmp_path, one_thread):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_updates_beside_each_other_are_those_one_after_the_other(tmp_path, one_thread, precision):
     """A second thread changes when things are computed, and nothing else."""
     results = []
+    autocast = torch.autocast
     for overlap in (False, True):
         replay = make_replay(tmp_path / str(overlap))
-        agent = make(replace(TINY, overlap=overlap, autoencoder_every=2))
+        agent = make(replace(TINY, overlap=overlap, autoencoder_every=2, precision=precision))
+        # Without the cache of cast weights here as there: it decides in which order gradients add.
+        agent._autocast = lambda p: autocast("cpu", torch.bfloat16, p == "bfloat16", False)
         metrics = [*agent.pretrain(replay), *(agent.update(replay) for _ in range(6))]
         results.append((metrics, tensors(agent), agent.save()["optimizers"]))
         assert (agent._beside is not None) == overlap
@@ -343,6 +348,43 @@ def test_report_shows_a_video_and_touches_no_chance(replay):
     assert replay.state_dict() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
     assert np.array_equal(agent.report(replay, rows=2, length=9)["prediction"], video)
+
+
+def test_readmes_own_target_learns_and_is_shown(replay, tmp_path, monkeypatch):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    example = readme.split("```python\n")[1].split("```")[0]
+    assert "class Edges" in example
+    (tmp_path / "target_of_the_readme.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    target = "target_of_the_readme:Edges"
+    agent = make(replace(TINY, autoencoder=replace(TINY.autoencoder, target=target)))
+    assert all(torch.isfinite(value) for value in agent.update(replay).values())
+    video = agent.report(replay, rows=1, length=7)["prediction"]
+    assert video.shape == (7, SIZE, 3 * SIZE, 3)
+
+
+def test_windows_that_the_replay_dropped_are_drawn_again_with_or_without_a_restart(tmp_path):
+    """An update's windows are chosen before it; an episode in between may push them out."""
+    replay = make_replay(tmp_path / "replay")
+    agent = make()
+    for _ in range(2):
+        agent.update(replay)
+    episode = {name: value.copy() for name, value in next(replay.episodes())[0].items()}
+    for _ in range(10):  # 200 frames: all that was there is gone
+        replay.add_episode(episode, env_steps=40)
+    assert not replay.holds(agent._seen.index)
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"agent": agent.save(), "replay": replay.state_dict(),
+                           "random": torch.get_rng_state()})  # fmt: skip
+    expected = [agent.update(replay) for _ in range(2)], tensors(agent)
+    state = load_checkpoint(path)
+    again, same_replay = make(seed=9), make_replay(tmp_path / "replay", seed=9)
+    again.load(state["agent"])
+    same_replay.load_state_dict(state["replay"])
+    torch.set_rng_state(state["random"])
+    actual = [again.update(same_replay) for _ in range(2)], tensors(again)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    assert again.update_counts() == agent.update_counts()
 
 
 def test_report_begins_with_the_truth(replay):

@@ -314,6 +314,8 @@ def test_recorded_runs_that_cannot_be_used_are_named(masked, straight, tmp_path)
         run(tmp_path / "a", predicting("masks", recorded=(str(tmp_path / "nowhere"),)))
     with pytest.raises(UserError, match="with --recorded"):
         predicting("masks", render_masks=False)
+    with pytest.raises(UserError, match="has no masks and none are drawn"):
+        run(tmp_path / "c", predicting("masks", recorded=(str(straight),), render_masks=False))
     other = run(
         tmp_path / "other",
         tiny(

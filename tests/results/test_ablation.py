@@ -55,11 +55,26 @@ def test_runs_are_trained_recorded_and_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "variant", ["no options", "=--seed 1", "preset=--seed 1", "a b=--seed 1", "../x=--seed 1"]
+    "variant",
+    [
+        'x=--foo "',
+        "x=--logdir here",
+        "no options",
+        "=--seed 1",
+        "preset=--seed 1",
+        "a b=--seed 1",
+        "../x=--seed 1",
+    ],
 )
 def test_variants_that_are_not_named(tmp_path, variant):
-    with pytest.raises(UserError, match="NAME=OPTIONS"):
+    with pytest.raises(UserError, match="NAME=OPTIONS|cannot be read|--runs"):
         ablation.variants(Ablation(TASK, tmp_path, variants=(variant,)))
+
+
+@pytest.mark.parametrize("wrong", [{"jobs": 0}, {"seeds": ()}, {"seeds": (0, 0)}])
+def test_options_that_train_nothing(tmp_path, wrong):
+    with pytest.raises(UserError, match="at least"):
+        ablation.main(Ablation(TASK, tmp_path, **wrong))
 
 
 def test_a_run_that_fails_is_named(tmp_path):

@@ -50,6 +50,19 @@ class Silent:
 class Empty(Brightness):
     channels = 0
 
+class Broken(Brightness):
+    def __init__(self):
+        raise FileNotFoundError("no weights")
+
+class Wordy(Brightness):
+    loss = "mean"
+
+class Deep(Brightness):
+    reads = ("depth",)
+
+class Spelled(Brightness):
+    reads = "mask"
+
 class Demanding:
     def __init__(self, classes):
         self.channels = classes
@@ -124,6 +137,10 @@ def test_target_of_a_user_is_predicted_with_its_own_channels(own_module):
         ("{own}:Demanding", "classes"),
         ("{own}:Silent", "loss, to_image"),
         ("{own}:Empty", "channels = 0"),
+        ("{own}:Broken", "FileNotFoundError: no weights"),
+        ("{own}:Wordy", "must be methods"),
+        ("{own}:Deep", "depth"),
+        ("{own}:Spelled", "it can read"),
         ("pixels+", "sum of them"),
         ("pixels+{own}:Silent:2", "loss, to_image"),
         ("pixels:0+masks", "must be above 0"),
