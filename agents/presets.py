@@ -80,7 +80,7 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
                 stem_channels=16,
                 centre_input=True,
                 still_speed=20.0,
-                scale_target=True,
+                target_weight=4.0,
             ),
             dynamics=LatentDynamicsConfig(
                 encoder=FeatureEncoderConfig(width=16, depth=0, pooling="flatten", embedding=256),
