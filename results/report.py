@@ -153,7 +153,7 @@ def markdown(comparison: Comparison, final: str) -> str:
     parts += [f"> {note}\n" for note in comparison.notes]
     for heading, explanation, (header, rows) in _sections(comparison, final):
         lines = [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |"
             for row in [header, *rows]
         ]
         lines.insert(1, "|" + " --- |" * len(header))

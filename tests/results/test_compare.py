@@ -204,3 +204,15 @@ def test_same_inputs_give_the_same_numbers(inputs, tmp_path):
     texts = [(tmp_path / name / "scores.json").read_text() for name in ("first", "second")]
     assert texts[0] == texts[1]
     assert np.isfinite(json.loads(texts[0])["aggregates"]["ours"]["mean"]["point"])
+
+
+def test_whatever_stands_in_a_file_a_row_of_the_table_is_one_line(tmp_path):
+    command = "python run.py train \\\n  --task a|b"
+    entries = [
+        entry("ours", "metaworld/push", s, [0.1, 0.2]) | {"command": command} for s in (0, 1)
+    ]
+    main(Compare((write(tmp_path / "a.json", *entries),), tmp_path / "out", repetitions=100))
+    text = (tmp_path / "out" / "scores.md").read_text()
+    rows = [line for line in text.splitlines() if "run.py train" in line]
+    assert [row.count(" | ") for row in rows] == [4]
+    assert "--task a\\|b" in rows[0]
