@@ -219,10 +219,9 @@ class MaskedAutoencoder(nn.Module):
             keep = self.random_keep(len(image), image.device)
         prediction, reward = self.decode(self.encode(image, keep), keep)
         prediction = prediction.float()
-        target_loss, scaled_loss = losses(self.target, prediction, batch)
+        target_loss, learned = losses(self.target, prediction, batch, self.config.scale_target)
         reward_loss = (reward.float() - symlog(batch["reward"])).square().mean()
         metrics = {"target": target_loss.detach(), "reward": reward_loss.detach()}
         metrics |= measure(self.target, prediction.detach(), batch)
-        learned = scaled_loss if self.config.scale_target else target_loss
         loss = self.config.target_weight * learned + self.config.reward_weight * reward_loss
         return loss, metrics

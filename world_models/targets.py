@@ -217,16 +217,17 @@ class WeightedSum(nn.Module):
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         return self.losses(prediction, batch)[0]
 
-    def losses(self, prediction: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The weighted sum of the losses, and of the losses each over its own `spread`."""
+    def losses(
+        self, prediction: Tensor, batch: dict[str, Tensor], scaled: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sum of the losses, and, when `scaled`, of each over its own `spread`."""
         losses = [target.loss(part, batch) for target, part in self._each(prediction)]
         self._losses = [loss.detach() for loss in losses]
-        scaled = [x / spread(t, batch) for x, t in zip(losses, self.targets, strict=True)]
-        plain, scaled = (
-            sum(weight * loss for weight, loss in zip(self.weights, many, strict=True))
-            for many in (losses, scaled)
-        )
-        return plain, scaled
+        weighted = [weight * loss for weight, loss in zip(self.weights, losses, strict=True)]
+        if not scaled:
+            return sum(weighted), sum(weighted)
+        shares = [x / spread(t, batch) for x, t in zip(weighted, self.targets, strict=True)]
+        return sum(weighted), sum(shares)
 
     @torch.no_grad()
     def measure(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -273,13 +274,13 @@ def spread(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor | float
 
 
 def losses(
-    target: PredictionTarget, prediction: Tensor, batch: dict[str, Tensor]
+    target: PredictionTarget, prediction: Tensor, batch: dict[str, Tensor], scaled: bool
 ) -> tuple[Tensor, Tensor]:
-    """The target's loss, and the same over its `spread`."""
+    """The target's loss, and what to learn from: the same, over its `spread` when `scaled`."""
     if isinstance(target, WeightedSum):
-        return target.losses(prediction, batch)
+        return target.losses(prediction, batch, scaled)
     loss = target.loss(prediction, batch)
-    return loss, loss / spread(target, batch)
+    return loss, loss / spread(target, batch) if scaled else loss
 
 
 def truth(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor | None:

@@ -250,7 +250,7 @@ def test_weighted_sum_of_targets(own_module):
     )
     expected = 2 * pixels + 0.5 * masks + brightness
     assert both.loss(prediction, batch).item() == pytest.approx(expected, rel=1e-6)
-    plain, scaled = both.losses(prediction, batch)
+    plain, scaled = both.losses(prediction, batch, scaled=True)
     assert plain.item() == pytest.approx(expected, rel=1e-6)
     pixels_over_variance = pixels / PixelTarget().spread(batch).item()
     expected += 2 * (pixels_over_variance - pixels)  # the others have no spread
