@@ -194,7 +194,7 @@ class OnlineRun:
             self.replay.load_state_dict(state["replay"])
             self.evaluated = state["evaluated"]
             set_random_state(state["random"])
-        repeat = self.config.environment.action_repeat or envs.DEFAULT_ACTION_REPEAT
+        repeat = envs.action_repeat(self.config.task, self.config.environment.action_repeat)
         if self.config.steps <= self.config.prefill * repeat:
             print(
                 f"note: nothing is learned in {self.config.steps} environment steps, the prefill "

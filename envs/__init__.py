@@ -10,21 +10,38 @@ import sys
 
 import gymnasium
 
-from envs import dmc, metaworld
-from envs.simulation import DEFAULT_ACTION_REPEAT, EnvironmentConfig
+from envs import dmc, libero, metaworld
+from envs.simulation import EnvironmentConfig
 from errors import UserError
 
-__all__ = ["DEFAULT_ACTION_REPEAT", "EnvironmentConfig", "make", "make_vector", "suite", "tasks"]
+__all__ = [
+    "EnvironmentConfig",
+    "action_repeat",
+    "expand",
+    "make",
+    "make_vector",
+    "suite",
+    "tasks",
+]
 
 # Read by mujoco and dm_control when they are imported; EGL needs no display.
 if sys.platform.startswith("linux") and not os.environ.get("MUJOCO_GL"):
     os.environ["MUJOCO_GL"] = "egl"
 
-_SUITES = {"metaworld": metaworld.TASKS, "dmc": dmc.TASKS}
+_SUITES = {"metaworld": metaworld.TASKS, "dmc": dmc.TASKS, "libero": libero.TASKS}
+_ENVIRONMENTS = {
+    "metaworld": metaworld.MetaWorld,
+    "dmc": dmc.DeepMindControl,
+    "libero": libero.Libero,
+}
+_GROUPS = {"metaworld/mt10": metaworld.MT10} | {
+    f"libero/{part}": [f"{part}/{number}" for number in range(count)]
+    for part, count in libero.PARTS.items()
+}
 
 
 def tasks(suite: str | None = None) -> list[str]:
-    """Every task id, or those of one suite ("metaworld", "dmc").
+    """Every task id, or those of one suite ("metaworld", "dmc", "libero").
 
     Raises:
         UserError: no such suite.
@@ -39,6 +56,31 @@ def tasks(suite: str | None = None) -> list[str]:
     ]
 
 
+def expand(names: str) -> list[str]:
+    """The task ids that `names` means: one, several separated by commas, or a whole suite.
+
+    "metaworld/mt10", "libero/object" and "dmc" are suites; an id named twice counts once.
+
+    Raises:
+        UserError: no such task or suite; names the nearest ones.
+    """
+    found: list[str] = []
+    for name in (part.strip() for part in names.split(",")):
+        if name in _GROUPS:
+            found += [f"{name.partition('/')[0]}/{task}" for task in _GROUPS[name]]
+        elif name in _SUITES:
+            found += tasks(name)
+        else:
+            suite(name)
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def action_repeat(task: str, asked: int | None = None) -> int:
+    """Control steps per agent step: `asked`, else the suite's published number."""
+    return asked or _ENVIRONMENTS[suite(task)].default_action_repeat
+
+
 def suite(task: str) -> str:
     """The suite of a task id: "metaworld" for "metaworld/window-close".
 
@@ -47,7 +89,7 @@ def suite(task: str) -> str:
     """
     name = task.partition("/")[0]
     if task not in tasks():
-        known = tasks(name) if name in _SUITES else tasks()
+        known = [*(tasks(name) if name in _SUITES else tasks()), *_GROUPS]
         nearest = difflib.get_close_matches(task, known, n=3, cutoff=0.4)
         hint = (
             f"did you mean {' or '.join(nearest)}?" if nearest else "python run.py tasks lists them"
@@ -67,27 +109,31 @@ def make(
     masks: bool = False,
     proprio: bool = False,
     shift: str = "",
+    orientation: str = "upright",
 ) -> gymnasium.Env:
     """An environment of one task; ``MujocoEnvironment`` says what it observes and promises.
 
     Args:
-        task: "metaworld/<name>" or "dmc/<name>", one of ``tasks()``.
-        camera: camera name or number; None is the suite's published one.
+        task: "metaworld/<name>", "dmc/<name>" or "libero/<part>/<number>", one of ``tasks()``.
+        camera: camera name or number, or several separated by commas; None is what the suite
+            publishes (libero two, the others one).
         size: edge of the square picture, pixels.
-        action_repeat: control steps per step; None is the suite's published number (2).
+        action_repeat: control steps per step; None is the suite's published number (libero 1,
+            the others 2).
         seed: starts the generator that unseeded resets draw from.
         quality: "full" (as published) or "fast" (for machines without a GPU).
         masks: observe class ids as well (``envs.semantics``).
         proprio: observe the robot's own state as well.
         shift: visual shifts with their strengths, "lighting:0.5+noise:0.2" (``envs.shifts``).
+        orientation: of pictures and masks, "upright", "opengl" or "mirrored" (``EnvironmentConfig``).
 
     Raises:
         UserError: unknown task, camera, shift, or value; the suite is not installed; no GL context.
     """
-    config = EnvironmentConfig(camera, size, action_repeat, quality, masks, proprio, shift)
-    name = task.partition("/")[2]
-    environment = {"metaworld": metaworld.MetaWorld, "dmc": dmc.DeepMindControl}[suite(task)]
-    return environment(name, config, seed)
+    config = EnvironmentConfig(
+        camera, size, action_repeat, quality, masks, proprio, shift, orientation
+    )
+    return _ENVIRONMENTS[suite(task)](task.partition("/")[2], config, seed)
 
 
 def make_vector(task: str, num_envs: int, **options) -> gymnasium.vector.AsyncVectorEnv:

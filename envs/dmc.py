@@ -114,6 +114,7 @@ class DeepMindControl(MujocoEnvironment):
         seed: int | None = None,
     ):
         self.name = name
+        self.instruction = name.replace("-", " ").replace("_", " ")
         self.domain = name.split("-")[0]
         self.default_camera = 2 if self.domain == "quadruped" else 0
         self._environment = _load(name)
@@ -144,7 +145,7 @@ class DeepMindControl(MujocoEnvironment):
         """The ``mujoco.MjData`` being simulated."""
         return self._environment.physics.data.ptr
 
-    def _reset_simulation(self) -> None:
+    def _reset_simulation(self, options) -> None:
         self._attributes.restore()
         if self.name in SUITE_TASKS:
             self._snapshot.restore()

@@ -69,6 +69,19 @@ TASKS = (
     "window-close",
     "window-open",
 )
+MT10 = (
+    "reach",
+    "push",
+    "pick-place",
+    "door-open",
+    "drawer-open",
+    "drawer-close",
+    "button-press-topdown",
+    "peg-insert-side",
+    "window-open",
+    "window-close",
+)
+"""The ten tasks of metaworld's multi-task benchmark."""
 MAX_ENV_STEPS = 500  # SawyerXYZEnv.max_path_length
 CORNER2_POSITION = (0.75, 0.075, 0.7)  # metres; shared/specs/suites.md
 
@@ -96,6 +109,7 @@ class MetaWorld(MujocoEnvironment):
         seed: int | None = None,
     ):
         self.name = name
+        self.instruction = name.replace("-", " ")
         suite = import_suite("metaworld.env_dict", "metaworld==3.1.1")
         self._simulation = suite.ALL_V3_ENVIRONMENTS[f"{name}-v3"]()
         # What set_task would do, except that positions are drawn at every reset, from np_random.
@@ -119,7 +133,7 @@ class MetaWorld(MujocoEnvironment):
         """The ``mujoco.MjData`` being simulated."""
         return self._data
 
-    def _reset_simulation(self) -> None:
+    def _reset_simulation(self, options) -> None:
         # Meta-World's own reset runs the task's reset_model twice and carries poses in the model
         # and numbers in the task over from the last episode: start it from where a new task does.
         import mujoco

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import os
 import weakref
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -161,7 +162,8 @@ class Renderer:
         height: pixels.
         quality: ``full`` or ``fast`` (see the module).
         upside_down: the camera is mounted upside down: flip the rows (the picture comes out upright
-            and mirrored).
+            and mirrored). An attribute, for cameras that differ.
+        hidden_groups: groups of geoms that are not drawn.
 
     Raises:
         UserError: no GL context can be made.
@@ -174,6 +176,7 @@ class Renderer:
         height: int,
         quality: Quality = "full",
         upside_down: bool = False,
+        hidden_groups: Sequence[int] = (),
     ):
         self._context = None
         _current_gl_context()
@@ -195,6 +198,7 @@ class Renderer:
         self.model, self._uploaded = model, uploaded
         self.upside_down = upside_down
         self._option = mujoco.MjvOption()
+        self._option.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._viewport = mujoco.MjrRect(0, 0, width, height)
@@ -236,6 +240,9 @@ class Renderer:
         geoms = scene.geoms
         for index in range(scene.ngeom):
             geom = geoms[index]
+            if geom.rgba[3] <= 0:
+                geom.segid = -1  # invisible in the picture: without a number it is not drawn here
+                continue
             kind = classes.get(geom.objtype)
             if kind is not None and geom.segid >= 0:
                 table[geom.segid + 1] = kind[geom.objid]

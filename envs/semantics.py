@@ -5,6 +5,8 @@ the task (`mask_classes.py` lists the parts). Table, floor, sky and the retainin
 background.
 """
 
+from collections.abc import Sequence
+
 import mujoco
 import numpy as np
 
@@ -164,6 +166,36 @@ def dmc_classes(task: str, model: mujoco.MjModel) -> dict[int, np.ndarray]:
         SKIN: np.full(model.nskin, ROBOT, np.uint8),
         TENDON: np.full(model.ntendon, ROBOT, np.uint8),
     }
+
+
+def libero_classes(objects: Sequence[str], model: mujoco.MjModel) -> dict[int, np.ndarray]:
+    """Class ids of a LIBERO task's geoms and sites.
+
+    Bodies are named after what they belong to: ``robot0_*`` and its mount, ``gripper0_*``, each
+    object and fixture; what belongs to none of them is the scene.
+
+    Args:
+        objects: the task's objects of interest in its own order, classes 3 to 6.
+        model: its model.
+
+    Returns: uint8 arrays of class ids, (ngeom,) and (nsite,), under ``mjOBJ_GEOM``, ``mjOBJ_SITE``.
+    """
+    parts = dict(zip(objects, range(OBJECT, OTHER), strict=False))
+    bodies = np.zeros(model.nbody, np.uint8)
+    for body in range(1, model.nbody):
+        name, parent = model.body(body).name, model.body_parentid[body]
+        of_interest = [part for part in parts if name.startswith(f"{part}_")]
+        if name.startswith("gripper0_"):
+            bodies[body] = HAND
+        elif name.startswith(("robot0_", "mount0_")):
+            bodies[body] = ROBOT
+        elif of_interest:
+            bodies[body] = parts[max(of_interest, key=len)]
+        elif parent == 0 and name.endswith("_main"):
+            bodies[body] = OTHER
+        elif parent != 0:
+            bodies[body] = bodies[parent]
+    return {GEOM: bodies[model.geom_bodyid], SITE: bodies[model.site_bodyid]}
 
 
 def _top_bodies(model: mujoco.MjModel, prefix: str) -> list[str]:

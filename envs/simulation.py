@@ -14,9 +14,16 @@ from gymnasium.utils import seeding
 from envs import shifts
 from errors import UserError
 
-DEFAULT_ACTION_REPEAT = 2  # both suites: Masked World Models, Table 1
 SHIFT_STREAM = 20_261  # keeps what shifts draw apart from what the task draws
 LARGEST_SIZE = 4096  # pixels; a software framebuffer of 200 MB, beyond any use
+
+Orientation = Literal["upright", "opengl", "mirrored"]
+ORIENTATIONS = {
+    "upright": lambda picture: picture,
+    "opengl": lambda picture: picture[::-1],
+    "mirrored": lambda picture: picture[:, ::-1],
+}
+"""From an upright picture, (H, W, ...), to each orientation, and back; views, not copies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +31,13 @@ class EnvironmentConfig:
     """How a task is seen and stepped."""
 
     camera: str | None = None
-    """Camera name (a number works too); None is the suite's published one."""
+    """Camera name (a number works too), or several separated by commas, which adds a leading axis
+    to `image` and `mask`; None is what the suite publishes."""
     size: int = 64
     """Edge of the square picture, pixels."""
     action_repeat: int | None = None
-    """Simulator control steps per agent step; None is the suite's published number (2)."""
+    """Simulator control steps per agent step; None is the suite's published number (libero 1,
+    the others 2)."""
     quality: Literal["full", "fast"] = "full"
     """full is as published (shadows, multisampling), fast is for machines without a GPU."""
     masks: bool = False
@@ -38,6 +47,9 @@ class EnvironmentConfig:
     shift: str = ""
     """Visual shifts to draw the task under, with their strengths: lighting:0.5+noise:0.2
     (envs/shifts.py); none when empty."""
+    orientation: Orientation = "upright"
+    """How pictures and masks lie: upright, opengl (rows from the bottom, as LIBERO's files have
+    them) or mirrored (those turned by 180 degrees, which some public checkpoints were fed)."""
 
     def __post_init__(self):
         if not isinstance(self.size, int) or not 1 <= self.size <= LARGEST_SIZE:
@@ -49,6 +61,10 @@ class EnvironmentConfig:
             raise UserError(f"action_repeat must be a whole number of at least 1, not {repeat!r}")
         if self.quality not in ("full", "fast"):
             raise UserError(f"quality must be full or fast, not {self.quality!r}")
+        if self.orientation not in ORIENTATIONS:
+            raise UserError(
+                f"orientation must be {', '.join(ORIENTATIONS)}, not {self.orientation!r}"
+            )
         if self.shift:
             shifts.parse(self.shift)
 
@@ -127,7 +143,8 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
 
     A suite provides ``model``, ``data``, ``_reset_simulation``, ``_step_simulation``, ``_state``
     and ``_classes``. Observation: Dict of ``image`` uint8 (size, size, 3), with ``masks`` also
-    ``mask`` uint8 (size, size), with ``proprio`` also ``proprio`` float32 (D,). Action: float32 in
+    ``mask`` uint8 (size, size), both (cameras, ...) where ``camera`` names several, with
+    ``proprio`` also ``proprio`` float32 (D,). Action: float32 in
     [-1, 1], rescaled to the simulator's bounds wherever those are finite. One step repeats the
     action ``action_repeat`` times, sums the reward and stops where the episode does;
     ``info["env_steps"]`` counts the simulator's control steps really taken.
@@ -149,6 +166,11 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 40}
     render_mode = "rgb_array"
     default_camera: str | int = 0
+    default_action_repeat = 2  # Masked World Models, Table 1
+    hidden_groups: tuple[int, ...] = ()
+    """Groups of geoms that are not drawn (collision shapes of suites that draw others)."""
+    instruction: str = ""
+    """The task in words."""
 
     def __init__(
         self,
@@ -158,11 +180,15 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         seed: int | None = None,
     ):
         self.config = config
-        self.action_repeat = config.action_repeat or DEFAULT_ACTION_REPEAT
+        self.action_repeat = config.action_repeat or self.default_action_repeat
         self.max_env_steps = max_env_steps
         if seed is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seed)
-        self._camera = self._find_camera(config.camera)
+        camera = self.default_camera if config.camera is None else config.camera
+        self.cameras = tuple(part.strip() for part in str(camera).split(","))
+        if len(set(self.cameras)) < len(self.cameras):
+            raise UserError(f"a camera is named twice in {camera!r}")
+        self._camera_numbers = [self._find_camera(name) for name in self.cameras]
         self._renderer = None
         self._image = None
         self._class_table = None
@@ -179,11 +205,13 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
             np.where(self._finite, 1, high).astype(np.float32),
             dtype=np.float32,
         )
-        size = config.size
-        spaces = {"image": gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)}
+        shape = (config.size, config.size)
+        if len(self.cameras) > 1:
+            shape = (len(self.cameras), *shape)
+        spaces = {"image": gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8)}
         if config.masks:
             # envs/semantics.py has 8 classes
-            spaces["mask"] = gymnasium.spaces.Box(0, 7, (size, size), np.uint8)
+            spaces["mask"] = gymnasium.spaces.Box(0, 7, shape, np.uint8)
         if config.proprio:
             spaces["proprio"] = gymnasium.spaces.Box(
                 -np.inf, np.inf, self._state().shape, np.float32
@@ -201,8 +229,8 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         """The ``mujoco.MjData`` being simulated."""
 
     @abc.abstractmethod
-    def _reset_simulation(self) -> None:
-        """Start an episode that depends on ``self.np_random`` and nothing else."""
+    def _reset_simulation(self, options: dict[str, Any]) -> None:
+        """Start an episode that depends on ``self.np_random``, ``options`` and nothing else."""
 
     @abc.abstractmethod
     def _step_simulation(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
@@ -228,21 +256,16 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         return False
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start an episode; see the class for what ``seed`` promises. ``options`` are not used."""
+        """Start an episode; see the class for what ``seed`` promises. ``options``: the suite's."""
         super().reset(seed=seed)
-        self._reset_simulation()
+        self._reset_simulation(options or {})
         self._frame = 0
         if seed is not None:
             self._shift_rng = np.random.default_rng([SHIFT_STREAM, seed])
         if self._shifts is not None:
             self._shifts.begin(self._shift_rng.spawn(1)[0])
-        # Resets edit poses after the last forward pass. Kinematics alone refreshes what is drawn
-        # without touching the solver's warm start, so that pictures never change the physics.
-        import mujoco
-
-        mujoco.mj_kinematics(self.model, self.data)
-        mujoco.mj_comPos(self.model, self.data)
-        mujoco.mj_camlight(self.model, self.data)
+        # Resets edit poses after the last forward pass.
+        self._refresh_what_is_drawn()
         return self._observe(), {}
 
     def step(self, action: np.ndarray):
@@ -289,24 +312,48 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
             scaled = self._low + (np.clip(action, -1, 1) + 1.0) / 2 * (self._high - self._low)
         return np.where(self._finite, scaled, action)
 
+    def _refresh_what_is_drawn(self) -> None:
+        """Poses, cameras and lights from the state.
+
+        Kinematics alone refreshes them without touching the solver's warm start, so that pictures
+        never change the physics.
+        """
+        import mujoco
+
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+
     def _observe(self) -> dict[str, np.ndarray]:
+        views = [self._view(number) for number in self._camera_numbers]
+        self._frame += 1
+        observation = {
+            name: np.stack([view[name] for view in views]) if len(views) > 1 else views[0][name]
+            for name in views[0]
+        }
+        self._image = observation["image"]
+        if self.config.proprio:
+            observation["proprio"] = self._state()
+        return observation
+
+    def _view(self, camera: int) -> dict[str, np.ndarray]:
+        """What one camera sees: ``image`` and, if asked for, ``mask``."""
         renderer = self._current_renderer()
         with self._as_drawn():
-            renderer.update(self.data, self._camera)
+            renderer.update(self.data, camera)
+        renderer.upside_down = self._upside_down(camera)
         if self._class_table is None and (self.config.masks or self._shifts is not None):
             self._class_table = self._classes()
         if self._shifts is not None:
             self._shifts.edit(shifts.Stage(renderer, self._class_table, self._frame))
-            self._frame += 1
-        self._image = renderer.image()
+        image = renderer.image()
         if self._shifts is not None:
-            self._image = self._shifts.picture(self._image)
-        observation = {"image": self._image}
+            image = self._shifts.picture(image)
+        turn = ORIENTATIONS[self.config.orientation]
+        view = {"image": np.ascontiguousarray(turn(image))}
         if self.config.masks:
-            observation["mask"] = renderer.mask(self._class_table)
-        if self.config.proprio:
-            observation["proprio"] = self._state()
-        return observation
+            view["mask"] = np.ascontiguousarray(turn(renderer.mask(self._class_table)))
+        return view
 
     def _current_renderer(self):
         """The renderer of the present model; made on first use: one not seen costs nothing."""
@@ -317,18 +364,17 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
 
             size = self.config.size
             self._renderer = Renderer(
-                self.model, size, size, self.config.quality, self._upside_down(self._camera)
+                self.model, size, size, self.config.quality, hidden_groups=self.hidden_groups
             )
             self._class_table = None
         return self._renderer
 
-    def _find_camera(self, camera: str | int | None) -> int:
-        """The number of a camera given by name or number; the suite's default for None."""
+    def _find_camera(self, camera: str) -> int:
+        """The number of a camera given by name or number."""
         names = [self.model.camera(i).name for i in range(self.model.ncam)]
-        camera = self.default_camera if camera is None else camera
         if camera in names:
             return names.index(camera)
-        if str(camera).isdecimal() and int(camera) < len(names):
+        if camera.isdecimal() and int(camera) < len(names):
             return int(camera)
         raise UserError(
             f"unknown camera {camera!r}; this task has "

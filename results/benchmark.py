@@ -268,7 +268,7 @@ def measure_arithmetic(
 
 def measure_loop(options: Benchmark, config: OnlineConfig) -> dict[str, Any]:
     """The online loop as it runs: environment steps a second, and the share of each part."""
-    repeat = config.environment.action_repeat or envs.DEFAULT_ACTION_REPEAT
+    repeat = envs.action_repeat(config.task, config.environment.action_repeat)
     config = replace(
         config,
         prefill=600,

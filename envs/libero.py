@@ -1,0 +1,346 @@
+"""LIBERO: 130 tasks of a Panda arm on tables and floors, with two cameras and an instruction.
+
+Suites spatial, object, goal, 10 and 90 by the benchmark's evaluation protocol: one of its recorded
+initial states, ten control steps of standing still, then as many steps as the suite allows
+(shared/specs/suites.md; Liu et al. 2023).
+"""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from envs.simulation import EnvironmentConfig, ModelSnapshot, MujocoEnvironment, import_suite
+from errors import UserError
+
+PARTS = {"spatial": 10, "object": 10, "goal": 10, "10": 10, "90": 90}
+"""Number of tasks of each suite."""
+TASKS = tuple(f"{part}/{number}" for part, count in PARTS.items() for number in range(count))
+MAX_ENV_STEPS = {"spatial": 220, "object": 280, "goal": 300, "10": 520, "90": 400}
+SETTLING_STEPS = 10
+STAND_STILL = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # the gripper open
+CAMERAS = "agentview,robot0_eye_in_hand"
+REQUIREMENT = "hf-libero==0.1.4 robosuite==1.4.0"
+ASSETS = ("scenes", "articulated_objects", "stable_scanned_objects", "stable_hope_objects")
+COLLISION_GROUP = 0  # robosuite draws group 1 only
+BURNER_ON = 0.5  # radians of a stove's knob; libero's FlatStove
+
+
+class Libero(MujocoEnvironment):
+    """One LIBERO task, ``object/3``. An episode ends with success, ``info["success"]``.
+
+    ``reset(options={"init_state": k})`` starts from the benchmark's k-th recorded state; without,
+    objects are placed anew by the task's own rules, as a function of the seed. Actions (7,): hand
+    displacement (±1 is ±0.05 m), rotation (±0.5 rad), gripper (-1 open, +1 close), 20 a second.
+    Proprioception (12,): joint angles (7, radians), finger positions (2, metres), hand position
+    (3, metres, in the world).
+
+    Args:
+        name: one of ``TASKS``.
+        config, seed: see ``MujocoEnvironment``.
+
+    Raises:
+        UserError: hf-libero or its assets are missing; unknown camera; no GL context.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    default_camera = CAMERAS
+    default_action_repeat = 1
+    hidden_groups = (COLLISION_GROUP,)
+
+    def __init__(self, name: str, config: EnvironmentConfig, seed: int | None = None):
+        self.name = name
+        part, _, number = name.partition("/")
+        libero = _import_libero()
+        task_map = import_suite("libero.libero.benchmark.libero_suite_task_map", REQUIREMENT)
+        folder = f"libero_{part}"
+        self.task_name = task_map.libero_task_map[folder][int(number)]
+        package = pathlib.Path(libero.__file__).parent
+        self.bddl_file = package / "bddl_files" / folder / f"{self.task_name}.bddl"
+        self._init_states_file = package / "init_files" / folder / f"{self.task_name}.pruned_init"
+        with _quiet():
+            control = import_suite("libero.libero.envs.env_wrapper", REQUIREMENT).ControlEnv
+            self._simulation = control(
+                bddl_file_name=str(self.bddl_file),
+                use_camera_obs=False,
+                has_offscreen_renderer=False,
+                hard_reset=False,
+                ignore_done=True,  # the limit is ours
+            ).env
+        words = self._simulation.parsed_problem["language_instruction"]
+        self.instruction = words if isinstance(words, str) else " ".join(words)
+        self._snapshot = ModelSnapshot(self.model)
+        self._steps = 0
+        bounds = np.full(7, -1.0), np.full(7, 1.0)
+        super().__init__(config, bounds, MAX_ENV_STEPS[part], seed)
+
+    @property
+    def model(self):
+        """The ``mujoco.MjModel`` being simulated; ``restore`` makes another one."""
+        return self._simulation.sim.model._model
+
+    @property
+    def data(self):
+        """The ``mujoco.MjData`` being simulated."""
+        return self._simulation.sim.data._data
+
+    @functools.cached_property
+    def init_states(self) -> np.ndarray:
+        """The benchmark's recorded initial states, (50, 1 + nq + nv) float64."""
+        import torch
+
+        # A pickle, but the package's own file.
+        return np.asarray(torch.load(self._init_states_file, weights_only=False))
+
+    @property
+    def objects_of_interest(self) -> list[str]:
+        """The task's objects in the task's order, regions under the name of what they are part of.
+
+        A region of the table is nothing of its own and left out.
+        """
+        known = [*self._simulation.objects_dict, *self._simulation.fixtures_dict]
+        found = []
+        for name in self._simulation.obj_of_interest:
+            whole = [part for part in known if name == part or name.startswith(f"{part}_")]
+            found += [max(whole, key=len)] if whole else []
+        return list(dict.fromkeys(found))
+
+    def _reset_simulation(self, options) -> None:
+        seed = int(self.np_random.integers(2**32, dtype=np.uint32))
+        self._snapshot.restore()
+        with _global_generator(seed), _quiet():
+            self._simulation.reset()
+        # The gripper integrates its commands, and a soft reset leaves it where the last episode did
+        gripper = self._simulation.robots[0].gripper
+        gripper.current_action = np.zeros(gripper.dof)
+        if (number := options.get("init_state")) is not None:
+            if not 0 <= number < len(self.init_states):
+                raise UserError(
+                    f"init_state {number} is not one of the {len(self.init_states)} recorded states"
+                )
+            self._simulation.sim.set_state_from_flattened(self.init_states[number])
+            self._simulation.sim.forward()
+        for _ in range(SETTLING_STEPS):
+            self._simulation.step(np.array(STAND_STILL))
+        self._steps = 0
+
+    def _step_simulation(self, action):
+        _, reward, success, _ = self._simulation.step(action)
+        self._steps += 1
+        out_of_time = self._steps >= self.max_env_steps
+        success = bool(success)
+        return float(reward), success, out_of_time and not success, {"success": success}
+
+    def _state(self) -> np.ndarray:
+        robot = self.robot_state()
+        parts = robot["joint_states"], robot["gripper_states"], robot["ee_pos"]
+        return np.concatenate(parts).astype(np.float32)
+
+    def robot_state(self) -> dict[str, np.ndarray]:
+        """What LIBERO's demonstrations record of the robot, read from the simulation.
+
+        Returns: ``joint_states`` (7,), ``gripper_states`` (2,), ``ee_pos`` (3,), ``ee_ori`` (3,) as
+        axis times angle, ``ee_states`` (6,) of both, ``robot_states`` (9,): gripper, position and
+        quaternion (x, y, z, w); float64.
+        """
+        from robosuite.utils import transform_utils
+
+        robot, data = self._simulation.robots[0], self.data
+        position = data.site_xpos[robot.eef_site_id].copy()
+        body = self.model.body(robot.robot_model.eef_name).id
+        quaternion = transform_utils.convert_quat(data.xquat[body].copy(), to="xyzw")
+        orientation = transform_utils.quat2axisangle(quaternion.copy())
+        fingers = data.qpos[robot._ref_gripper_joint_pos_indexes].copy()
+        return {
+            "joint_states": data.qpos[robot._ref_joint_pos_indexes].copy(),
+            "gripper_states": fingers,
+            "ee_pos": position,
+            "ee_ori": orientation,
+            "ee_states": np.concatenate([position, orientation]),
+            "robot_states": np.concatenate([fingers, position, quaternion]),
+        }
+
+    def _classes(self):
+        from envs.semantics import libero_classes
+
+        return libero_classes(self.objects_of_interest, self.model)
+
+    @contextlib.contextmanager
+    def _as_drawn(self):
+        """A stove's burner glows while its knob is turned, whichever way the state was reached."""
+        for name, fixture in self._simulation.fixtures_dict.items():
+            sites = fixture.object_properties["vis_site_names"] if fixture is not None else {}
+            for site, _ in sites.values():
+                on = max(self._simulation.object_states_dict[name].get_joint_state()) >= BURNER_ON
+                self.model.site(site).rgba[3] = float(on)
+        yield
+
+    # Recording and replaying (envs/demonstrations.py)
+
+    def model_file(self) -> str:
+        """The model as MJCF, with the fixtures where this episode's reset has put them."""
+        from xml.etree import ElementTree
+
+        tree = ElementTree.fromstring(self._simulation.model.get_xml())
+        for body in tree.iter("body"):
+            name = body.get("name")
+            if name is not None and self.model.body_parentid[self.model.body(name).id] == 0:
+                number = self.model.body(name).id
+                body.set("pos", _numbers(self.model.body_pos[number]))
+                body.set("quat", _numbers(self.model.body_quat[number]))
+        return ElementTree.tostring(tree, encoding="unicode")
+
+    def restore(self, model_file: str) -> None:
+        """Take the model of a recorded episode; ``observe_state`` then shows its states.
+
+        Raises:
+            UserError: the model cannot be loaded, or has another task's joints.
+        """
+        joints = self.model.nq, self.model.nv
+        try:
+            with _quiet():
+                self._simulation.reset_from_xml_string(_with_local_assets(model_file))
+        except Exception as error:
+            raise UserError(f"cannot load the recorded model of {self.name}: {error}") from error
+        if (self.model.nq, self.model.nv) != joints:
+            raise UserError(
+                f"the recorded model has {self.model.nq} positions, that of libero/{self.name}"
+                f" {joints[0]}; it is another task's"
+            )
+        self._snapshot = ModelSnapshot(self.model)
+
+    def problem(self) -> dict[str, str]:
+        """LIBERO's own description of a task, as its demonstrations carry it (``problem_info``)."""
+        parsed = self._simulation.parsed_problem
+        return {
+            "problem_name": parsed["problem_name"],
+            "domain_name": "robosuite",
+            "language_instruction": self.instruction,
+        }
+
+    def close(self) -> None:
+        """Free the renderer and the simulation."""
+        super().close()
+        if self._simulation is not None:
+            self._simulation.close()
+            self._simulation = None
+
+
+def _numbers(values: np.ndarray) -> str:
+    return " ".join(repr(float(value)) for value in values)
+
+
+def _import_libero():
+    """The package ``libero.libero``, without the questions it asks and the downloads it starts.
+
+    Raises:
+        UserError: not installed, or its assets are nowhere.
+    """
+    config_folder = pathlib.Path(
+        os.environ.get("LIBERO_CONFIG_PATH") or pathlib.Path.home() / ".libero"
+    )
+    config_file = config_folder / "config.yaml"
+    if not config_file.exists():
+        # With no such file, importing libero waits for an answer on standard input.
+        spec = _find_libero()
+        package = pathlib.Path(next(iter(spec.submodule_search_locations))) / "libero"
+        paths = {
+            "assets": str(package / "assets"),
+            "bddl_files": str(package / "bddl_files"),
+            "benchmark_root": str(package),
+            "datasets": str(package.parent / "datasets"),
+            "init_states": str(package / "init_files"),
+        }
+        try:
+            config_folder.mkdir(parents=True, exist_ok=True)
+            # JSON is YAML
+            config_file.write_text(json.dumps(paths, indent=2))
+        except OSError as error:
+            raise UserError(
+                f"cannot write {config_file} ({error.strerror}); set LIBERO_CONFIG_PATH to a folder"
+                " that can be written"
+            ) from error
+    with _quiet():
+        libero = import_suite("libero.libero", REQUIREMENT)
+    libero._assets_path_cache = str(_find_assets(config_file, pathlib.Path(libero.__file__).parent))
+    return libero
+
+
+def _find_libero():
+    import importlib.util
+
+    spec = importlib.util.find_spec("libero")
+    if spec is None:
+        raise UserError(f"libero is not installed; install the suite with `pip install {REQUIREMENT}`")
+    return spec
+
+
+def _find_assets(config_file: pathlib.Path, package: pathlib.Path) -> pathlib.Path:
+    """The folder of LIBERO's meshes and textures.
+
+    Raises:
+        UserError: there is none; says how to get it.
+    """
+    import yaml
+
+    try:
+        configured = yaml.safe_load(config_file.read_text())["assets"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{config_file} does not say where LIBERO's assets are ({error!r}); delete it, and it"
+            " is written anew"
+        ) from error
+    downloaded = pathlib.Path.home() / ".cache" / "libero" / "assets"
+    for folder in (pathlib.Path(configured), package / "assets", downloaded):
+        if all((folder / part).is_dir() for part in ASSETS):
+            return folder
+    raise UserError(
+        "LIBERO's meshes and textures are not here; download them with `python -c 'from"
+        " libero.libero import get_assets_path; get_assets_path()'`, or name the folder that holds"
+        f" them as assets: in {config_file}"
+    )
+
+
+def _with_local_assets(model_file: str) -> str:
+    """A recorded model whose mesh and texture files are those of this machine."""
+    import libero.libero
+    import robosuite
+
+    roots = {
+        "robosuite": pathlib.Path(robosuite.__file__).parent,
+        "assets": pathlib.Path(libero.libero.get_assets_path()),
+    }
+
+    def local(match: re.Match) -> str:
+        path = match.group(1)
+        for name in ("robosuite", "assets"):
+            # the last folder of that name: robosuite/models/assets is robosuite's
+            head, found, tail = path.rpartition(f"/{name}/")
+            if found and (name == "assets" or (roots[name] / tail).exists()):
+                return f'file="{roots[name] / tail}"'
+        return match.group(0)
+
+    return re.sub(r'file="([^"]*)"', local, model_file)
+
+
+@contextlib.contextmanager
+def _global_generator(seed: int):
+    """LIBERO draws from NumPy's global generator: seeded here, as it was afterwards."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def _quiet():
+    """robosuite and libero print notes to developers."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
