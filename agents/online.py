@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
 from agents.online_run import OnlineRun, load_checked, make_agent, make_envs
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from agents.run_folder import RunFolder
-from envs import EnvironmentConfig
+from envs import EnvironmentConfig, action_repeat
 from errors import UserError
 from world_models.targets import make_target, reads
 
@@ -140,6 +141,53 @@ def load_agent(
     agent = make_agent(config, state["action"], device)
     load_checked(agent, state, config, RunFolder.open(logdir).checkpoint_path)
     return agent, config, state["step"]
+
+
+class AgentActor:
+    """A trained agent that records demonstrations (``envs.recording.Actor``).
+
+    Args:
+        logdir: its run folder.
+        environment: in which it acts; must show what the agent was trained on.
+        noise: standard deviation of what is added to its actions, the last (the gripper) excepted.
+        seed: of that noise and of the sampled model states.
+
+    Raises:
+        UserError: no agent there; the environment differs from the one it was trained in.
+    """
+
+    def __init__(self, logdir: Path | str, environment, noise: float = 0.0, seed: int = 0):
+        self._agent, config, _ = load_agent(logdir)
+        trained = config.environment
+        asked = {
+            "size": (environment.config.size, trained.size),
+            "action repeat": (
+                environment.action_repeat,
+                action_repeat(config.task, trained.action_repeat),
+            ),
+            "number of actions": (environment.action_space.shape[0], self._agent.behaviour.action),
+            "number of cameras": (len(environment.cameras), 1),
+        }
+        for name, (here, there) in asked.items():
+            if here != there:
+                raise UserError(
+                    f"the agent of {logdir} was trained with {name} {there}, not {here}"
+                )
+        self._noise, self._rng = noise, np.random.default_rng(seed)
+        torch.manual_seed(seed)
+
+    def begin(self) -> None:
+        """Start an episode."""
+        self._state, self._first = None, True
+
+    def action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """(A,) float32 in [-1, 1]."""
+        several = {"image": observation["image"][None], "is_first": np.array([self._first])}
+        self._first = False
+        action, self._state = self._agent.policy(several, self._state, explore=False)
+        action = np.array(action[0])
+        action[:-1] += self._noise * self._rng.standard_normal(len(action) - 1)
+        return action.clip(-1, 1)
 
 
 def evaluate(

@@ -145,7 +145,13 @@ class Collector:
         return {name: np.stack(values) for name, values in episode.items()}, record
 
 
-def run_episodes(agent, envs: VectorEnv, seeds: list[int], record: bool = False) -> list[dict]:
+def run_episodes(
+    agent,
+    envs: VectorEnv,
+    seeds: list[int],
+    record: bool = False,
+    options: dict | None = None,
+) -> list[dict]:
     """One episode per seed, several at a time, with the agent's evaluation policy.
 
     Args:
@@ -153,6 +159,7 @@ def run_episodes(agent, envs: VectorEnv, seeds: list[int], record: bool = False)
         envs: as from `envs.make_vector`.
         seeds: environment seeds, one per episode.
         record: keep the frames.
+        options: of every reset.
 
     Returns:
         Per episode, in the order of the seeds: `seed`, `return`, `length` (environment steps),
@@ -176,7 +183,7 @@ def run_episodes(agent, envs: VectorEnv, seeds: list[int], record: bool = False)
         if all(episode is None for episode in playing):
             break
         if over.any():
-            fresh, _ = envs.reset(seed=reset_seeds, options={"reset_mask": over})
+            fresh, _ = envs.reset(seed=reset_seeds, options={**(options or {}), "reset_mask": over})
             for name, value in fresh.items():
                 observation.setdefault(name, value.copy())[over] = value[over]
         if record:

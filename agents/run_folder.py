@@ -72,7 +72,8 @@ class RunFolder:
 
     @classmethod
     def create_or_resume(cls, path: str | os.PathLike, config: Any) -> RunFolder:
-        """Take ``path`` for training with ``config``, a dataclass with fields ``task``, ``steps``.
+        """Take ``path`` for training with ``config``, a dataclass with fields ``task``, ``seed``
+        and ``steps``, or another whose name is its class attribute ``GROWING``.
 
         A new or empty folder gets its ``config.yaml``. In an existing run every field must equal
         the recorded one, except ``steps``, which may grow; the file then records the new value.
@@ -200,8 +201,9 @@ class RunFolder:
         else:
             record = self._read_record()
             recorded = _with_defaults(record["config"], type(config))
-            self._refuse_differences(_flat(recorded), _flat(wanted))
-            if recorded["steps"] == wanted["steps"]:
+            growing = getattr(config, "GROWING", "steps")
+            self._refuse_differences(_flat(recorded), _flat(wanted), growing)
+            if recorded[growing] == wanted[growing]:
                 return
             record["config"] = wanted
             record["command"] = provenance()["command"]  # the one that gives the whole run
@@ -219,11 +221,11 @@ class RunFolder:
             self.config_path.unlink(missing_ok=True)
             shutil.rmtree(self.path / "replay", ignore_errors=True)
 
-    def _refuse_differences(self, recorded: dict, wanted: dict) -> None:
+    def _refuse_differences(self, recorded: dict, wanted: dict, growing: str) -> None:
         differences = [
             name
             for name in wanted | recorded
-            if name != "steps"
+            if name != growing
             # An absent field and one that is None are not the same.
             and (name in recorded, recorded.get(name)) != (name in wanted, wanted.get(name))
         ]
@@ -236,11 +238,11 @@ class RunFolder:
                 f"{self.path} was started {before}, which now {now}{others}; "
                 "choose another --logdir, or give the fields as they were"
             )
-        if wanted["steps"] < recorded["steps"]:
+        if wanted[growing] < recorded[growing]:
             raise UserError(
-                f"{self.path} is a run of steps = {recorded['steps']}, more than the "
-                f"{wanted['steps']} asked for; give --steps {recorded['steps']} or more, "
-                "or choose another --logdir"
+                f"{self.path} is a run of {growing} = {recorded[growing]}, more than the "
+                f"{wanted[growing]} asked for; give --{growing.replace('_', '-')} "
+                f"{recorded[growing]} or more, or choose another --logdir"
             )
 
     def _read_record(self) -> dict[str, Any]:

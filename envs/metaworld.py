@@ -120,6 +120,7 @@ class MetaWorld(MujocoEnvironment):
         self._model.camera("corner2").pos = CORNER2_POSITION
         self._snapshot = ModelSnapshot(self._model)
         self._attributes = PlainAttributes(self._simulation)
+        self._shown_markers: np.ndarray | None = None
         bounds = self._simulation.action_space.low, self._simulation.action_space.high
         super().__init__(config, bounds, MAX_ENV_STEPS, seed)
 
@@ -138,6 +139,7 @@ class MetaWorld(MujocoEnvironment):
         # and numbers in the task over from the last episode: start it from where a new task does.
         import mujoco
 
+        self._shown_markers = None
         self._snapshot.restore()
         mujoco.mj_resetData(self._model, self._data)
         mujoco.mj_forward(self._model, self._data)
@@ -166,10 +168,39 @@ class MetaWorld(MujocoEnvironment):
         """
         positions = self._data.site_xpos
         actual = positions.copy()
-        for site, position in self._simulation._target_site_config:
-            positions[self._model.site(site).id] = position[:3]
+        for site, position in zip(self._marker_sites(), self._markers(), strict=True):
+            positions[site] = position
         yield
         positions[:] = actual
+
+    def _marker_sites(self) -> list[int]:
+        return [self._model.site(name).id for name, _ in self._simulation._target_site_config]
+
+    def _markers(self) -> np.ndarray:
+        """Where the goal markers are drawn, (markers, 3) metres."""
+        if self._shown_markers is not None:
+            return self._shown_markers
+        places = [place[:3] for _, place in self._simulation._target_site_config]
+        return np.array(places, np.float64).reshape(-1, 3)
+
+    def recorded_model(self):
+        """What this episode's reset has drawn: body and site positions, and what else it edits."""
+        positions = {name: getattr(self._model, name).copy() for name in ("body_pos", "site_pos")}
+        return positions | super().recorded_model()
+
+    def recorded_state(self):
+        """As ``MujocoEnvironment``; also where the goal markers are drawn."""
+        return super().recorded_state() | {"drawn/markers": self._markers()}
+
+    def restore(self, recorded):
+        """As ``MujocoEnvironment``."""
+        self.reset(seed=0)  # a task knows its markers only once it was reset
+        super().restore(recorded)
+
+    def show(self, state):
+        """The observation of a recorded state."""
+        self._shown_markers = state["drawn/markers"]
+        return super().show(state)
 
     def _upside_down(self, camera: int) -> bool:
         """Fixed cameras whose own up axis points down: corner, corner2, corner4.

@@ -97,18 +97,38 @@ class ModelSnapshot:
     UNEDITED = ("mesh_", "tex_", "skin_", "flex_", "name_", "names", "bvh_", "paths")
 
     def __init__(self, model):
-        self._arrays = []
+        self._arrays = {}
         for name in dir(model):
             if name.startswith(("_", *self.UNEDITED)):
                 continue
             array = getattr(model, name)
             if isinstance(array, np.ndarray) and array.size:
-                self._arrays.append((array, array.copy()))
+                self._arrays[name] = array, array.copy()
 
     def restore(self) -> None:
         """Write the saved values back."""
-        for array, saved in self._arrays:
+        for array, saved in self._arrays.values():
             np.copyto(array, saved)
+
+    def edits(self) -> dict[str, np.ndarray]:
+        """The arrays that differ from the saved ones by now, as they are now."""
+        return {
+            name: array.copy()
+            for name, (array, saved) in self._arrays.items()
+            if not np.array_equal(array, saved, equal_nan=array.dtype.kind == "f")
+        }
+
+    def apply(self, edits: dict[str, np.ndarray]) -> None:
+        """Write the saved values back, then `edits`.
+
+        Raises:
+            ValueError: no such array, or of another shape.
+        """
+        self.restore()
+        for name, values in edits.items():
+            if name not in self._arrays or self._arrays[name][0].shape != np.shape(values):
+                raise ValueError(f"{name} {np.shape(values)} is no array of this model")
+            np.copyto(self._arrays[name][0], values)
 
 
 class PlainAttributes:
@@ -286,6 +306,53 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
                 break
         info["env_steps"] = steps
         return self._observe(), total, terminated, truncated, info
+
+    # Recording and replaying (envs/recording.py)
+
+    def recorded_model(self) -> dict[str, np.ndarray | str]:
+        """What this episode's reset has changed in the model, for ``restore``."""
+        return self._snapshot.edits()
+
+    def recorded_state(self) -> dict[str, np.ndarray]:
+        """The state of this instant for ``show``: ``states`` (1 + nq + nv,) float64 of time,
+        positions and velocities, and what else is drawn, under ``drawn/``."""
+        data = self.data
+        state = {"states": np.concatenate([[data.time], data.qpos, data.qvel])}
+        if self.model.nmocap:
+            state["drawn/mocap_pos"] = data.mocap_pos.copy()
+            state["drawn/mocap_quat"] = data.mocap_quat.copy()
+        return state
+
+    def restore(self, recorded: dict[str, np.ndarray | str]) -> None:
+        """Take the model of a recorded episode (``recorded_model``); ``show`` draws its states.
+
+        Raises:
+            UserError: it is another task's.
+        """
+        try:
+            self._snapshot.apply(recorded)
+        except ValueError as error:
+            raise UserError(f"the recorded model is not this task's: {error}") from error
+
+    def show(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The observation of a recorded state.
+
+        Raises:
+            UserError: it is another task's.
+        """
+        model, data = self.model, self.data
+        values = state["states"]
+        if len(values) != 1 + model.nq + model.nv:
+            raise UserError(
+                f"a recorded state has {len(values)} numbers, this task {1 + model.nq + model.nv}"
+            )
+        data.time = values[0]
+        data.qpos[:], data.qvel[:] = values[1 : 1 + model.nq], values[1 + model.nq :]
+        if model.nmocap and "drawn/mocap_pos" in state:
+            data.mocap_pos[:] = state["drawn/mocap_pos"]
+            data.mocap_quat[:] = state["drawn/mocap_quat"]
+        self._refresh_what_is_drawn()
+        return self._observe()
 
     def render(self) -> np.ndarray:
         """The picture of the latest observation, (size, size, 3) uint8."""

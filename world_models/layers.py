@@ -205,6 +205,8 @@ class OptimizerConfig:
     """Updates after the warm-up over which it then falls linearly to `final` (paper: none)."""
     final: float = 1.0
     """Share of the learning rate that is left after that."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay of the gradient's mean and of its square."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon", "clip", "weight_decay", "warmup", "anneal"):
@@ -238,7 +240,11 @@ class Optimizer:
         self.decayed = [p for name, p in self.named if p.ndim >= 2 and not name.endswith("_token")]
         self.updates = 0
         self.adam = torch.optim.Adam(
-            self.parameters, lr=config.learning_rate, eps=config.epsilon, fused=True
+            self.parameters,
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            fused=True,
         )
 
     def step(self, loss: Tensor) -> Tensor:
@@ -246,6 +252,19 @@ class Optimizer:
         gradients = torch.autograd.grad(loss, self.parameters)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
+        return self.apply()
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` (scalar) to what `apply` will use: batches larger than memory.
+
+        A parameter that the loss does not reach gets zeros.
+        """
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def apply(self) -> Tensor:
+        """One update with the accumulated gradient. Returns its norm before clipping, ()."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
         self.updates += 1
         share = self.config.share(self.updates)

@@ -1,0 +1,409 @@
+"""Making demonstrations: recording a policy, and adding masks to recordings others have made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+
+import envs
+from envs.demonstrations import (
+    BEFORE,
+    PARTIAL,
+    DemonstrationWriter,
+    Episode,
+    Recording,
+    finish,
+    mask_attributes,
+    open_file,
+    proprio_of,
+    read_header,
+    short_name,
+    write_dataset,
+)
+from envs.simulation import EnvironmentConfig, MujocoEnvironment
+from errors import UserError
+
+DEMONSTRATIONS = 3  # a stream of episode seeds of its own, beside those of agents/rollout.py
+PATIENCE = 20
+"""Failed episodes in a row after which recording gives up."""
+PROPRIO_TOLERANCE = 0.02
+"""Largest difference of a replayed proprioception from the recorded one, radians or metres."""
+
+
+class Actor(Protocol):
+    """What records: ``begin()`` after a reset, then ``action(observation)``, (A,) in [-1, 1]."""
+
+    def begin(self) -> None: ...
+
+    def action(self, observation: dict[str, np.ndarray]) -> np.ndarray: ...
+
+
+class ScriptedActor:
+    """The scripted expert of a task (``envs/experts.py``), which looks at the simulator instead.
+
+    Args:
+        environment: of a task that has one.
+        noise: standard deviation of what is added to its actions.
+        seed: of that noise, which every episode draws anew.
+
+    Raises:
+        UserError: the task has no expert.
+    """
+
+    def __init__(self, environment: MujocoEnvironment, noise: float = 0.0, seed: int = 0):
+        from envs.experts import expert
+
+        self._expert = expert(environment, noise, np.random.default_rng([seed, DEMONSTRATIONS]))
+
+    def begin(self) -> None:
+        """Start an episode."""
+        self._expert.begin()
+
+    def action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """(A,) float32 in [-1, 1]; the observation is not read."""
+        return self._expert.action()
+
+
+def demonstration_seed(seed: int, attempt: int) -> int:
+    """The environment seed of an episode that is to be recorded."""
+    return int(np.random.SeedSequence([seed, DEMONSTRATIONS, attempt]).generate_state(1)[0])
+
+
+def collect(
+    task: str,
+    episodes: int,
+    path: str | os.PathLike,
+    make_actor: Callable[[MujocoEnvironment], Actor],
+    config: EnvironmentConfig,
+    *,
+    seed: int = 0,
+    after_success: int = 5,
+    made_by: str = "scripted expert",
+    progress: Callable[[int, int], None] = lambda kept, attempts: None,
+) -> None:
+    """Record successful episodes of a policy, masks included.
+
+    Started again after being stopped, it goes on behind the last episode kept.
+
+    Args:
+        task: id.
+        episodes: how many successful ones to keep.
+        path: of the file, ``.hdf5``.
+        make_actor: the policy, given the environment it acts in.
+        config: how the task is seen; masks and proprioception are recorded whatever it says.
+        seed: episode k starts from ``demonstration_seed(seed, k)``.
+        after_success: steps recorded behind the first successful one, unless the episode ends.
+        made_by: noted in the file.
+        progress: called after every episode with those kept and those tried.
+
+    Raises:
+        UserError: the file exists; ``PATIENCE`` episodes in a row fail; what ``make`` raises.
+    """
+    options = {field: getattr(config, field) for field in config.__dataclass_fields__}
+    options |= {"masks": True, "proprio": True, "orientation": "upright"}
+    environment = envs.make(task, **options)
+    try:
+        actor = make_actor(environment)
+        attributes = _attributes(task, environment, seed, after_success, made_by)
+        with DemonstrationWriter(path, attributes) as writer:
+            attempts, failures = writer.attempts, 0
+            while writer.episodes < episodes:
+                start = demonstration_seed(seed, attempts)
+                recorded, success = _record(environment, actor, start, after_success)
+                attempts += 1
+                failures = 0 if success else failures + 1
+                if success:
+                    note = {"seed": start, "success": True, "init_state": recorded["states"][0]}
+                    note |= {k: recorded.pop(k) for k in ("model_file",) if k in recorded}
+                    writer.add(recorded, note, attempts)
+                else:
+                    writer.tried(attempts)
+                progress(writer.episodes, attempts)
+                if failures >= PATIENCE:
+                    raise UserError(
+                        f"{task}: the last {failures} of {attempts} episodes failed; there are"
+                        f" {writer.episodes} successful ones in {writer.partial}"
+                    )
+    finally:
+        environment.close()
+
+
+def _record(
+    environment: MujocoEnvironment, actor: Actor, seed: int, after_success: int
+) -> tuple[dict[str, Any], bool]:
+    """One episode, as arrays (T, ...) by dataset, and whether it succeeded."""
+    observation, _ = environment.reset(seed=seed)
+    actor.begin()
+    model = environment.recorded_model()
+    steps: dict[str, list] = {}
+    succeeded_for, over = 0, False
+    while not over and succeeded_for <= after_success:
+        for name, value in environment.recorded_state().items():
+            steps.setdefault(name, []).append(value)
+        for name, value in _observed(environment, observation).items():
+            steps.setdefault(f"obs/{name}", []).append(value)
+        action = np.clip(actor.action(observation), -1, 1).astype(np.float32)
+        observation, reward, terminated, truncated, info = environment.step(action)
+        over = terminated or truncated
+        succeeded_for += bool(succeeded_for or info.get("success", False))
+        steps.setdefault("actions", []).append(action.astype(np.float64))
+        steps.setdefault("rewards", []).append(np.float32(reward))
+        steps.setdefault("dones", []).append(np.uint8(over))
+    recorded = {name: np.stack(values) for name, values in steps.items()}
+    recorded["dones"][-1] = 1
+    if "obs/robot_states" in recorded:
+        recorded["robot_states"] = recorded.pop("obs/robot_states")
+    for name, value in model.items():
+        recorded[name if isinstance(value, str) else f"model/{name}"] = value
+    return recorded, succeeded_for > 0
+
+
+def _observed(environment: MujocoEnvironment, observation: dict) -> dict[str, np.ndarray]:
+    """An observation by the names of the datasets below ``obs/``."""
+    found = {"proprio": observation["proprio"]}
+    several = len(environment.cameras) > 1
+    for number, camera in enumerate(environment.cameras):
+        for name, kind in (("image", "rgb"), ("mask", "mask")):
+            view = observation[name][number] if several else observation[name]
+            found[f"{short_name(camera)}_{kind}"] = view
+    if hasattr(environment, "robot_state"):
+        found |= environment.robot_state()
+    return found
+
+
+def _attributes(
+    task: str, environment: MujocoEnvironment, seed: int, after_success: int, made_by: str
+) -> dict[str, Any]:
+    config = environment.config
+    cameras = ",".join(environment.cameras)
+    if hasattr(environment, "problem"):
+        problem, bddl = environment.problem(), environment.bddl_file
+        file_name = f"{bddl.parent.name}/{bddl.name}"
+    else:
+        problem = {"problem_name": task, "language_instruction": environment.instruction}
+        file_name = ""
+    kwargs = {
+        "camera_names": list(environment.cameras),
+        "camera_heights": config.size,
+        "camera_widths": config.size,
+    }
+    env_args = {
+        "type": 1,  # robomimic's number of robosuite environments, as in LIBERO's files
+        "env_name": problem["problem_name"],
+        "problem_name": problem["problem_name"],
+        "bddl_file": file_name,
+        "env_kwargs": kwargs,
+    }
+    return {
+        "task": task,
+        "problem_info": json.dumps(problem),
+        "bddl_file_name": file_name,
+        "env_args": json.dumps(env_args),
+        "macros_image_convention": "opencv",
+        "obs_alignment": BEFORE,
+        "camera": cameras,
+        "size": config.size,
+        "quality": config.quality,
+        "shift": config.shift,
+        "action_repeat": environment.action_repeat,
+        "seed": seed,
+        "after_success": after_success,
+        "made_by": made_by,
+        "versions": json.dumps(_versions()),
+    } | mask_attributes()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("numpy", "mujoco", "metaworld", "dm_control", "hf-libero", "robosuite"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# --------------------------------------------------------------------------- adding masks
+
+
+def annotate(
+    path: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    quality: str | None = None,
+    size: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> None:
+    """Add masks to a demonstration file by replaying its states in the simulator.
+
+    Pictures and masks are drawn together, so that they agree to the pixel whatever drew the
+    recorded pictures; everything else is copied. Started again after being stopped, it goes on
+    with the next episode. ``out`` may be ``path``, which is then replaced at the end.
+
+    Args:
+        path: of the file.
+        out: of the file with masks.
+        quality: of the rendering; None is the file's own (full where it does not say).
+        size: edge of the pictures, pixels; None is the file's own.
+        progress: called after every episode with those done and those there are.
+
+    Raises:
+        UserError: what cannot be read or written; the replay is elsewhere than the recorded
+            proprioception, by how much; the file does not hold what replaying needs.
+    """
+    path, out = pathlib.Path(path), pathlib.Path(out)
+    recording = read_header(path)
+    quality, size = quality or recording.quality, size or recording.size
+    if out.exists() and not (path.exists() and out.samefile(path)):
+        raise UserError(f"{out} exists already; give another name or delete it")
+    environment = envs.make(
+        recording.task,
+        camera=",".join(_full_names(recording)),
+        size=size,
+        action_repeat=recording.action_repeat,
+        quality=quality,
+        masks=True,
+        proprio=True,
+        orientation=recording.orientation,
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_name(out.name + PARTIAL)
+        settings = f"{path.stat().st_size} {path.stat().st_mtime_ns} {quality} {size}"
+        with open_file(path) as source, _annotated_file(partial, settings) as target:
+            _copy_attributes(source, target)
+            group = target.require_group("data")
+            _copy_attributes(source["data"], group)
+            for name, value in (mask_attributes() | {"quality": quality, "size": size}).items():
+                group.attrs[name] = value
+            for number, episode in enumerate(recording.episodes):
+                if "annotated" not in getattr(group.get(episode.name), "attrs", {}):
+                    if episode.name in group:
+                        del group[episode.name]
+                    _annotate(recording, episode, environment, source, group)
+                    group[episode.name].attrs["annotated"] = True  # last: what has it is complete
+                    target.flush()
+                progress(number + 1, len(recording.episodes))
+            for other in set(source) - {"data"}:  # robomimic's filters
+                if other not in target:
+                    source.copy(other, target)
+            del target.attrs["annotating"]
+        finish(partial, out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        environment.close()
+
+
+def _annotated_file(partial: pathlib.Path, settings: str):
+    """The file being written: the one begun with the same settings, if it can be read."""
+    if partial.exists():
+        try:
+            with open_file(partial) as file:
+                if file.attrs.get("annotating") == settings:
+                    return open_file(partial, "r+")
+        except UserError as error:
+            if "another process" in str(error):
+                raise
+    context = open_file(partial, "w")
+
+    class Begun:
+        def __enter__(self):
+            file = context.__enter__()
+            file.attrs["annotating"] = settings
+            return file
+
+        def __exit__(self, *arguments):
+            return context.__exit__(*arguments)
+
+    return Begun()
+
+
+def _annotate(
+    recording: Recording,
+    episode: Episode,
+    environment: MujocoEnvironment,
+    source: h5py.File,
+    target: h5py.Group,
+) -> None:
+    """Write one episode with pictures and masks drawn from its states."""
+    demo = source[f"data/{episode.name}"]
+    where = f"{recording.path}: data/{episode.name}"
+    environment.restore(_recorded_model(demo, where))
+    states = _recorded_states(demo, where, episode.steps)
+    recorded = proprio_of(demo)
+    frames: dict[str, list] = {}
+    # obs[j] shows states[j + lag]; of the last one of LIBERO's files only the action before it is
+    # known, so that step is simulated.
+    for step in range(episode.steps):
+        if step + recording.lag < episode.steps:
+            observation = environment.show({k: v[step + recording.lag] for k, v in states.items()})
+        else:
+            observation = _simulate_last(environment, demo, states)
+        error = np.abs(observation["proprio"] - recorded[step]).max()
+        if not error <= PROPRIO_TOLERANCE:
+            raise UserError(
+                f"{where}: replayed, the robot at step {step} is {error:.3g} (radians or metres)"
+                f" from where it was recorded, more than {PROPRIO_TOLERANCE}; the file was made by"
+                " another simulator, or its obs_alignment is wrong"
+            )
+        for name, value in _observed(environment, observation).items():
+            if name.endswith(("_rgb", "_mask")):
+                frames.setdefault(f"obs/{name}", []).append(value)
+    copy = target.create_group(episode.name)
+    _copy_attributes(demo, copy)
+    for name in demo:
+        if name != "obs":
+            demo.copy(name, copy)
+    for name in demo["obs"]:
+        if f"obs/{name}" not in frames:
+            demo["obs"].copy(name, copy.require_group("obs"))
+    for name, values in frames.items():
+        write_dataset(copy, name, np.stack(values))
+
+
+def _simulate_last(environment: MujocoEnvironment, demo: h5py.Group, states: dict) -> dict:
+    """What the last action of an episode led to, the robot put where it was recorded to be."""
+    if not hasattr(environment, "show_after"):
+        raise UserError("obs_alignment after_action is LIBERO's; other tasks' files have before")
+    robot = {name: demo[f"obs/{name}"][-1] for name in ("joint_states", "gripper_states")}
+    return environment.show_after(states["states"][-1], demo["actions"][()], robot)
+
+
+def _recorded_model(demo: h5py.Group, where: str) -> dict[str, np.ndarray | str]:
+    if "model_file" in demo.attrs:
+        return {"model_file": str(demo.attrs["model_file"])}
+    if isinstance(demo.get("model"), h5py.Group):
+        return {name: demo["model"][name][()] for name in demo["model"]}
+    raise UserError(f"{where} has no model_file; its states cannot be replayed")
+
+
+def _recorded_states(demo: h5py.Group, where: str, steps: int) -> dict[str, np.ndarray]:
+    names = ["states", *(f"drawn/{name}" for name in demo.get("drawn", ()))]
+    found = {}
+    for name in names:
+        if not isinstance(demo.get(name), h5py.Dataset) or len(demo[name]) != steps:
+            raise UserError(f"{where}/{name} is missing or has not {steps} rows")
+        found[name] = demo[name][()]
+    return found
+
+
+def _full_names(recording: Recording) -> list[str]:
+    """The simulator's names of the cameras in a file."""
+    from envs.demonstrations import SHORT_CAMERA_NAMES
+
+    full = {short: name for name, short in SHORT_CAMERA_NAMES.items()}
+    return [full.get(camera, camera) for camera in recording.cameras]
+
+
+def _copy_attributes(source, target) -> None:
+    for name, value in source.attrs.items():
+        target.attrs[name] = value

@@ -1,0 +1,154 @@
+"""Windows of demonstrations: aligned, padded at the ends, drawn the same for the same seed."""
+
+import json
+import pickle
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from envs.demonstrations import read_header
+from envs.recording import ScriptedActor, collect
+from envs.simulation import EnvironmentConfig
+from envs.windows import WindowConfig, Windows, open_windows, statistics
+from errors import UserError
+
+SEEN = EnvironmentConfig(size=32, quality="fast")
+CONFIG = WindowConfig(history=3, future=5, stride=2, chunk=6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demonstrations")
+    for task in ("drawer-close", "reach"):
+        collect(f"metaworld/{task}", 2, folder / f"{task}.hdf5", ScriptedActor, SEEN, seed=5)
+    return folder
+
+
+@pytest.fixture
+def windows(folder):
+    return open_windows([folder], CONFIG)
+
+
+def test_a_window_holds_the_frames_before_and_after_and_the_actions_from_its_step_on(windows):
+    index = 0
+    for recording in windows.recordings:
+        with h5py.File(recording.path) as file:
+            for episode in recording.episodes:
+                demo = file[f"data/{episode.name}"]
+                frames, masks = demo["obs/corner2_rgb"][()], demo["obs/corner2_mask"][()]
+                for step in range(episode.steps):
+                    window, last = windows[index], episode.steps - 1
+                    assert windows.locate(index) == (recording, episode, step)
+                    past = [max(0, step - 4), max(0, step - 2), step]
+                    np.testing.assert_array_equal(window["image"], frames[past][None])
+                    ahead = np.arange(step + 2, step + 11, 2)
+                    np.testing.assert_array_equal(window["future_valid"], ahead <= last)
+                    np.testing.assert_array_equal(
+                        window["future"], masks[np.minimum(ahead, last)][None]
+                    )
+                    taken = demo["actions"][step : step + 6].astype(np.float32)
+                    np.testing.assert_array_equal(window["action"][: len(taken)], taken)
+                    assert not window["action"][len(taken) :].any()
+                    assert window["action_valid"].sum() == len(taken)
+                    np.testing.assert_array_equal(window["proprio"], demo["obs/proprio"][step])
+                    assert windows.tasks[window["task"]] == recording.task
+                    index += 1
+    assert index == len(windows)
+
+
+def test_a_file_in_either_alignment_and_orientation_gives_the_same_windows(folder, tmp_path):
+    """LIBERO's own files show what came of an action: there the next row's picture is paired."""
+    before = open_windows([folder / "reach.hdf5"], CONFIG)
+    path = tmp_path / "after.hdf5"
+    shutil.copy(folder / "reach.hdf5", path)
+    with h5py.File(path, "r+") as file:
+        del file["data"].attrs["obs_alignment"]
+        file["data"].attrs["macros_image_convention"] = "opengl"
+        for demo in file["data"].values():
+            for name in list(demo["obs"]):
+                # obs[j] of the shifted file was seen after actions[j]: prepend an action
+                values = demo["obs"][name][()]
+                del demo["obs"][name]
+                last = values[-1:]
+                values = np.concatenate([values, last])
+                demo["obs"][name] = values[:, ::-1] if values.ndim > 2 else values
+            actions = demo["actions"][()]
+            del demo["actions"]
+            demo["actions"] = np.concatenate([np.full((1, 4), 9.0), actions])
+    after = open_windows([path], CONFIG)
+    assert len(after) == len(before)
+    for index in range(len(before)):
+        for name, value in before[index].items():
+            np.testing.assert_array_equal(after[index][name], value, err_msg=name)
+
+
+def test_pictures_as_target_and_no_target(folder):
+    pixels = open_windows([folder / "reach.hdf5"], CONFIG, "pixels")
+    assert pixels[0]["future"].shape == (1, 5, 32, 32, 3)
+    np.testing.assert_array_equal(pixels[0]["future"][:, 0], pixels[2]["image"][:, -1])
+    assert "future" not in open_windows([folder / "reach.hdf5"], CONFIG, "none")[0]
+
+
+def test_batches_are_a_function_of_seed_and_number_and_visit_every_window_once_an_epoch(windows):
+    first = windows.batches(7, seed=1)
+    count = len(windows)
+    batches = [next(first) for _ in range(count)]
+    flat = np.concatenate(batches)
+    for epoch in range(7):
+        assert sorted(flat[epoch * count : (epoch + 1) * count]) == list(range(count))
+    assert not np.array_equal(flat[:count], flat[count : 2 * count])
+    later = windows.batches(7, seed=1, start=20)
+    assert [next(later) for _ in range(5)] == batches[20:25]
+    assert next(windows.batches(7, seed=2)) != batches[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_worker_processes_read_the_same_windows(windows, workers):
+    sampler = [next(windows.batches(3, seed=0)) for _ in range(1)] * 2
+    loader = DataLoader(windows, batch_sampler=sampler, num_workers=workers)
+    for batch in loader:
+        for row, index in enumerate(sampler[0]):
+            for name, value in windows[index].items():
+                np.testing.assert_array_equal(batch[name][row], value)
+    assert pickle.loads(pickle.dumps(windows))[0]["image"].any()
+
+
+def test_statistics_are_percentiles_of_all_files_kept_beside_the_data(folder, tmp_path):
+    copied = tmp_path / "data"
+    shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("*.json"))
+    headers = [read_header(path) for path in sorted(copied.glob("*.hdf5"))]
+    found = statistics(headers)
+    actions = []
+    for header in headers:
+        with h5py.File(header.path) as file:
+            actions += [demo["actions"][()] for demo in file["data"].values()]
+    low, high = np.percentile(np.concatenate(actions), [1, 99], axis=0)
+    np.testing.assert_allclose(found["action_low"], low)
+    np.testing.assert_allclose(found["action_high"], high)
+    kept = json.loads((copied / "statistics.json").read_text())
+    assert list(kept.values()) == [found]
+    (copied / "statistics.json").write_text(json.dumps(dict.fromkeys(kept, "kept")))
+    assert statistics(headers) == "kept"  # computed once
+    with h5py.File(headers[0].path, "r+") as file:
+        file["data/demo_0/actions"][0] = 0.5
+    assert statistics([read_header(header.path) for header in headers]) != "kept"
+
+
+def test_files_that_do_not_go_together_or_lack_masks_are_refused(folder, tmp_path):
+    headers = [read_header(path) for path in sorted(folder.glob("*.hdf5"))]
+    other = tmp_path / "large.hdf5"
+    bigger = EnvironmentConfig(size=48, quality="fast")
+    collect("metaworld/drawer-close", 1, other, ScriptedActor, bigger, seed=5)
+    with pytest.raises(UserError, match="has size 48, .* 32"):
+        Windows([*headers, read_header(other)], CONFIG)
+    with h5py.File(other, "r+") as file:
+        for demo in file["data"].values():
+            del demo["obs/corner2_mask"]
+    with pytest.raises(UserError, match=r"no masks for corner2; .*run.py annotate --data"):
+        open_windows([other], CONFIG)
+    assert len(open_windows([other], CONFIG, "pixels"))
+    with pytest.raises(UserError, match="chunk must be at least 1, not 0"):
+        WindowConfig(chunk=0)
