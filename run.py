@@ -3,6 +3,7 @@
 usage: python run.py COMMAND [OPTIONS]
 
   train      learn a task online: --task metaworld/window-close
+  imitate    learn tasks from demonstrations: --data demos/ --task libero/object
   evaluate   measure a trained agent: --logdir runs/...
   compare    put learning curves beside each other and published ones
   collect    record demonstrations with masks: --task metaworld/mt10 --episodes 50 --out demos/
@@ -41,8 +42,11 @@ class Evaluate:
 
     logdir: str
     """Run folder of the agent."""
+    task: str | None = None
+    """Tasks to measure an agent of imitate on, separated by commas, or a suite; its own when not
+    given."""
     episodes: int = 20
-    """Number of episodes."""
+    """Number of episodes, of each task."""
     seed: int = 0
     """Seed of the episodes' starts; training and its own evaluations never meet these."""
     random: bool = False
@@ -53,8 +57,14 @@ class Evaluate:
     shifts: str | None = None
     """Evaluate without shift and under each of several, and say how much of the score is left: all,
     all:0.3 (the strength), or some of them, lighting,noise:0.2."""
+    token_pruning: str | None = None
+    """Of an agent of imitate: also with these shares of its video tokens dropped at random, and
+    nPAUC: 0.1,0.4,0.6,0.8,0.9."""
+    execute: int | None = None
+    """Of an agent of imitate: actions of a chunk that are executed before the next one."""
     video: bool = False
-    """Write the first episodes to videos/evaluation.mp4."""
+    """Write the first episodes to videos/evaluation.mp4, predictions laid over them where there
+    are any."""
     device: str = "auto"
     """torch device of the agent; auto takes CUDA when there is one."""
 
@@ -169,6 +179,56 @@ def train(arguments: Sequence[str]) -> None:
         online.train(config, folder)
 
 
+def imitate(arguments: Sequence[str]) -> None:
+    from agents import imitation, imitation_presets
+    from agents.run_folder import RunFolder
+
+    first = _FirstOptions(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="cpu")
+    first.add_argument("--target")
+    first.add_argument("--world-model")
+    chosen, _ = first.parse_known_args(arguments)
+    default = imitation_presets.preset(chosen.preset)
+    agent = default.agent
+    if chosen.target is not None:
+        agent = replace(agent, dynamics=replace(agent.dynamics, target=chosen.target))
+    if chosen.world_model is not None:
+        if chosen.world_model not in ("video", "none"):
+            raise UserError(f"--world-model is video or none, not {chosen.world_model!r}")
+        agent = replace(agent, world_model=chosen.world_model)
+    default = replace(default, agent=agent, data=tyro.MISSING, task=tyro.MISSING)
+
+    @dataclass(frozen=True)
+    class Imitate:
+        """Learn from demonstrations: to predict the future, then to act on what is predicted.
+        Started again with the same options, go on where it stopped."""
+
+        config: Annotated[imitation.ImitationConfig, tyro.conf.arg(name="")]
+        preset: Literal[imitation_presets.PRESETS] = chosen.preset
+        """Values of all options that are not given: paper as published, gpu for one GPU and an
+        hour, cpu for two cores."""
+        target: Annotated[str | None, tyro.conf.arg(metavar="TARGET")] = chosen.target
+        """What the world model predicts, short for --agent.dynamics.target: masks, pixels, or
+        package.module:Class."""
+        world_model: Annotated[str | None, tyro.conf.arg(metavar="{video,none}")] = (
+            chosen.world_model
+        )
+        """Short for --agent.world-model: none is the policy on an image encoder, the baseline."""
+        logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+        """Run folder; by default runs/TASK-imitate-PRESET-TARGET-seedSEED."""
+
+    options = parse(Imitate, arguments, "run.py imitate", default=Imitate(default))
+    config = options.config
+    predicted = config.agent.dynamics.target
+    if config.agent.world_model == "none":
+        predicted = "none"
+    parts = [config.task, "imitate", options.preset, predicted, f"seed{config.seed}"]
+    name = re.sub(r"[^\w.+-]", "-", "-".join(parts))
+    with RunFolder.create_or_resume(options.logdir or f"runs/{name}", config) as folder:
+        print(f"run folder {folder.path}", flush=True)
+        imitation.imitate(config, folder)
+
+
 def evaluate(arguments: Sequence[str]) -> None:
     options = parse(Evaluate, arguments, "run.py evaluate")
     if options.episodes < 1:
@@ -191,6 +251,15 @@ def evaluate(arguments: Sequence[str]) -> None:
     shifts = visual.listed(options.shifts) if options.shifts is not None else []
 
     folder = RunFolder.open(options.logdir)
+    if folder.of_imitation:
+        evaluate_imitation(options, folder, shifts)
+        return
+    for name in ("task", "token_pruning", "execute"):
+        if getattr(options, name) is not None:
+            flag = name.replace("_", "-")
+            raise UserError(
+                f"--{flag} is for agents of imitate; {options.logdir} was trained online"
+            )
     agent, config, step = online.load_agent(options.logdir, options.device)
     measured = {
         "agent": online.evaluate(
@@ -244,6 +313,118 @@ def evaluate(arguments: Sequence[str]) -> None:
     for written in (path, folder.curve_path, *videos, folder.checkpoint_path):
         if written.exists():
             print(written)
+
+
+def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
+    """What `evaluate` does for an agent of `imitate`."""
+    import numpy as np
+
+    import envs
+    from agents import imitation
+    from agents.evaluation import pruning_area, retained, summarise
+
+    ratios = _ratios(options.token_pruning)
+    names = envs.expand(options.task) if options.task is not None else None
+    agent, config, view, updates = imitation.load_agent(options.logdir, options.device)
+    names = names or envs.expand(config.task)
+    if ratios and config.agent.world_model == "none":
+        raise UserError(f"{options.logdir} has no world model, so it has no video tokens to prune")
+    if options.execute is not None:
+        if not 1 <= options.execute <= config.agent.policy.chunk:
+            raise UserError(
+                f"--execute is {options.execute}; the agent predicts"
+                f" {config.agent.policy.chunk} actions"
+            )
+        agent.execute = options.execute
+
+    def measure(who, shift: str = "", film: list | None = None, pruning: float = 0.0):
+        agent.pruning = pruning
+        environments = 1 if film is not None else config.evaluate_envs
+        count = min(VIDEO_EPISODES, options.episodes) if film is not None else options.episodes
+        measured = []
+        for task in names:
+            episodes = imitation.evaluate(
+                who, view, task, count, options.seed, environments, shift, config.quality, film
+            )
+            measured += [{"task": task, **episode} for episode in episodes]
+        agent.pruning = 0.0
+        return measured
+
+    plain = "" if shifts else options.shift or ""
+    rows = {"agent": measure(agent, plain)}
+    if options.random:
+        rows["random"] = measure(None, plain)
+    rows |= {shift: measure(agent, shift) for shift in shifts}
+    pruned = {f"pruned {ratio:g}": measure(agent, plain, pruning=ratio) for ratio in ratios}
+    rows |= pruned
+    evaluation: dict[str, Any] = {
+        "task": ",".join(names), "updates": updates, "seed": options.seed, "execute": agent.execute,
+    }  # fmt: skip
+    for name, episodes in rows.items():
+        by_task = {
+            task: summarise([e for e in episodes if e["task"] == task])["success"] for task in names
+        }
+        evaluation[name] = summarise(episodes) | {"tasks": by_task, "episodes": episodes}
+    if options.shift is not None:
+        evaluation["shift"] = options.shift
+    if shifts:
+        evaluation["shifts"] = shifts
+        under = {shift: rows[shift] for shift in shifts}
+        evaluation["retained"] = retained(rows["agent"], under, options.seed)
+    if ratios:
+        success = [evaluation[name]["success"]["mean"] for name in pruned]
+        whole = evaluation["agent"]["success"]["mean"]
+        area = pruning_area(ratios, success)
+        evaluation["pruning"] = {
+            "ratios": ratios, "success": success, "area": area,
+            "area_over_unpruned": area / whole if whole else None,
+        }  # fmt: skip
+    if options.video:
+        film: list = []
+        measure(agent, plain, film)
+        folder.write_video("evaluation", np.stack(film), fps=20)
+    path = folder.write_evaluation(evaluation)
+
+    under = f" under {options.shift}" if options.shift else ""
+    print(
+        f"{options.logdir} after {updates:,} updates{under}: {options.episodes} episodes a task,"
+        f" seed {options.seed}, {agent.execute} of {config.agent.policy.chunk} actions executed\n"
+    )
+    width = max(8, *map(len, rows), *map(len, names))
+    for name, episodes in rows.items():
+        print(f"{name:{width}}  {_success(evaluation[name], len(episodes))}")
+        if len(names) > 1:
+            for task, success in evaluation[name]["tasks"].items():
+                line = _success({"success": success}, options.episodes)
+                print(f"  {task:{width}}{line}")
+    if shifts:
+        print(f"\n{_retained(evaluation['retained'], len(shifts))}")
+    if ratios:
+        found = evaluation["pruning"]
+        grid = ", ".join(f"{ratio:g}" for ratio in ratios)
+        print(f"\nnPAUC {found['area']:.3f} over the grid {grid}", end="")
+        relative = found["area_over_unpruned"]
+        print(f"; {relative:.3f} of the unpruned success" if relative is not None else "")
+    print()
+    for written in (path, folder.curve_path, *sorted((folder.path / "videos").glob("*.mp4"))):
+        if written.exists():
+            print(written)
+
+
+def _ratios(text: str | None) -> list[float]:
+    """ "0.1,0.4" → [0.1, 0.4]."""
+    if text is None:
+        return []
+    try:
+        ratios = [float(part) for part in text.split(",")]
+    except ValueError:
+        ratios = []
+    if len(ratios) < 2 or sorted(set(ratios)) != ratios or not 0 <= ratios[0] <= ratios[-1] < 1:
+        raise UserError(
+            f"--token-pruning takes two or more ascending shares below 1, such as"
+            f" 0.1,0.4,0.6,0.8,0.9, not {text!r}"
+        )
+    return ratios
 
 
 def tasks(arguments: Sequence[str]) -> None:
@@ -371,6 +552,7 @@ def compare(arguments: Sequence[str]) -> None:
 
 COMMANDS = {
     "train": train,
+    "imitate": imitate,
     "evaluate": evaluate,
     "compare": compare,
     "collect": collect,
@@ -397,7 +579,7 @@ def main(arguments: Sequence[str]) -> int:
             hint = f"did you mean {nearest[0]}?" if nearest else "see python run.py --help"
             raise UserError(f"unknown command {name!r}; {hint}")
 
-    resumable = name in ("train", "collect", "annotate")
+    resumable = name in ("train", "imitate", "collect", "annotate")
     return guarded(command, "; start the same command again to go on" if resumable else "")
 
 

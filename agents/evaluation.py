@@ -41,6 +41,20 @@ def summarise(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
+def pruning_area(ratios: Sequence[float], success: Sequence[float]) -> float:
+    """nPAUC: the area under success over the share of tokens pruned, by the trapezoid rule.
+
+    Divided by the width of the grid, so that a policy that always succeeds has 1 (Mask World Model;
+    its own figures come from a denser grid than it publishes).
+
+    Args:
+        ratios: at least two shares, ascending; the paper's grid is .1, .4, .6, .8, .9.
+        success: rates at these.
+    """
+    ratios, success = np.asarray(ratios, float), np.asarray(success, float)
+    return float(np.trapezoid(success, ratios) / (ratios[-1] - ratios[0]))
+
+
 RESAMPLES = 5000
 
 

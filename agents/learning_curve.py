@@ -1,4 +1,4 @@
-"""The picture of a run: success or return against environment steps."""
+"""The picture of a run: success or return against environment steps, or updates."""
 
 from collections.abc import Sequence
 from typing import Any, BinaryIO
@@ -15,7 +15,12 @@ STYLE = {
 }
 
 
-def draw_curve(file: BinaryIO, lines: Sequence[dict[str, Any]], title: str) -> bool:
+def draw_curve(
+    file: BinaryIO,
+    lines: Sequence[dict[str, Any]],
+    title: str,
+    unit: str = "environment steps",
+) -> bool:
     """Draw the lines of a ``metrics.jsonl`` as PNG; False, and nothing drawn, if none can be.
 
     Evaluations (``eval/success``, or ``eval/return`` where no success is known) are the marked
@@ -38,7 +43,7 @@ def draw_curve(file: BinaryIO, lines: Sequence[dict[str, Any]], title: str) -> b
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=10)
-        axes.set_xlabel("environment steps")
+        axes.set_xlabel(unit)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
         axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)

@@ -26,26 +26,13 @@ from agents.rollout import (
     run_episodes,
 )
 from agents.run_folder import RunFolder
+from agents.training import LOG_SECONDS, MetricMean, choose_device, random_state, set_random_state
 from errors import UserError
 from mask_classes import UNLABELLED
 from world_models.targets import make_target, reads
 
 if TYPE_CHECKING:
     from agents.online import OnlineConfig
-
-LOG_SECONDS = 30.0
-"""Losses are logged at least this often, in seconds; at episode ends in any case."""
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device called `name`; auto is CUDA where there is one. Raises UserError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} cannot be used here: {reason}") from error
 
 
 def training_view(config: OnlineConfig) -> dict:
@@ -64,9 +51,19 @@ def make_envs(config: OnlineConfig, count: int, training: bool = False) -> Vecto
     """`count` environments of the run's task, each in a process of its own.
 
     Acting takes the picture alone, so only those that `training` learns from draw masks.
+
+    Raises:
+        UserError: as `envs.make_vector`; also several cameras.
     """
     view = training_view(config) if training else {**vars(config.environment), "masks": False}
-    return envs.make_vector(config.task, count, **view)
+    made = envs.make_vector(config.task, count, **view)
+    if len(made.single_observation_space["image"].shape) > 3:
+        made.close()
+        raise UserError(
+            f"an agent that learns online sees one camera, but {config.task} shows several; name"
+            " one with --environment.camera"
+        )
+    return made
 
 
 def make_agent(config: OnlineConfig, action: int, device: str) -> MaskedWorldModel:
@@ -94,41 +91,6 @@ def load_checked(agent: MaskedWorldModel, state: dict, config: OnlineConfig, pat
         agent.load(state["agent"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise foreign from error
-
-
-class MetricMean:
-    """Running means of scalars that stay on their device until they are asked for.
-
-    A metric whose name has three parts (`autoencoder/iou/hand`) is a measurement that a batch may
-    be unable to make: NaN, which is left out. Everywhere else NaN is kept, and stops the run.
-    """
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, Tensor | int] = {}
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            count = 1
-            if name.count("/") > 1:
-                count, value = value.isfinite(), value.nan_to_num(0.0, 0.0, 0.0)
-            total = self.sums.get(name)
-            self.sums[name] = value.clone() if total is None else total + value
-            self.counts[name] = self.counts.get(name, 0) + count
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call; one transfer for all of them."""
-        if not self.sums:
-            return {}
-        values = torch.stack([value.float() for value in self.sums.values()]).tolist()
-        counts = [int(count) for count in self.counts.values()]
-        means = {
-            name: value / count
-            for name, value, count in zip(self.sums, values, counts, strict=True)
-            if count
-        }
-        self.sums, self.counts = {}, {}
-        return means
 
 
 class OnlineRun:
@@ -450,18 +412,3 @@ def episode_metrics(record: dict) -> dict[str, float]:
     if record["success"] is not None:
         metrics["train/success"] = float(record["success"])
     return metrics
-
-
-def random_state() -> dict[str, Tensor]:
-    """The state of PyTorch's generators, as tensors."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, Tensor]) -> None:
-    """The inverse of `random_state`."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -21,6 +21,7 @@ from typing import Any, TypeVar, get_type_hints
 import dacite
 import numpy as np
 import yaml
+from PIL import Image
 
 from agents.atomic_file import atomic_file, temporary_path
 from agents.checkpoint import load_checkpoint, save_checkpoint
@@ -150,6 +151,11 @@ class RunFolder:
                 "--logdir"
             )
         return config
+
+    @property
+    def of_imitation(self) -> bool:
+        """Whether `run.py imitate` trains here, not `run.py train`."""
+        return "policy_steps" in self._read_record()["config"]
 
     def close(self) -> None:
         """Finish the event file and give up the lock. Closing twice is allowed."""
@@ -357,9 +363,23 @@ class RunFolder:
         config = self._read_record()["config"]
         picture = io.BytesIO()
         title = f"{config['task']}, seed {config['seed']}"
-        if draw_curve(picture, self.read_metrics(), title):
+        unit = "environment steps" if "steps" in config else "updates"
+        if draw_curve(picture, self.read_metrics(), title, unit):
             with atomic_file(self.curve_path) as file:
                 file.write(picture.getvalue())
+
+    def write_picture(self, name: str, picture: np.ndarray, step: int) -> Path:
+        """Write ``pictures/<name>.png``, (H, W, 3) uint8, and show it in TensorBoard."""
+        path = self.path / "pictures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        encoded = io.BytesIO()
+        Image.fromarray(picture).save(encoded, "PNG")
+        with atomic_file(path) as file:
+            file.write(encoded.getvalue())
+        self._open_metrics()
+        tag = name.rpartition("-")[0] or name
+        self._tensorboard.add_image(tag, picture, step, dataformats="HWC")
+        return path
 
     def write_video(self, name: str, frames: np.ndarray, fps: float) -> Path:
         """Write ``videos/<name>.mp4`` and return its path; see ``video.write_video``."""

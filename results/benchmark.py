@@ -33,12 +33,13 @@ import envs
 from agents.allocator import keep_freed_memory
 from agents.masked_world_model import MaskedWorldModel
 from agents.online import OnlineConfig
-from agents.online_run import OnlineRun, choose_device, make_agent
+from agents.online_run import OnlineRun, make_agent
 from agents.presets import PRESETS, preset
 from agents.provenance import hardware, provenance
 from agents.replay import Replay, entries_for
 from agents.rollout import RandomAgent
 from agents.run_folder import RunFolder
+from agents.training import choose_device
 from errors import UserError
 
 Mode = Literal["eager", "preset", "compiled"]

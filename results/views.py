@@ -1,13 +1,15 @@
 """Pages to look at: python results/views.py --help
 
 `shifts` draws every visual shift at three strengths, `masks` the masks of all Meta-World tasks with
-the share of the picture that each class covers.
+the share of the picture that each class covers, `libero` the same of both cameras of the 40 tasks
+of LIBERO's spatial, object, goal and 10, where the benchmark's first recorded state has settled.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,25 +22,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import envs
 from envs.shifts import SHIFTS
 from errors import UserError
-from mask_classes import NAMES, PALETTE, colorize
+from mask_classes import NAMES, OBJECT, OTHER, PALETTE, colorize
 
 STRENGTHS = (0.25, 0.5, 1.0)
 SHIFT_TASKS = ("metaworld/window-close", "metaworld/plate-slide", "dmc/walker-walk",
                "dmc/reacher-easy")  # fmt: skip
 STEPS = 25
 """Random agent steps before a picture is taken, so that arm and object have moved."""
+LIBERO_TITLE = 0.36  # of a picture's height: up to four lines of text
+LIBERO_TITLE_WIDTH = 108  # characters over four pictures
 
 
 @dataclass(frozen=True)
 class Views:
     """Draw a page."""
 
-    page: Literal["shifts", "masks"]
+    page: Literal["shifts", "masks", "libero"]
     """What to draw."""
     out: Path
     """PNG to write."""
     tasks: tuple[str, ...] = ()
-    """Which tasks; by default four for shifts, all of Meta-World for masks."""
+    """Which tasks; by default four for shifts, all of Meta-World for masks, 40 for libero."""
     size: int = 128
     """Pixels a side of each picture."""
     quality: Literal["full", "fast"] = "fast"
@@ -63,15 +67,16 @@ def observe(task: str, options: Views, shift: str = "") -> dict[str, np.ndarray]
         environment.close()
 
 
-def grid(rows: int, columns: int, width: float):
-    """A figure of small pictures without axes, and its axes (rows, columns)."""
+def grid(rows: int, columns: int, width: float, title: float = 0.18):
+    """A figure of small pictures without axes, each with room for a title of some share of its
+    height, and its axes (rows, columns)."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(width * columns, width * 1.18 * rows), squeeze=False
+        rows, columns, figsize=(width * columns, width * (1 + title) * rows), squeeze=False
     )
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -112,11 +117,58 @@ def draw_masks(options: Views):
         left.set_title(task.partition("/")[2], fontsize=6, pad=2)
         covered = "  ".join(f"{c} {100 * share[c]:.1f}" for c in range(1, 8) if share[c])
         right.set_title(covered, fontsize=4, pad=2)
+    draw_legend(figure)
+    return figure
+
+
+def draw_libero(options: Views):
+    """Four tasks a row: both cameras' pictures beside their masks, under the instruction."""
+    tasks = options.tasks or [
+        f"libero/{part}/{number}"
+        for number in range(10)
+        for part in ("spatial", "object", "goal", "10")
+    ]
+    across = min(4, len(tasks))
+    figure, axes = grid(-(-len(tasks) // across), 4 * across, 1.15, LIBERO_TITLE)
+    for index, task in enumerate(tasks):
+        environment = envs.make(task, size=options.size, quality=options.quality, masks=True)
+        try:
+            seen, _ = environment.reset(seed=options.seed, options={"init_state": 0})
+            title = textwrap.wrap(f"{task[7:]}  {environment.instruction}", LIBERO_TITLE_WIDTH)
+            named = {number: NAMES[number] for number in (1, 2, 7)}
+            named |= dict(zip(range(OBJECT, OTHER), environment.objects_of_interest, strict=False))
+        finally:
+            environment.close()
+        block = axes[index // across, 4 * (index % across) :][:4]
+        for camera in range(2):
+            block[2 * camera].imshow(seen["image"][camera])
+            block[2 * camera + 1].imshow(colorize(seen["mask"][camera]), interpolation="nearest")
+        share = [
+            np.bincount(mask.reshape(-1), minlength=len(NAMES)) / mask.size for mask in seen["mask"]
+        ]
+        covered = "   ".join(
+            # spaces at which a line does not end
+            f"{number} {name} {100 * share[0][number]:.1f}|{100 * share[1][number]:.1f}".replace(
+                " ", "\u00a0"
+            )
+            for number, name in named.items()
+        )
+        text = "\n".join([*title, *textwrap.wrap(covered, LIBERO_TITLE_WIDTH)])
+        # Wider than its picture: the layout must not make room for it at the side.
+        place = {"transform": block[0].transAxes, "verticalalignment": "bottom"}
+        block[0].text(0, 1.02, text, fontsize=6, **place).set_in_layout(False)
+        for axis in block:
+            axis.set_anchor("S")
+    draw_legend(figure)
+    return figure
+
+
+def draw_legend(figure) -> None:
+    """The colours of a mask, at the bottom of the page."""
     from matplotlib.patches import Patch
 
     legend = [Patch(color=PALETTE[c] / 255, label=f"{c} {NAMES[c]}") for c in range(len(NAMES))]
     figure.legend(handles=legend, loc="lower center", ncols=len(NAMES), fontsize=7, frameon=False)
-    return figure
 
 
 def main(options: Views) -> None:
@@ -125,7 +177,8 @@ def main(options: Views) -> None:
         envs.suite(task)
     if options.out.suffix != ".png":
         raise UserError(f"--out {options.out} must end in .png")
-    figure = {"shifts": draw_shifts, "masks": draw_masks}[options.page](options)
+    pages = {"shifts": draw_shifts, "masks": draw_masks, "libero": draw_libero}
+    figure = pages[options.page](options)
     figure.tight_layout(pad=0.3, rect=(0, 0.02, 1, 1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()

@@ -23,11 +23,12 @@ from agents.actor_critic import ActorCriticConfig
 from agents.checkpoint import load_checkpoint
 from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
 from agents.online import OnlineConfig, evaluate, load_agent, train
-from agents.online_run import MetricMean, make_envs
+from agents.online_run import make_envs
 from agents.presets import preset
 from agents.replay import Replay
 from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed
 from agents.run_folder import RunFolder
+from agents.training import MetricMean
 from envs import EnvironmentConfig
 from errors import UserError
 from mask_classes import UNLABELLED
@@ -236,6 +237,13 @@ def predicting(target, **changes):
     agent = tiny().agent
     seeing = replace(agent.autoencoder, target=target)
     return tiny(agent=replace(agent, autoencoder=seeing), **changes)
+
+
+def test_several_cameras_are_refused_by_their_option(tmp_path):
+    config = tiny()
+    seeing = replace(config.environment, camera="corner2,gripperPOV")
+    with pytest.raises(UserError, match=r"sees one camera.* --environment\.camera"):
+        run(tmp_path / "run", replace(config, environment=seeing))
 
 
 @pytest.fixture(scope="module")

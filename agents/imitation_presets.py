@@ -1,0 +1,99 @@
+"""Presets of imitation: complete configurations by name, less data and task.
+
+`paper` is Mask World Model's size, `gpu` what one GPU trains in an hour, `cpu` learns on two cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agents.diffusion_policy import DiffusionPolicyConfig
+from agents.imitation import ImitationConfig
+from agents.imitation_agent import ImitationAgentConfig
+from errors import UserError
+from world_models.image_encoder import ImageEncoderConfig
+from world_models.layers import OptimizerConfig
+from world_models.mask_dynamics import (
+    MaskDynamicsConfig,
+    TransformerConfig,
+    VideoVAEConfig,
+    small,
+)
+
+PRESETS = ("cpu", "gpu", "paper")
+
+
+def preset(name: str) -> ImitationConfig:
+    """The configuration `name`; `data` and `task` are left empty.
+
+    Raises:
+        UserError: no such preset.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
+    return {"cpu": _cpu, "gpu": _gpu, "paper": _paper}[name]()
+
+
+def _paper() -> ImitationConfig:
+    # Layers, widths and learning rates are the classes' defaults. From pretrained weights, name
+    # them: --agent.dynamics.vae.pretrained, --agent.dynamics.transformer.pretrained, and their T5.
+    return ImitationConfig(
+        data=(),
+        task="",
+        agent=ImitationAgentConfig(language="t5"),
+        micro_batch=8,
+        workers=8,
+        evaluate_envs=10,
+        evaluate_episodes=50,
+    )
+
+
+def _optimizer(rate: float, warmup: int = 100) -> OptimizerConfig:
+    return OptimizerConfig(
+        rate, epsilon=1e-8, clip=1.0, weight_decay=1e-5 * rate, warmup=warmup, betas=(0.9, 0.95)
+    )
+
+
+def _gpu() -> ImitationConfig:
+    return ImitationConfig(
+        data=(),
+        task="",
+        dynamics_steps=20_000,
+        policy_steps=20_000,
+        agent=ImitationAgentConfig(
+            dynamics=MaskDynamicsConfig(
+                vae=VideoVAEConfig(
+                    32, widths=(64, 128), blocks=(1, 1, 2), scaling=(True, True), patch=4
+                ),
+                transformer=TransformerConfig(layers=8, heads=8, head_width=64),
+            ),
+            image_encoder=ImageEncoderConfig(layers=8, width=512),
+            policy=DiffusionPolicyConfig(width=256, heads=8, chunk=16),
+            dynamics_optimizer=_optimizer(3e-4, 500),
+            policy_optimizer=_optimizer(1e-4, 500),
+        ),
+        batch=64,
+        workers=8,
+        evaluate_every=5_000,
+        evaluate_episodes=20,
+        evaluate_envs=8,
+    )
+
+
+def _cpu() -> ImitationConfig:
+    return ImitationConfig(
+        data=(),
+        task="",
+        dynamics_steps=6_000,
+        policy_steps=10_000,
+        agent=ImitationAgentConfig(
+            dynamics=replace(small(), future_frames=5),
+            image_encoder=ImageEncoderConfig(layers=4, width=128),
+            policy=DiffusionPolicyConfig(width=128, heads=4, chunk=16, euler_steps=5),
+            dynamics_optimizer=_optimizer(1e-3),
+            policy_optimizer=_optimizer(5e-4),
+        ),
+        batch=16,
+        evaluate_every=5_000,
+        evaluate_episodes=10,
+    )
