@@ -177,9 +177,14 @@ def _config(folder: Path) -> tuple[Any, Any, str, dict[str, Any]]:
         task, seed = config["task"], config["seed"]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{folder} has no config.yaml that says task and seed") from error
-    autoencoder = (config.get("agent") or {}).get("autoencoder") or {}
+    agent = config.get("agent") or {}
+    # Online the autoencoder predicts, in imitation the video model, where there is one.
+    predicts = agent.get("autoencoder") or agent.get("dynamics") or {}
+    target = predicts.get("target", "pixels")
+    if agent.get("world_model") == "none":
+        target = "none"
     provenance = {key: value for key, value in recorded.items() if key != "config"}
-    return task, seed, autoencoder.get("target", "pixels"), provenance
+    return task, seed, target, provenance
 
 
 def _read_run(path: Path, method: str | None) -> list[Curve]:

@@ -67,7 +67,7 @@ def read(inputs: Sequence[str]) -> list[Measured]:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path} is not a runs.json of this script: {error}") from error
         else:
-            runs.append(_read_folder(path))
+            runs += _read_folder(path)
     if not runs:
         raise UserError("name at least one run folder")
     if len({run.score for run in runs}) > 1:
@@ -88,7 +88,8 @@ def read(inputs: Sequence[str]) -> list[Measured]:
     return runs
 
 
-def _read_folder(path: Path) -> Measured:
+def _read_folder(path: Path) -> list[Measured]:
+    """One run of each task that was evaluated."""
     task, seed, target, _ = _config(path)
     file = path / "evaluation.json"
     hint = f"python run.py evaluate --logdir {path} --shifts all"
@@ -99,11 +100,18 @@ def _read_folder(path: Path) -> Measured:
         raise UserError(f"{path} has not been evaluated under shifts yet; {hint}") from error
     score = found["retained"]["score"]
     episodes = {WITHOUT: found["agent"]["episodes"]} | {s: found[s]["episodes"] for s in shifts}
-    return Measured(
-        task, target, seed, found["step"], score,
-        {name: [float(e[score]) for e in many] for name, many in episodes.items()},
-        found["command"], found["commit"],
-    )  # fmt: skip
+    step = found["step"] if "step" in found else found["updates"]
+    runs = []
+    # An agent of imitation is evaluated on several tasks, an online one on its own.
+    for one in dict.fromkeys(e.get("task", task) for e in episodes[WITHOUT]):
+        scores = {
+            name: [float(e[score]) for e in many if e.get("task", task) == one]
+            for name, many in episodes.items()
+        }
+        runs.append(
+            Measured(one, target, seed, step, score, scores, found["command"], found["commit"])
+        )
+    return runs
 
 
 class Table:
@@ -200,7 +208,7 @@ def markdown(runs: Sequence[Measured], by_target: Mapping[str, Table], command: 
         "of OOD / ID, OOD the mean over shifts; undefined where a task's ID is not above 0. The "
         "starts are the same under every shift.",
         "",
-        f"Environment steps {', '.join(f'{s:,}' for s in steps)}; "
+        f"Environment steps, or updates: {', '.join(f'{s:,}' for s in steps)}; "
         f"{', '.join(map(str, episodes))} episodes per run and shift.",
         "",
         "| " + " | ".join(["shift", *targets]) + " |",

@@ -256,6 +256,25 @@ def test_updates_are_adam_with_clip_decay_and_warm_up():
         )
 
 
+def test_gradients_of_parts_add_up_to_one_update_and_unreached_weights_get_none():
+    """Two halves accumulated step as the whole does; a second update begins from nothing."""
+    torch.manual_seed(0)
+    whole, parts = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)]), None
+    parts = copy.deepcopy(whole)
+    batch = torch.randn(8, 3)
+    config = OptimizerConfig(0.1, clip=1e9, weight_decay=0.0)
+    one, other = Optimizer([whole], config), Optimizer([parts], config)
+    untouched = parts[1].weight.clone()
+    for _ in range(2):
+        other.accumulate(parts[0](batch[:4]).square().mean() / 2)
+        other.accumulate(parts[0](batch[4:]).square().mean() / 2)
+        norm = other.apply()
+        loss = whole[0](batch).square().mean() + 0.0 * whole[1](batch).sum()
+        torch.testing.assert_close(norm, one.step(loss))
+        torch.testing.assert_close(parts[0].weight, whole[0].weight)
+    assert torch.equal(parts[1].weight, untouched)
+
+
 def test_restored_optimiser_goes_on_as_if_never_stopped():
     torch.manual_seed(0)
     config = OptimizerConfig(learning_rate=1e-2, warmup=10)

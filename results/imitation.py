@@ -1,0 +1,188 @@
+"""What agents that imitate achieve, by what their world model predicts.
+
+python results/imitation.py runs/imitation/* --out results/imitation
+
+Takes run folders of `run.py imitate` that `run.py evaluate` has measured (with `--shifts all` and
+`--token-pruning 0.1,0.4,0.6,0.8,0.9` for these tables), or the measured.json that this script wrote
+before. Writes imitation.md, measured.json (every episode), and one video and one picture of
+predictions a run. `results/robustness.py` draws the same runs under each shift.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from errors import UserError
+from results.curves import _config
+
+PAPER = (
+    "Published (Mask World Model, LIBERO, 50 demonstrations a task, 1.9 billion parameters, "
+    "pretrained): masks .983, best RGB .965; nPAUC .648 and .629 on a grid that is not published."
+)
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """Compare runs of imitation."""
+
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders with evaluation.json, or a measured.json."""
+    out: Path
+    """Folder to write to; created when missing."""
+
+
+def read(inputs: Sequence[str]) -> list[dict[str, Any]]:
+    """One dict a run: ``target``, ``seed``, ``evaluation``, ``wall_seconds``, ``hardware``,
+    ``trained_by``, ``name``.
+
+    Raises:
+        UserError: naming the file that cannot be used.
+    """
+    runs: list[dict[str, Any]] = []
+    for path in map(Path, inputs):
+        try:
+            if path.suffix == ".json":
+                runs += json.loads(path.read_text())["runs"]
+                continue
+            _, seed, target, provenance = _config(path)
+            lines = (path / "metrics.jsonl").read_text().splitlines()
+            evaluation = json.loads((path / "evaluation.json").read_text())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            hint = f"python run.py evaluate --logdir {path} --episodes 20"
+            raise UserError(f"{path} has not been evaluated yet; {hint}") from error
+        if "updates" not in evaluation:
+            raise UserError(f"{path} is no run of imitate; results/robustness.py compares others")
+        runs.append(
+            {
+                "name": path.name,
+                "target": target,
+                "seed": seed,
+                "evaluation": evaluation,
+                "wall_seconds": json.loads(lines[-1])["time"],
+                "hardware": provenance["hardware"],
+                "trained_by": provenance["command"],
+            }
+        )
+    if not runs:
+        raise UserError("name at least one run folder")
+    return runs
+
+
+def markdown(runs: Sequence[dict[str, Any]], command: str) -> str:
+    """The report."""
+    lines = [
+        "# Imitation, by what the world model predicts",
+        "",
+        f"Made by `{command}`. Success rates with 95 % Wilson intervals; `none` is the same policy "
+        "head on an image encoder without a world model.",
+        "",
+        "| run | predicts | seed | updates | hours | success | random policy |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        found = run["evaluation"]
+        lines.append(
+            f"| {run['name']} | {run['target']} | {run['seed']} | {found['updates']:,} |"
+            f" {run['wall_seconds'] / 3600:.1f} | {_rate(found['agent']['success'])} |"
+            f" {_rate(found.get('random', {}).get('success'))} |"
+        )
+    lines += ["", "| task | run | success |", "|---|---|---|"]
+    for task in dict.fromkeys(t for run in runs for t in run["evaluation"]["agent"]["tasks"]):
+        for run in runs:
+            success = run["evaluation"]["agent"]["tasks"].get(task)
+            if success is not None:
+                lines.append(f"| {task} | {run['name']} | {_rate(success)} |")
+    lines += _pruning(runs) + _shifts(runs)
+    lines += ["", PAPER, "", "Trained and measured by:", ""]
+    for run in runs:
+        cores = run["hardware"].get("cores")
+        machine = run["hardware"].get("gpu") or f"{run['hardware']['processor']}, {cores} cores"
+        lines.append(
+            f"- {run['name']}: `{run['trained_by']}`, `{run['evaluation']['command']}`, commit"
+            f" {run['evaluation']['commit'][:12]}, {machine}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _pruning(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Success under token pruning and the area under it, of the runs it was measured on."""
+    measured = [run for run in runs if "pruning" in run["evaluation"]]
+    if not measured:
+        return []
+    grid = measured[0]["evaluation"]["pruning"]["ratios"]
+    heads = " | ".join(f"r = {ratio:g}" for ratio in grid)
+    lines = ["", f"| run | r = 0 | {heads} | nPAUC | over success at r = 0 |"]
+    lines.append("|---" * (len(grid) + 4) + "|")
+    for run in measured:
+        found = run["evaluation"]
+        cells = [found["agent"]["success"]["mean"], *found["pruning"]["success"]]
+        relative = found["pruning"]["area_over_unpruned"]
+        lines.append(
+            f"| {run['name']} | "
+            + " | ".join(f"{cell:.2f}" for cell in cells)
+            + f" | {found['pruning']['area']:.3f} | "
+            + ("undefined |" if relative is None else f"{relative:.3f} |")
+        )
+    return lines
+
+
+def _shifts(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Success under every visual shift, and Retain."""
+    measured = [run for run in runs if "shifts" in run["evaluation"]]
+    if not measured:
+        return []
+    lines = ["", "| shift | " + " | ".join(run["name"] for run in measured) + " |"]
+    lines.append("|---" * (len(measured) + 1) + "|")
+    for shift in measured[0]["evaluation"]["shifts"]:
+        cells = [_rate(run["evaluation"][shift]["success"]) for run in measured]
+        lines.append(f"| {shift} | " + " | ".join(cells) + " |")
+    cells = []
+    for run in measured:
+        left = run["evaluation"]["retained"]
+        interval = left["interval"]
+        cells.append(
+            "undefined"
+            if left["retain"] is None
+            else f"{left['retain']:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+        )
+    lines.append("| **Retain** | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _rate(success: dict[str, Any] | None) -> str:
+    if success is None:
+        return ""
+    low, high = success["interval"]
+    return f"{success['mean']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def main(options: Imitation) -> None:
+    """Read, write. Raises UserError for inputs that cannot be used."""
+    runs = read(options.inputs)
+    options.out.mkdir(parents=True, exist_ok=True)
+    command = f"python results/imitation.py {options.out}/measured.json --out {options.out}"
+    (options.out / "measured.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+    (options.out / "imitation.md").write_text(markdown(runs, command))
+    for path in map(Path, options.inputs):
+        if path.is_dir():
+            pictures = sorted((path / "pictures").glob("prediction-*.png"))
+            videos = sorted((path / "videos").glob("evaluation.mp4"))
+            for source in [*pictures[-1:], *videos]:
+                shutil.copy(source, options.out / f"{path.name}{source.suffix}")
+    print((options.out / "imitation.md").read_text())
+
+
+if __name__ == "__main__":
+    import run
+
+    sys.exit(run.script(main, Imitation, "results/imitation.py"))

@@ -1,0 +1,337 @@
+"""Imitation in small: real demonstrations and simulator, a tiny model, the whole loop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import envs
+from agents import imitation, imitation_presets
+from agents.checkpoint import load_checkpoint
+from agents.diffusion_policy import DiffusionPolicyConfig
+from agents.imitation import ImitationConfig, imitate
+from agents.imitation_agent import ImitationAgent, ImitationAgentConfig, Interface
+from agents.imitation_run import View
+from agents.rollout import run_episodes
+from agents.run_folder import RunFolder
+from envs.recording import ScriptedActor, collect
+from envs.simulation import EnvironmentConfig
+from envs.windows import open_windows, statistics
+from errors import UserError
+from world_models.image_encoder import ImageEncoderConfig
+from world_models.layers import OptimizerConfig
+from world_models.mask_dynamics import MaskDynamicsConfig, TransformerConfig, VideoVAEConfig
+
+TASK = "metaworld/drawer-close"
+ROOT = Path(__file__).parents[2]
+TINY = ImitationAgentConfig(
+    dynamics=MaskDynamicsConfig(
+        vae=VideoVAEConfig(8, widths=(8,), blocks=(0, 1), scaling=(True,)),
+        transformer=TransformerConfig(layers=2, heads=2, head_width=16),
+        future_frames=3,
+    ),
+    image_encoder=ImageEncoderConfig(width=32, layers=2, grid=4),
+    policy=DiffusionPolicyConfig(width=32, heads=2, chunk=4, euler_steps=2, execute=3),
+    history=2,
+    stride=2,
+    dynamics_optimizer=OptimizerConfig(1e-3, clip=1.0),
+    policy_optimizer=OptimizerConfig(1e-3, clip=1.0),
+    precision="float32",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demonstrations") / "drawer.hdf5"
+    seen = EnvironmentConfig(size=32, quality="fast")
+    collect(TASK, 2, path, ScriptedActor, seen, seed=3)
+    return path
+
+
+def configured(data, **fields):
+    given = {
+        "data": (str(data),), "task": TASK, "dynamics_steps": 3, "policy_steps": 3, "batch": 4,
+        "workers": 0, "evaluate_episodes": 1, "evaluate_envs": 1, "agent": TINY,
+    }  # fmt: skip
+    return ImitationConfig(**(given | fields))
+
+
+def trained(config, folder):
+    with RunFolder.create_or_resume(folder, config) as opened:
+        imitate(config, opened)
+    return load_checkpoint(folder / "checkpoint.pt")
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    trained(configured(data), folder)
+    return folder
+
+
+def test_a_run_leaves_what_a_user_looks_for(finished):
+    """Losses of both stages, pictures of predictions, an evaluation, a curve, a checkpoint."""
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    keys = set().union(*lines)
+    assert {"dynamics/flow", "policy/action_flow", "eval/success", f"eval/success/{TASK}"} <= keys
+    assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
+    assert lines[-1]["step"] == 6
+    for name in ("checkpoint.pt", "dynamics.pt", "curve.png", "pictures/prediction-0000003.png"):
+        assert (finished / name).stat().st_size > 0
+    agent, config, view, updates = imitation.load_agent(finished)
+    assert (updates, config.task, view.size) == (6, TASK, 32)
+
+
+def test_a_loaded_agent_acts_like_the_one_saved(finished, data):
+    agents = [imitation.load_agent(finished)[0] for _ in range(2)]
+    window = open_windows([data], TINY.windows())[5]
+    image = torch.from_numpy(window["image"][None])
+    proprio = torch.from_numpy(window["proprio"][None])
+    chunks = [
+        agent.act(image, proprio, agent.caption(["x"]), torch.Generator().manual_seed(1))
+        for agent in agents
+    ]
+    assert torch.equal(*chunks)
+    assert chunks[0].shape == (1, 4, 4)
+    assert chunks[0].abs().max() <= 1
+
+
+@pytest.mark.parametrize("train_backbone", [True, False])
+def test_stage_two_leaves_the_frozen_parts_alone(data, tmp_path, train_backbone):
+    config = configured(data, agent=replace(TINY, train_backbone=train_backbone))
+    state = trained(config, tmp_path / "run")
+    begun = load_checkpoint(tmp_path / "run" / "dynamics.pt")
+    prefix = "world_model."
+    ended = {
+        name.removeprefix(prefix): value
+        for name, value in state["agent"]["networks"].items()
+        if name.startswith(prefix)
+    }
+    changed = {name for name, value in begun.items() if not torch.equal(value, ended[name])}
+    assert not {name for name in changed if name.startswith(("vae.", "statistics."))}
+    assert bool(changed) == train_backbone
+
+
+def test_a_killed_run_goes_on_bit_for_bit(data, tmp_path):
+    """kill -9 in either stage, the same command again: the same weights as never stopped."""
+    config = configured(data, dynamics_steps=6, policy_steps=6, checkpoint_seconds=0.0)
+    whole = trained(config, tmp_path / "whole")
+    program = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from agents import imitation, imitation_run
+from agents.run_folder import RunFolder
+learn, stops = imitation_run.ImitationRun.learn, {stop}
+def stopped(self, stage, batches):
+    if self.updates == stops:
+        os.kill(os.getpid(), signal.SIGKILL)
+    learn(self, stage, batches)
+imitation_run.ImitationRun.learn = stopped
+folder = Path({folder!r})
+config = RunFolder.read_config(folder, imitation.ImitationConfig)
+with RunFolder.create_or_resume(folder, config) as opened:
+    imitation.imitate(config, opened)
+"""
+    folder = tmp_path / "killed"
+    with RunFolder.create_or_resume(folder, config):
+        pass
+    for stop in (4, 9):
+        text = program.format(root=str(ROOT), stop=stop, folder=str(folder))
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", text], capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    resumed = trained(config, folder)
+    for part in ("agent", "optimizer", "random", "updates"):
+        assert same(whole[part], resumed[part]), part
+
+
+def test_more_policy_steps_continue_a_finished_run(data, finished, tmp_path):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    state = trained(configured(data, policy_steps=4), folder)
+    assert state["updates"] == 7
+    with pytest.raises(UserError, match="dynamics_steps = 3, which now is 5"):
+        RunFolder.create_or_resume(folder, configured(data, policy_steps=4, dynamics_steps=5))
+    with pytest.raises(UserError, match="give --policy-steps 4 or more"):
+        RunFolder.create_or_resume(folder, configured(data, policy_steps=2))
+
+
+def test_a_finished_stage_one_can_be_taken_over(data, finished, tmp_path):
+    config = configured(data, dynamics_from=str(finished), policy_steps=2)
+    trained(config, tmp_path / "run")
+    taken = load_checkpoint(tmp_path / "run" / "dynamics.pt")
+    assert same(taken, load_checkpoint(finished / "dynamics.pt"))
+    other = replace(TINY, dynamics=replace(TINY.dynamics, target="pixels"))
+    with pytest.raises(UserError, match="other sizes or another target"):
+        trained(replace(config, agent=other), tmp_path / "other")
+
+
+def test_the_run_time_path_sees_no_mask(finished):
+    """No mask is drawn, and pictures, proprioception and words alone give actions."""
+    agent, _, view, _ = imitation.load_agent(finished)
+    assert view.options()["masks"] is False
+    vector = envs.make_vector(TASK, 1, **view.options())
+    try:
+        assert set(vector.single_observation_space.spaces) == {"image", "proprio"}
+        episode = run_episodes(agent.actor("drawer close"), vector, [0])[0]
+        assert episode["length"] > 0
+    finally:
+        vector.close()
+
+
+def test_frames_of_history_are_the_strided_past_and_begin_with_the_first(finished):
+    agent, *_ = imitation.load_agent(finished)
+    seen = []
+
+    def act(image, proprio, caption, generator):
+        seen.append(image[:, 0, :, 0, 0, 0].numpy())
+        return torch.zeros(len(image), 4, 4)
+
+    agent.act = act
+    actor = agent.actor("x")
+    for step in range(7):
+        image = np.full((2, 32, 32, 3), 10 * step, np.uint8)
+        image[1] += 1
+        first = np.array([step == 0, step in (0, 2)])
+        actor.policy(
+            {"image": image, "proprio": np.zeros((2, 4), np.float32), "is_first": first},
+            None,
+            explore=False,
+        )
+    # execute is 3, stride 2, history 2; the second environment starts again at step 2
+    assert [rows.tolist() for rows in seen] == [
+        [[0, 0], [1, 1]],
+        [[21, 21]],
+        [[10, 30]],
+        [[31, 51]],
+        [[40, 60]],
+    ]
+
+
+def test_an_agent_that_has_overfitted_one_episode_repeats_its_actions(data):
+    """On a world model and without one, the recorded chunk comes out."""
+    windows = open_windows([data], TINY.windows())
+    recording = windows.recordings[0]
+    count = min(24, recording.episodes[0].steps)
+    chosen = [windows[index] for index in range(count)]
+    batch = {
+        name: torch.from_numpy(np.stack([window[name] for window in chosen]))
+        for name in ("image", "proprio", "action", "action_valid", "future", "future_valid")
+    }
+    for world_model in ("video", "none"):
+        torch.manual_seed(0)
+        config = replace(
+            TINY,
+            world_model=world_model,
+            averaging=0.0,
+            policy=replace(TINY.policy, width=64, euler_steps=8),
+        )
+        interface = Interface(1, 32, 4, 4)
+        agent = ImitationAgent(config, interface, statistics([recording]), "cpu")
+        caption = agent.caption([recording.instruction] * count)
+        batch |= caption
+        from world_models.layers import Optimizer
+
+        if world_model == "video":
+            agent.dynamics_loss(batch)
+            agent.average(1)
+            agent.begin_policy()
+        optimizer = Optimizer(
+            agent.learned_by("policy"), OptimizerConfig(3e-3, clip=1.0, anneal=300, final=0.1)
+        )
+        for update in range(300):
+            loss, _ = agent.policy_loss(batch)
+            optimizer.step(loss) if world_model == "none" else (
+                optimizer.accumulate(loss),
+                optimizer.apply(),
+            )
+            agent.average(update)
+        chunk = agent.act(
+            batch["image"], batch["proprio"], caption, torch.Generator().manual_seed(0)
+        )
+        error = (chunk - batch["action"]).abs()[batch["action_valid"]]
+        assert error.mean() < 0.1, world_model
+
+
+def test_mistakes_are_one_sentence(data, finished, tmp_path):
+    stripped = tmp_path / "stripped.hdf5"
+    stripped.write_bytes(data.read_bytes())
+    with h5py.File(stripped, "r+") as file:
+        for demo in file["data"].values():
+            del demo["obs/corner2_mask"]
+    with pytest.raises(UserError, match="run.py annotate --data"):
+        trained(configured(stripped), tmp_path / "a")
+    assert not (tmp_path / "a" / "config.yaml").exists()
+    trained(configured(stripped, agent=replace(TINY, world_model="none"), dynamics_steps=0,
+                       policy_steps=1), tmp_path / "b")  # fmt: skip
+
+    agent, _, view, _ = imitation.load_agent(finished)
+    with pytest.raises(UserError, match="the task has 2 cameras, the data"):
+        imitation.evaluate(agent, replace(view, camera="corner2,corner"), TASK, 1, 0)
+    with pytest.raises(UserError, match="the task has 6 numbers an action, the data"):
+        imitation.evaluate(agent, View("0", 32, "fast", 2), "dmc/walker-walk", 1, 0)
+    with pytest.raises(UserError, match="unknown task"):
+        imitate(configured(data, task="metaworld/nothing"), RunFolder(tmp_path / "c"))
+    with pytest.raises(UserError, match="batch .* must be a multiple of micro_batch"):
+        configured(data, micro_batch=3)
+    with pytest.raises(UserError, match="unknown preset"):
+        imitation_presets.preset("tiny")
+
+    early = tmp_path / "early"
+    config = configured(data, dynamics_steps=2)
+    run_folder = RunFolder.create_or_resume(early, config)
+    run = imitation.ImitationRun(config, run_folder)
+    run.resume()
+    run.checkpoint()
+    run.close()
+    run_folder.close()
+    with pytest.raises(UserError, match="has no policy yet"):
+        imitation.load_agent(early)
+
+
+@pytest.mark.parametrize("name", imitation_presets.PRESETS)
+def test_presets_fit_their_windows(name):
+    """Every preset's future goes with its VAE, and its pictures with its grid."""
+    config = imitation_presets.preset(name)
+    assert config.agent.windows().future == config.agent.dynamics.future_frames
+    assert config.agent.windows().chunk == config.agent.policy.chunk
+
+
+def test_interrupting_says_how_to_go_on(data, tmp_path):
+    command = [
+        sys.executable, "run.py", "imitate", "--data", str(data), "--task", TASK,
+        "--dynamics-steps", "100000", "--logdir", str(tmp_path / "run"), "--workers", "0",
+        "--batch", "2",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        process.stdout.readline()
+        process.stdout.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "start the same command again to go on" in errors
