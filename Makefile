@@ -46,6 +46,13 @@ help:
 setup: $(VENV)/.renders
 	@echo "ready: $(VENV)"
 
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Two packages that LIBERO brings compile while they are installed: CMake comes from pip (its own
+# folder has to be on the PATH: the command in $(BIN) does not start in pip's build environments),
+# the compiler from the system.
+BUILD_PACKAGES = g++ make
+
 # The stamp is written last, so an installation that was cut off is taken up again.
 $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then \
@@ -60,11 +67,22 @@ $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 			echo "error: $(PYTHON) cannot make virtual environments;" \
 				"install it: sudo apt-get install python3-venv" >&2; exit 1; fi; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@command -v $${CXX:-c++} >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing the system's C++ compiler: $(BUILD_PACKAGES)"; \
+			export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update -qq && \
+			apt-get install -qq -y --no-install-recommends $(BUILD_PACKAGES) >/dev/null; \
+		else \
+			echo "error: LIBERO needs a C++ compiler while it is installed;" \
+				"install one: sudo apt-get install $(BUILD_PACKAGES)" >&2; exit 1; fi; }
 	@echo "installing into $(VENV); PyTorch is large, this takes minutes"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PIP_INSTALL) cmake
+	@PATH="$$($(BIN)/python -c 'import cmake; print(cmake.CMAKE_BIN_DIR)'):$$PATH" \
+		$(PIP_INSTALL) -e '.[dev,libero]'
 	@touch $@
 
-# MuJoCo draws through EGL, which is a system library: the one thing pip cannot bring.
+# MuJoCo draws through EGL, which is a system library: the other thing pip cannot bring.
 RENDER_CHECK = MUJOCO_GL=egl $(BIN)/python -c \
 	'import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()'
 RENDER_PACKAGES = libegl1 libgl1 libgl1-mesa-dri

@@ -74,7 +74,7 @@ class Tasks:
     """List the ids that --task takes, one a line."""
 
     suite: str | None = None
-    """Only this suite: metaworld or dmc."""
+    """Only this suite: metaworld, dmc or libero."""
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,20 @@ setup(
         "matplotlib>=3.9",
         "imageio-ffmpeg>=0.6",
         "pillow>=10",
+        "h5py>=3.11",
+        "diffusers>=0.35",
         "rliable>=1.2",
         "pandas<3",  # rliable 1.2 needs arch, which breaks under pandas 3
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12"],
+        # Two packages it brings compile while they are installed; the Makefile says what they need.
+        "libero": ["hf-libero>=0.1.4", "robosuite==1.4.0"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.12",
+            "robomimic>=0.2",
+        ],
     },
 )

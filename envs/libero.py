@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 
 import numpy as np
 
@@ -28,14 +29,16 @@ CAMERAS = "agentview,robot0_eye_in_hand"
 REQUIREMENT = "hf-libero==0.1.4 robosuite==1.4.0"
 ASSETS = ("scenes", "articulated_objects", "stable_scanned_objects", "stable_hope_objects")
 COLLISION_GROUP = 0  # robosuite draws group 1 only
+JOINT_TAGS = ("joint", "freejoint")
 BURNER_ON = 0.5  # radians of a stove's knob; libero's FlatStove
 
 
 class Libero(MujocoEnvironment):
     """One LIBERO task, ``object/3``. An episode ends with success, ``info["success"]``.
 
-    ``reset(options={"init_state": k})`` starts from the benchmark's k-th recorded state; without,
-    objects are placed anew by the task's own rules, as a function of the seed. Actions (7,): hand
+    ``reset(options={"init_state": k})`` starts from the benchmark's k-th recorded state, with
+    "seed" for k from the one that the seed counts off (seed modulo 50); without, objects are placed
+    anew by the task's own rules, as a function of the seed. Actions (7,): hand
     displacement (±1 is ±0.05 m), rotation (±0.5 rad), gripper (-1 open, +1 close), 20 a second.
     Proprioception (12,): joint angles (7, radians), finger positions (2, metres), hand position
     (3, metres, in the world).
@@ -56,22 +59,22 @@ class Libero(MujocoEnvironment):
     def __init__(self, name: str, config: EnvironmentConfig, seed: int | None = None):
         self.name = name
         part, _, number = name.partition("/")
-        libero = _import_libero()
-        task_map = import_suite("libero.libero.benchmark.libero_suite_task_map", REQUIREMENT)
+        package = pathlib.Path(_import_libero().__file__).parent
         folder = f"libero_{part}"
-        self.task_name = task_map.libero_task_map[folder][int(number)]
-        package = pathlib.Path(libero.__file__).parent
+        self.task_name = _task_names(package)[folder][int(number)]
         self.bddl_file = package / "bddl_files" / folder / f"{self.task_name}.bddl"
         self._init_states_file = package / "init_files" / folder / f"{self.task_name}.pruned_init"
-        with _quiet():
+        with _quiet(), _global_generator(0):
             control = import_suite("libero.libero.envs.env_wrapper", REQUIREMENT).ControlEnv
-            self._simulation = control(
+            make = functools.partial(
+                control,
                 bddl_file_name=str(self.bddl_file),
                 use_camera_obs=False,
                 has_offscreen_renderer=False,
                 hard_reset=False,
                 ignore_done=True,  # the limit is ours
-            ).env
+            )
+            self._simulation = _until_placed(make).env
         words = self._simulation.parsed_problem["language_instruction"]
         self.instruction = words if isinstance(words, str) else " ".join(words)
         self._snapshot = ModelSnapshot(self.model)
@@ -114,16 +117,19 @@ class Libero(MujocoEnvironment):
         seed = int(self.np_random.integers(2**32, dtype=np.uint32))
         self._snapshot.restore()
         with _global_generator(seed), _quiet():
-            self._simulation.reset()
+            _until_placed(self._simulation.reset)
         # The gripper integrates its commands, and a soft reset leaves it where the last episode did
         gripper = self._simulation.robots[0].gripper
         gripper.current_action = np.zeros(gripper.dof)
         if (number := options.get("init_state")) is not None:
+            if number == "seed":
+                number = self.np_random_seed % len(self.init_states)
             if not 0 <= number < len(self.init_states):
                 raise UserError(
                     f"init_state {number} is not one of the {len(self.init_states)} recorded states"
                 )
             self._simulation.sim.set_state_from_flattened(self.init_states[number])
+            self.data.qacc_warmstart[:] = 0  # of the placements drawn before
             self._simulation.sim.forward()
         for _ in range(SETTLING_STEPS):
             self._simulation.step(np.array(STAND_STILL))
@@ -131,6 +137,9 @@ class Libero(MujocoEnvironment):
 
     def _step_simulation(self, action):
         _, reward, success, _ = self._simulation.step(action)
+        # MuJoCo's step leaves the poses from before its last substep; the picture, and with it
+        # what is recorded, shows the state that was reached.
+        self._refresh_what_is_drawn()
         self._steps += 1
         out_of_time = self._steps >= self.max_env_steps
         success = bool(success)
@@ -180,39 +189,81 @@ class Libero(MujocoEnvironment):
                 self.model.site(site).rgba[3] = float(on)
         yield
 
-    # Recording and replaying (envs/demonstrations.py)
+    # Recording and replaying (envs/recording.py)
 
-    def model_file(self) -> str:
-        """The model as MJCF, with the fixtures where this episode's reset has put them."""
+    def recorded_model(self):
+        """``model_file``: the model as MJCF, fixtures where this episode's reset has put them."""
         from xml.etree import ElementTree
 
         tree = ElementTree.fromstring(self._simulation.model.get_xml())
-        for body in tree.iter("body"):
-            name = body.get("name")
-            if name is not None and self.model.body_parentid[self.model.body(name).id] == 0:
-                number = self.model.body(name).id
-                body.set("pos", _numbers(self.model.body_pos[number]))
-                body.set("quat", _numbers(self.model.body_quat[number]))
-        return ElementTree.tostring(tree, encoding="unicode")
+        for element in tree.iter("body"):
+            name = element.get("name")
+            body = self.model.body(name).id if name else 0
+            if body and self.model.body_parentid[body] == 0:
+                element.set("pos", _numbers(self.model.body_pos[body]))
+                element.set("quat", _numbers(self.model.body_quat[body]))
+        return {"model_file": ElementTree.tostring(tree, encoding="unicode")}
 
-    def restore(self, model_file: str) -> None:
-        """Take the model of a recorded episode; ``observe_state`` then shows its states.
+    def restore(self, recorded):
+        """Take the model of a recorded episode; ``show`` draws its states.
 
         Raises:
             UserError: the model cannot be loaded, or has another task's joints.
         """
-        joints = self.model.nq, self.model.nv
+        from xml.etree import ElementTree
+
+        expected = [self.model.joint(number).name for number in range(self.model.njnt)]
         try:
+            tree = ElementTree.fromstring(recorded["model_file"])
+            found = {joint.get("name") for kind in JOINT_TAGS for joint in tree.iter(kind)}
+            if missing := set(expected) - found - {""}:
+                raise UserError(
+                    f"the recorded model has no joint {min(missing)}, that of libero/{self.name}"
+                    " has: it is another task's"
+                )
             with _quiet():
-                self._simulation.reset_from_xml_string(_with_local_assets(model_file))
+                self._simulation.reset_from_xml_string(_with_local_assets(recorded["model_file"]))
+        except UserError:
+            raise
         except Exception as error:
-            raise UserError(f"cannot load the recorded model of {self.name}: {error}") from error
-        if (self.model.nq, self.model.nv) != joints:
             raise UserError(
-                f"the recorded model has {self.model.nq} positions, that of libero/{self.name}"
-                f" {joints[0]}; it is another task's"
+                f"cannot load the recorded model of libero/{self.name}: {error}"
+            ) from error
+        finally:
+            self._simulation.deterministic_reset = False  # robosuite leaves it when it fails
+        if self.model.njnt != len(expected):
+            raise UserError(
+                f"the recorded model has {self.model.njnt} joints, that of libero/{self.name}"
+                f" {len(expected)}: it is another task's"
             )
         self._snapshot = ModelSnapshot(self.model)
+
+    def show_after(self, state: np.ndarray, actions: np.ndarray, robot: dict) -> dict:
+        """The observation that the last of an episode's actions led to.
+
+        LIBERO's own files end with a picture of a state they do not hold: the step is simulated,
+        then the robot put where it was recorded.
+
+        Args:
+            state: in which the last action was taken, (1 + nq + nv,).
+            actions: of the whole episode, (T, 7): what the gripper has integrated by then.
+            robot: ``joint_states`` (7,) and ``gripper_states`` (2,) afterwards.
+        """
+        simulation = self._simulation
+        simulation.sim.set_state_from_flattened(state)
+        simulation.sim.forward()
+        gripper = simulation.robots[0].gripper
+        gripper.current_action = np.array([1.0, -1.0])  # open, as after settling
+        substeps = int(simulation.control_timestep / simulation.model_timestep)
+        for action in actions[:-1, -1]:
+            for _ in range(substeps):
+                gripper.format_action(np.array([action]))
+        simulation.step(actions[-1])
+        arm = simulation.robots[0]
+        self.data.qpos[arm._ref_joint_pos_indexes] = robot["joint_states"]
+        self.data.qpos[arm._ref_gripper_joint_pos_indexes] = robot["gripper_states"]
+        self._refresh_what_is_drawn()
+        return self._observe()
 
     def problem(self) -> dict[str, str]:
         """LIBERO's own description of a task, as its demonstrations carry it (``problem_info``)."""
@@ -229,6 +280,22 @@ class Libero(MujocoEnvironment):
         if self._simulation is not None:
             self._simulation.close()
             self._simulation = None
+
+
+def task_of_problem(folder: str, name: str) -> str:
+    """The id of the task that a problem file describes: "libero/object/0".
+
+    Args:
+        folder: of the problem file, "libero_object".
+        name: of the problem file, without its suffix.
+
+    Raises:
+        UserError: LIBERO is not installed, or knows no such task.
+    """
+    names = _task_names(pathlib.Path(_import_libero().__file__).parent).get(folder, ())
+    if name not in names:
+        raise UserError(f"LIBERO has no task {folder}/{name}")
+    return f"libero/{folder.removeprefix('libero_')}/{list(names).index(name)}"
 
 
 def _numbers(values: np.ndarray) -> str:
@@ -258,8 +325,11 @@ def _import_libero():
         }
         try:
             config_folder.mkdir(parents=True, exist_ok=True)
-            # JSON is YAML
-            config_file.write_text(json.dumps(paths, indent=2))
+            written = config_file.with_suffix(
+                f".{os.getpid()}"
+            )  # several workers may start at once
+            written.write_text(json.dumps(paths, indent=2))  # JSON is YAML
+            written.replace(config_file)
         except OSError as error:
             raise UserError(
                 f"cannot write {config_file} ({error.strerror}); set LIBERO_CONFIG_PATH to a folder"
@@ -274,9 +344,14 @@ def _import_libero():
 def _find_libero():
     import importlib.util
 
-    spec = importlib.util.find_spec("libero")
+    try:
+        spec = importlib.util.find_spec("libero")
+    except (ImportError, ValueError):  # made unimportable
+        spec = None
     if spec is None:
-        raise UserError(f"libero is not installed; install the suite with `pip install {REQUIREMENT}`")
+        raise UserError(
+            f"libero is not installed; install the suite with `pip install {REQUIREMENT}`"
+        )
     return spec
 
 
@@ -304,6 +379,25 @@ def _find_assets(config_file: pathlib.Path, package: pathlib.Path) -> pathlib.Pa
         " libero.libero import get_assets_path; get_assets_path()'`, or name the folder that holds"
         f" them as assets: in {config_file}"
     )
+
+
+def _task_names(package: pathlib.Path) -> dict[str, list[str]]:
+    """The tasks of each suite in the benchmark's order.
+
+    The file alone: importing the package around it takes PyTorch, seconds in every worker process.
+    """
+    return runpy.run_path(str(package / "benchmark" / "libero_suite_task_map.py"))[
+        "libero_task_map"
+    ]
+
+
+def _until_placed(draw):
+    """What `draw` returns, called again while its random placements leave an object no room."""
+    from robosuite.utils.errors import RandomizationError
+
+    while True:
+        with contextlib.suppress(RandomizationError):
+            return draw()
 
 
 def _with_local_assets(model_file: str) -> str:

@@ -127,8 +127,8 @@ def test_lqr_is_one_system_everywhere():
 
 
 def test_the_quadruped_is_seen_by_camera_2_and_others_by_0(environment):
-    assert environment("dmc/quadruped-fetch", quality="fast", masks=True)._camera == 2
-    assert environment("dmc/walker-walk", quality="fast", masks=True)._camera == 0
+    assert environment("dmc/quadruped-fetch", quality="fast", masks=True)._camera_numbers == [2]
+    assert environment("dmc/walker-walk", quality="fast", masks=True)._camera_numbers == [0]
 
 
 def test_manipulation_does_not_render_its_own_cameras():
@@ -169,7 +169,7 @@ def test_full_quality_is_exactly_mujocos_own_picture_the_right_way_up(task):
     one.reset(seed=0)
     image = one.reset(seed=1)[0]["image"]  # the second episode: height fields are uploaded again
     reference = mujoco.Renderer(one.model, 64, 64)
-    reference.update_scene(one.data, one._camera)
+    reference.update_scene(one.data, one._camera_numbers[0])
     np.testing.assert_array_equal(image, reference.render())
     reference.close()
     one.close()
@@ -180,6 +180,6 @@ def test_fast_and_full_pictures_show_the_same_scene(environment):
         one = environment(f"dmc/{task}", quality="fast", masks=True)
         fast = one.reset(seed=1)[0]["image"].astype(int)
         renderer = Renderer(one.model, 64, 64, "full")
-        renderer.update(one.data, one._camera)
+        renderer.update(one.data, one._camera_numbers[0])
         assert np.abs(fast - renderer.image()).mean() < 20
         renderer.close()

@@ -28,7 +28,8 @@ def run_python(code, **variables):
 def test_importing_envs_loads_neither_a_simulator_nor_torch():
     code = (
         "import sys, envs; envs.tasks();"
-        "print([m for m in ('torch', 'mujoco', 'metaworld', 'dm_control') if m in sys.modules])"
+        "suites = ('metaworld', 'dm_control', 'libero', 'robosuite');"
+        "print([m for m in ('torch', 'mujoco', *suites) if m in sys.modules])"
     )
     assert run_python(code).stdout.strip() == "[]"
 
@@ -44,8 +45,38 @@ def test_the_task_lists_are_those_of_the_installed_suites():
     vision = [name for name in manipulation.ALL if name.endswith("_vision")]
     expected |= {f"dmc/{name.removesuffix('_vision')}" for name in vision}
     assert set(envs.tasks("dmc")) == expected
-    assert envs.tasks() == envs.tasks("metaworld") + envs.tasks("dmc")
+    assert len(envs.tasks("libero")) == 130  # tests/envs/test_libero.py compares the names
+    assert envs.tasks() == [task for name in ("metaworld", "dmc", "libero")
+                            for task in envs.tasks(name)]  # fmt: skip
     assert envs.suite("dmc/walker-walk") == "dmc"
+    assert envs.suite("libero/10/9") == "libero"
+
+
+def test_a_name_may_stand_for_several_tasks():
+    assert envs.expand("dmc/walker-walk") == ["dmc/walker-walk"]
+    assert envs.expand("libero/object") == [f"libero/object/{number}" for number in range(10)]
+    assert envs.expand("libero") == envs.tasks("libero")
+    ten = envs.expand("metaworld/mt10")
+    assert len(ten) == 10
+    assert set(ten) < set(envs.tasks("metaworld"))
+    # each once, in the order of naming
+    several = envs.expand("metaworld/window-close, metaworld/mt10,dmc/walker-walk")
+    assert several[0] == "metaworld/window-close"
+    assert sorted(several[:-1]) == sorted(ten)
+    assert several[-1] == "dmc/walker-walk"
+
+
+@pytest.mark.parametrize("names", ["metaworld/mt11", "metaworld/reach,libero/objects", ""])
+def test_a_name_that_stands_for_nothing_is_a_mistake(names):
+    with pytest.raises(UserError, match="unknown task"):
+        envs.expand(names)
+
+
+def test_the_action_repeat_is_what_is_asked_for_or_the_suites_own(environment):
+    assert envs.action_repeat("metaworld/reach") == envs.action_repeat("dmc/walker-walk") == 2
+    assert envs.action_repeat("libero/object/0") == 1
+    assert envs.action_repeat("libero/object/0", 3) == 3
+    assert environment("metaworld/reach", quality="fast").action_repeat == 2
 
 
 @pytest.mark.parametrize(
@@ -56,6 +87,11 @@ def test_the_task_lists_are_those_of_the_installed_suites():
         ("window-close", {}, "metaworld/window-close"),
         ("metaworld/reach", {"camera": "corner9"}, r"corner2 \(2\)"),
         ("metaworld/reach", {"camera": 99}, "unknown camera"),
+        ("metaworld/reach", {"camera": "corner2,corner9"}, r"unknown camera 'corner9'"),
+        ("metaworld/reach", {"camera": "corner2, corner2"}, "named twice"),
+        ("metaworld/reach", {"orientation": "flipped"}, "upright, opengl, mirrored"),
+        ("libero/object/10", {}, "libero/object/1"),
+        ("libero/objects/1", {}, "libero/object/1"),
         ("metaworld/reach", {"size": 0}, "size must be"),
         ("metaworld/reach", {"size": 64.5}, "size must be"),
         ("metaworld/reach", {"quality": "best"}, "full or fast"),

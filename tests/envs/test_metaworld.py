@@ -73,7 +73,7 @@ def test_rendering_at_either_quality_leaves_the_physics_alone_and_shows_one_scen
     def observe_in_full():
         for name, renderer in renderers.items():
             with one._as_drawn():
-                renderer.update(one.data, one._camera)
+                renderer.update(one.data, one._camera_numbers[0])
             pictures[name] = renderer.image().astype(int)
         return {}
 
@@ -150,6 +150,40 @@ def test_the_picture_is_upright_and_mirrored(environment):
     reference.close()
     assert np.abs(image - expected).mean() < 16
     assert np.abs(image[::-1] - expected).mean() > 30
+
+
+def test_several_cameras_show_what_each_shows_alone(environment):
+    """Of which one is mounted upside down and the other is not."""
+    both = environment(
+        "metaworld/reach", camera="corner2,gripperPOV", quality="fast", masks=True, proprio=True
+    )
+    seen, _ = both.reset(seed=4)
+    seen = both.step(np.ones(4, np.float32))[0]
+    assert both.observation_space.contains(seen)
+    assert {name: value.shape for name, value in seen.items()} == {
+        "image": (2, 64, 64, 3),
+        "mask": (2, 64, 64),
+        "proprio": (4,),
+    }
+    assert [both._upside_down(number) for number in both._camera_numbers] == [True, False]
+    for index, camera in enumerate(both.cameras):
+        one = environment("metaworld/reach", camera=camera, quality="fast", masks=True)
+        one.reset(seed=4)
+        alone = one.step(np.ones(4, np.float32))[0]
+        np.testing.assert_array_equal(seen["image"][index], alone["image"])
+        np.testing.assert_array_equal(seen["mask"][index], alone["mask"])
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [("opengl", lambda picture: picture[::-1]), ("mirrored", lambda picture: picture[:, ::-1])],
+)
+def test_an_orientation_turns_picture_and_mask_alike(orientation, turned, environment):
+    upright, _ = environment("metaworld/reach", quality="fast", masks=True).reset(seed=0)
+    one = environment("metaworld/reach", quality="fast", masks=True, orientation=orientation)
+    seen, _ = one.reset(seed=0)
+    for name, value in seen.items():
+        np.testing.assert_array_equal(value, turned(upright[name]))
 
 
 def test_full_quality_is_exactly_mujocos_own_picture():

@@ -72,7 +72,7 @@ class Mistaken:
         one._reset_simulation = self.fail
         return one
 
-    def fail(self):
+    def fail(self, options):
         raise self.error
 
 
