@@ -66,8 +66,8 @@ def paper_budget(task: str) -> int:
 
 
 def _cpu(task: str, suite: str) -> OnlineConfig:
-    # Manipulation: reach quickly, then hold. DMC: balance and gaits. There .97 looks too short ahead
-    # (.7 s of a cartpole), and a fifth of the steps at the bounds, or a wide policy, is too rough.
+    # Manipulation: reach quickly, then hold. DMC: balance and gaits; there .97 looks too short
+    # ahead (.7 s of a cartpole); a fifth of the steps at the bounds, or a wide policy, is rough.
     # Its thin bodies have a sixth of the pixel variance of an arm, so the loss is measured in it.
     # An episode has half the agent steps per environment step: more updates cost the same time.
     dmc = suite == "dmc"
