@@ -41,6 +41,8 @@ from agents.rollout import RandomAgent
 from agents.run_folder import RunFolder
 from agents.training import choose_device
 from errors import UserError
+from results.benchmark_tables import markdown
+from results.loading import measure_loading
 
 Mode = Literal["eager", "preset", "compiled"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +72,8 @@ class Benchmark:
     """Sizes at which sampling is measured, in frames; 2,000,000 take 25 GB of disk."""
     environments: tuple[str, ...] = ("metaworld/window-close", "dmc/walker-walk")
     """Tasks whose steps and pictures are timed."""
+    demonstrations: int = 6
+    """Demonstrations recorded to measure how fast windows are read; 0 leaves it out."""
     out: Path | None = None
     """Write OUT.md and OUT.json; without, print only."""
     json: bool = False
@@ -413,89 +417,13 @@ def measure(options: Benchmark) -> dict[str, Any]:
         result["parts"] = measure_parts(options, config, replay, action)
         result["environments"] = measure_environments(options, config)
         result["replay"] = measure_replay(options, config, replay)
+        if options.demonstrations:
+            result["loading"] = measure_loading(
+                Path(folder), options.demonstrations, options.rounds
+            )
     if options.loop_steps:
         result["loop"] = measure_loop(options, config)
     return result
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The tables."""
-    options = result["options"]
-    modes = options["compare"]
-    times = result["parts"]["milliseconds"]
-    arithmetic = result["arithmetic"]
-    operations = arithmetic["operations_per_update"]
-    lines = [
-        f"# Benchmark: {options['task']}, preset {options['preset']}, {result['device']}",
-        "",
-        f"`{result['command']}` at {result['commit']}",
-        "",
-        f"Hardware: {result['hardware']}; {result['threads']} threads. Versions: "
-        + ", ".join(f"{name} {v}" for name, v in result["versions"].items())
-        + ".",
-        "",
-        "Medians of milliseconds over calls taken in turns, quartiles in brackets; an update of "
-        "which the autoencoder's part is due every other time is a mean over whole periods.",
-        "",
-        "| part | " + " | ".join(modes) + " | "
-        + " | ".join(f"{modes[0]} / {mode}" for mode in modes[1:]) + " |",
-        "|---" * (2 * len(modes)) + "|",
-    ]  # fmt: skip
-    for name in times[modes[0]]:
-        kind = "mean" if name == "whole update" else "median"
-        cells = [
-            f"{times[m][name][kind]:.1f} ({times[m][name]['low']:.1f} to "
-            f"{times[m][name]['high']:.1f})"
-            for m in modes
-        ]
-        ratios = [f"{times[modes[0]][name][kind] / times[m][name][kind]:.2f}" for m in modes[1:]]
-        lines.append("| " + " | ".join([name, *cells, *ratios]) + " |")
-    first = ", ".join(
-        f"{mode} {seconds:.0f} s"
-        for mode, seconds in result["parts"]["first_calls_seconds"].items()
-    )
-    lines += ["", f"Until every part has run twice, compiling included: {first}.", ""]
-    rates = arithmetic["matrix_product_per_second"]
-    floor = 1e3 * operations / max(rates.values())  # ms
-    lines += [
-        f"An update is {operations / 1e9:.1f} G floating-point operations in matrix products and "
-        "convolutions (the autoencoder's share averaged). A large matrix product here does "
-        + ", ".join(f"{rate / 1e9:,.0f} G a second in {name}" for name, rate in rates.items())
-        + ": at the better rate "
-        f"{floor:.0f} ms an update. Share of that rate: "
-        + ", ".join(f"{m} {100 * floor / times[m]['whole update']['mean']:.0f} %" for m in modes)
-        + ".",
-        "",
-    ]
-    if "loop" in result:
-        loop = result["loop"]
-        lines += [
-            f"The loop: {loop['environment_steps_per_second']:.1f} environment steps and "
-            f"{loop['updates_per_second']:.2f} updates a second. "
-            + ", ".join(f"{name} {100 * share:.1f} %" for name, share in loop["share"].items())
-            + f". From start to the first step {loop['start_up_seconds']:.1f} s; "
-            f"`run.py --help` {result['help_seconds']:.2f} s. Memory of the process: "
-            + ", ".join(f"{name} {value:,.0f} MiB" for name, value in loop["memory"].items())
-            + ".",
-            "",
-        ]
-    names = next(iter(result["environments"].values()))
-    lines += ["| environment (ms) | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for task, values in result["environments"].items():
-        cells = [f"{values[name]:.2f}" for name in names]
-        lines.append("| " + " | ".join([task, *cells]) + " |")
-    lines += [
-        "",
-        "| replay, frames | on disk | windows (ms) | single frames (ms) | own memory | growth |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in result["replay"]:
-        lines.append(
-            f"| {row['frames']:,} | {row['disk_bytes'] / 2**30:.2f} GiB | "
-            f"{row['windows_milliseconds']:.2f} | {row['frames_milliseconds']:.2f} | "
-            f"{row['own_memory']:,.0f} MiB | {row['own_memory_growth']:.1f} MiB |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def main(options: Benchmark) -> None:

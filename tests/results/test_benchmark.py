@@ -21,7 +21,7 @@ def result():
     return benchmark.measure(
         Benchmark(
             TASK, rounds=1, repeats=2, loop_steps=60, replay_frames=(1500, 3000),
-            environments=(TASK,),
+            environments=(TASK,), demonstrations=1,
         )
     )  # fmt: skip
 
@@ -52,6 +52,13 @@ def test_shares_of_the_loop_add_up(result):
     # One update for three agent steps of two environment steps each.
     ratio = loop["environment_steps_per_second"] / loop["updates_per_second"]
     assert ratio == pytest.approx(6, rel=0.3)
+
+
+def test_windows_of_demonstrations_are_read_in_every_way(result):
+    rates = result["loading"]["windows_per_second"]
+    assert set(rates) >= {"plain h5py", "Windows", "DataLoader, 1 worker"}
+    assert all(rate > 0 for rate in rates.values())
+    assert "| plain h5py |" in benchmark.markdown(result)
 
 
 def test_replay_is_on_disk(result):
