@@ -215,7 +215,7 @@ def _spread(times: list[float]) -> dict[str, float]:
 
 
 def measure_environments(options: Benchmark, config: OnlineConfig) -> dict[str, dict[str, float]]:
-    """Milliseconds of an agent step without and with its picture, of a picture, and of a mask."""
+    """Milliseconds of a control step, of the pictures of all cameras, and of one mask."""
     device = torch.device("cpu")
     result = {}
     for task in options.environments:
@@ -228,8 +228,9 @@ def measure_environments(options: Benchmark, config: OnlineConfig) -> dict[str, 
             classes = environment._classes()
 
             def picture(environment=environment, renderer=renderer):
-                renderer.update(environment.data, environment._camera)
-                renderer.image()
+                for camera in environment._camera_numbers:
+                    renderer.update(environment.data, camera)
+                    renderer.image()
 
             calls = {
                 "control step": lambda e=environment, a=action: e._step_simulation(e._rescale(a)),

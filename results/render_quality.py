@@ -51,7 +51,7 @@ def measure(task: str) -> dict:
 
     def draw(renderer):
         with environment._as_drawn():
-            renderer.update(environment.data, environment._camera)
+            renderer.update(environment.data, environment._camera_numbers[0])
         return renderer.image()
 
     result = {"task": task, "mask": observation["mask"], "fast": draw(fast), "full": draw(full)}
