@@ -125,7 +125,7 @@ def make(
         masks: observe class ids as well (``envs.semantics``).
         proprio: observe the robot's own state as well.
         shift: visual shifts with their strengths, "lighting:0.5+noise:0.2" (``envs.shifts``).
-        orientation: of pictures and masks, "upright", "opengl" or "mirrored" (``EnvironmentConfig``).
+        orientation: of pictures, "upright", "opengl" or "mirrored" (``EnvironmentConfig``).
 
     Raises:
         UserError: unknown task, camera, shift, or value; the suite is not installed; no GL context.

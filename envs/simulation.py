@@ -355,9 +355,12 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         return self._observe()
 
     def render(self) -> np.ndarray:
-        """The picture of the latest observation, (size, size, 3) uint8."""
+        """The picture of the latest observation, (size, size, 3) uint8; several cameras' side by
+        side, (size, cameras·size, 3)."""
         if self._image is None:
             raise gymnasium.error.ResetNeeded("call reset() before render()")
+        if len(self.cameras) > 1:
+            return np.concatenate(list(self._image), axis=1)
         return self._image.copy()
 
     def close(self) -> None:

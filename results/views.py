@@ -62,7 +62,11 @@ def observe(task: str, options: Views, shift: str = "") -> dict[str, np.ndarray]
         for _ in range(STEPS):
             action = rng.uniform(-1, 1, environment.action_space.shape)
             observation = environment.step(action.astype(np.float32))[0]
-        return observation
+        several = len(environment.cameras) > 1
+        return {  # cameras side by side
+            name: np.concatenate(list(views), axis=1) if several else views
+            for name, views in observation.items()
+        }
     finally:
         environment.close()
 

@@ -165,6 +165,7 @@ def test_several_cameras_show_what_each_shows_alone(environment):
         "mask": (2, 64, 64),
         "proprio": (4,),
     }
+    assert both.render().shape == (64, 128, 3)
     assert [both._upside_down(number) for number in both._camera_numbers] == [True, False]
     for index, camera in enumerate(both.cameras):
         one = environment("metaworld/reach", camera=camera, quality="fast", masks=True)
