@@ -1,0 +1,692 @@
+"""The video model of masks: its target, its flow, its cameras, and that it learns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import nn
+
+from errors import UserError
+from mask_classes import NAMES, UNLABELLED
+from world_models.mask_dynamics import (
+    LatentStatistics,
+    LTXVideoTransformer3DModel,
+    MaskDynamics,
+    MaskDynamicsConfig,
+    TransformerConfig,
+    VideoVAEConfig,
+    interpolate,
+    kl,
+    photometric_jitter,
+    small,
+)
+from world_models.video_targets import MaskVideoTarget, PixelVideoTarget, make_video_target
+
+B, V, H, FUTURE, SIZE, L, CAPTION = 2, 2, 3, 5, 16, 4, 6
+G, K, C, D = 4, 3, 5, 24  # f_s = 8 and f_t = 2: a 2×2 grid, 3 latent frames of the future
+N = (H + K) * G
+VAE = VideoVAEConfig(C, widths=(8,), blocks=(0, 0), scaling=(True,))
+TINY = MaskDynamicsConfig(
+    vae=VAE,
+    transformer=TransformerConfig(layers=3, heads=2, head_width=D // 2),
+    future_frames=FUTURE,
+)
+
+
+def make(cameras=V, seed=0, **options):
+    torch.manual_seed(seed)
+    return MaskDynamics(dataclasses.replace(TINY, **options), cameras, CAPTION)
+
+
+def make_batch(cameras=V, seed=1, pixels=False):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (B, cameras, FUTURE, SIZE, SIZE)
+    future = torch.randint(0, 256 if pixels else 8, shape + (3,) * pixels, generator=generator)
+    image = torch.randint(0, 256, (B, cameras, H, SIZE, SIZE, 3), generator=generator)
+    return {
+        "image": image.to(torch.uint8),
+        "future": future.to(torch.uint8),
+        "future_valid": torch.ones(B, FUTURE, dtype=torch.bool),
+        "text": torch.randn(B, L, CAPTION, generator=generator),
+        "text_mask": torch.ones(B, L, dtype=torch.bool),
+    }
+
+
+def seeded(seed=3):
+    return torch.Generator().manual_seed(seed)
+
+
+def see(batch):
+    return batch["image"], batch["text"], batch["text_mask"]
+
+
+@torch.no_grad()
+def encode(model, batch):
+    """Latents of history (B, V, H·G, C) and future (B, V, K·G, C), not normalised."""
+    history = model._history(batch["image"] / 127.5 - 1)
+    return history, model._tokens(model._encode(model.target.encode(batch).flatten(0, 1))[0])
+
+
+class Recorder(nn.Module):
+    """In the transformer's place: notes what it is given and answers `answer` everywhere."""
+
+    def __init__(self, answer=0.0):
+        super().__init__()
+        self.answer, self.calls = answer, []
+
+    def forward(self, latents, positions, timestep, *others):
+        self.calls.append((latents, timestep))
+        return torch.full_like(latents, self.answer), []
+
+
+# ------------------------------------------------------------------------------- the targets
+
+
+def frames(future, valid=None):
+    shape = future.shape[0], future.shape[2]
+    valid = torch.ones(shape, dtype=torch.bool) if valid is None else valid
+    return {"future": future, "future_valid": valid}
+
+
+def test_every_class_comes_back_from_its_own_corner_of_the_colour_cube():
+    target = MaskVideoTarget()
+    ids = torch.arange(len(NAMES), dtype=torch.uint8).view(1, 1, 2, 2, 2)
+    picture = target.encode(frames(ids))
+    assert picture.shape == (1, 1, 2, 2, 2, 3)
+    assert (picture.abs() == 1).all()
+    assert len({tuple(c) for c in picture.view(-1, 3).tolist()}) == len(NAMES)
+    decoded = target.decode(picture)
+    assert decoded.dtype == torch.uint8
+    assert torch.equal(decoded, ids)
+    assert torch.equal(target.to_image(picture), target.palette[ids.long()])
+
+
+def test_decoding_is_the_nearest_of_the_eight_colours():
+    target = MaskVideoTarget()
+    corners = target.encode(frames(torch.arange(8, dtype=torch.uint8).view(1, 1, 1, 2, 4)))
+    picture = 3 * torch.randn(1000, 3, generator=seeded())
+    nearest = torch.cdist(picture, corners.view(8, 3)).argmin(-1)
+    assert torch.equal(target.decode(picture).long(), nearest)
+
+
+def test_mask_loss_is_l1_plus_cross_entropy_over_squared_distances():
+    target = MaskVideoTarget().double()
+    ids = torch.randint(0, 8, (1, 1, 2, 3, 3), generator=seeded()).to(torch.uint8)
+    batch = frames(ids)
+    picture = torch.randn(1, 1, 2, 3, 3, 3, generator=seeded(), dtype=torch.float64)
+    corners = target.encode(frames(torch.arange(8, dtype=torch.uint8).view(1, 1, 1, 2, 4)))
+    logits = -(picture.view(-1, 1, 3) - corners.view(1, 8, 3)).square().sum(-1)
+    expected = F.cross_entropy(logits, ids.flatten().long())
+    expected = expected + (picture - target.encode(batch)).abs().mean()
+    torch.testing.assert_close(target.loss(picture, batch), expected)
+
+
+@pytest.mark.parametrize("name", ["masks", "pixels"])
+def test_frames_behind_the_episodes_end_and_unlabelled_pixels_count_in_no_loss(name):
+    target = make_video_target(name)
+    batch = make_batch(pixels=name == "pixels")
+    batch["future_valid"][0, 3:] = False
+    if name == "masks":
+        batch["future"][1, 0, 2, :8] = UNLABELLED
+    picture = torch.zeros(B, V, FUTURE, SIZE, SIZE, 3, requires_grad=True)
+    target.loss(picture + 0.1, batch).backward()
+    assert (picture.grad[0, :, 3:] == 0).all()
+    assert (picture.grad[0, :, :3] != 0).any(-1).all()
+    if name == "masks":
+        assert (picture.grad[1, 0, 2, :8] == 0).all()
+        assert target.encode(batch)[1, 0, 2, :8].abs().max() == 0  # drawn in the cube's centre
+        ids = torch.where(batch["future"] == UNLABELLED, 0, batch["future"])
+        exact = target.encode(batch | {"future": ids})
+        assert target.measure(exact, batch)["iou/mean"] == 1
+
+
+def test_pictures_come_back_as_they_were_and_their_loss_is_the_mean_difference():
+    target = PixelVideoTarget()
+    batch = frames(
+        torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 16, 16, 1).expand(*[-1] * 5, 3)
+    )
+    picture = target.encode(batch)
+    assert (picture.min(), picture.max()) == (-1, 1)
+    assert torch.equal(target.decode(picture), batch["future"])
+    assert torch.equal(target.to_image(picture), batch["future"])
+    torch.testing.assert_close(target.loss(picture + 0.25, batch), torch.tensor(0.25))
+
+
+def test_a_users_own_target_is_taken_and_half_a_one_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_video_target.py").write_text(
+        "from world_models.video_targets import PixelVideoTarget\n"
+        "class Dim(PixelVideoTarget):\n"
+        "    def encode(self, batch):\n"
+        "        return 0.5 * super().encode(batch)\n"
+        "class Four(Dim):\n"
+        "    channels = 4\n"
+    )
+    batch = make_batch(pixels=True)
+    model = make(target="own_video_target:Dim")
+    assert model.target.encode(batch).abs().max() <= 0.5
+    assert model.loss(batch)[0].isfinite()
+    for name, complaint in {
+        "own_video_target:Four": "3 channels",
+        "world_models.targets:PixelTarget": "lacks encode and decode",
+        "pixels+masks": "lacks encode and decode",
+        "mask": "unknown target 'mask'",
+    }.items():
+        with pytest.raises(UserError, match=complaint):
+            make_video_target(name)
+
+
+# ------------------------------------------------------------------------------- the latents
+
+
+def test_statistics_are_those_of_all_latents_seen_and_stop_when_frozen():
+    statistics = LatentStatistics(C).double()
+    generator, seen = seeded(), []
+    for size in (1, 7, 3, 20):
+        latents = 5 + size * torch.randn(size, 2, C, generator=generator, dtype=torch.float64)
+        statistics.see(latents)
+        seen.append(latents.view(-1, C).numpy())
+        everything = np.concatenate(seen)
+        np.testing.assert_allclose(statistics.mean, everything.mean(0))
+        np.testing.assert_allclose(statistics.variance.sqrt(), everything.std(0))
+    before = {name: value.clone() for name, value in statistics.state_dict().items()}
+    statistics.frozen.fill_(True)
+    statistics.see(100 * torch.ones(4, C, dtype=torch.float64))
+    for name in ("mean", "variance", "count"):
+        assert torch.equal(statistics.state_dict()[name], before[name])
+
+
+def test_latents_return_from_normalisation():
+    statistics = LatentStatistics(C)
+    latents = 3 + 2 * torch.randn(50, C, generator=seeded())
+    statistics.see(latents)
+    normalised = statistics.normalise(latents)
+    torch.testing.assert_close(normalised.mean(0), torch.zeros(C), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normalised.std(0, correction=0), torch.ones(C))
+    torch.testing.assert_close(statistics.undo(normalised), latents)
+
+
+def test_the_model_counts_every_latent_once_while_it_trains_and_none_otherwise():
+    model, batch = make(jitter=0.0), make_batch()
+    model.eval().loss(batch)
+    assert model.statistics.count == 0
+    model.train().loss(batch)
+    assert model.statistics.count == B * V * N
+    latents = torch.cat(encode(model, batch), dim=2).flatten(0, 2)
+    torch.testing.assert_close(model.statistics.mean, latents.mean(0))
+    torch.testing.assert_close(model.statistics.variance, latents.var(0, correction=0))
+
+
+def test_divergence_sums_over_all_axes_of_a_clip():
+    mean, logvar = torch.randn(2, 3, C, 2, 2, 2, generator=seeded())
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(
+        normal(mean, (0.5 * logvar).exp()), normal(torch.zeros(()), torch.ones(()))
+    )
+    torch.testing.assert_close(kl((mean, logvar)), expected.sum((1, 2, 3, 4)).mean())
+
+
+# ---------------------------------------------------------------------------------- the flow
+
+
+def test_interpolation_goes_straight_from_noise_to_data():
+    noise = torch.tensor([[1.0], [1.0], [1.0]], dtype=torch.float64)
+    data = torch.tensor([[5.0], [5.0], [5.0]], dtype=torch.float64)
+    time = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
+    assert interpolate(noise, data, time).flatten().tolist() == [1.0, 2.0, 5.0]
+
+
+def test_the_flow_loss_is_the_distance_to_data_minus_noise():
+    """By hand, from what the transformer was given: z_0 = (z_s − s·z_1)/(1 − s)."""
+    model, batch = make().eval(), make_batch()
+    model.statistics.see(torch.cat(encode(model, batch), dim=2))
+    answer = 0.3
+    model.transformer = Recorder(answer)
+    _, metrics = model.loss(batch, seeded())
+    [(latents, timestep)] = model.transformer.calls
+    history, future = (model.statistics.normalise(z).double() for z in encode(model, batch))
+    assert timestep.shape == (B, H + K)
+    assert timestep.dtype == torch.float32
+    torch.testing.assert_close(latents[:, :, : H * G].double(), history)  # clean, and says so
+    assert (timestep[:, :H] == 0).all()
+    s = (1 - timestep[:, -1].double() / 1000)[:, None, None, None]
+    assert ((s > 0) & (s < 1)).all()
+    assert (timestep[:, H:] == timestep[:, -1:]).all()
+    noise = (latents[:, :, H * G :].double() - s * future) / (1 - s)
+    assert abs(noise.mean()) < 0.2
+    assert abs(noise.std() - 1) < 0.2
+    velocity = -answer  # LTX's output points from data to noise
+    expected = (velocity - (future - noise)).square().mean()
+    torch.testing.assert_close(metrics["flow"].double(), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1])
+def test_history_is_noised_up_to_the_ratio_in_training_and_never_outside(ratio):
+    model, batch = make(history_noise=ratio, jitter=0.0), make_batch()
+    model.freeze_statistics()
+    model.transformer = Recorder()
+    history, _ = encode(model, batch)
+    shares = []
+    for seed in range(20):
+        model.train().loss(batch, seeded(seed))
+        latents, timestep = model.transformer.calls[-1]
+        share = timestep[:, :H] / 1000
+        assert (share == share[:, :1]).all()
+        share = share[:, 0]
+        shares += share.tolist()
+        noise = latents[:, :, : H * G] - (1 - share)[:, None, None, None] * history
+        torch.testing.assert_close(noise.flatten(1).std(1), share, rtol=0.2, atol=1e-6)
+    assert min(shares) >= 0
+    assert max(shares) <= ratio
+    assert max(shares) > 0.7 * ratio or ratio == 0
+    for call in (lambda: model.loss(batch, seeded()), lambda: model.features(*see(batch))):
+        model.eval()
+        call()
+        latents, timestep = model.transformer.calls[-1]
+        assert (timestep[:, :H] == 0).all()
+        torch.testing.assert_close(latents[:, :, : H * G], history)
+    assert (timestep[:, H:] == 1000).all()  # features: the future is pure noise
+
+
+def test_the_loss_does_not_see_what_is_said_about_the_history_or_invalid_frames():
+    model, batch = make().train(), make_batch()
+    batch["future_valid"][0, 2:] = False  # of latent frames {0}, {1, 2}, {3, 4} the first is whole
+    outputs = []
+
+    def note(module, inputs, output):
+        output[0].retain_grad()
+        outputs.append(output[0])
+
+    model.transformer.register_forward_hook(note)
+    model.loss(batch, seeded())[0].backward()
+    gradient = outputs[0].grad.unflatten(2, (H + K, G)).abs().sum((1, 3, 4))  # (B, T)
+    assert (gradient > 0).tolist() == [[False] * H + [True, False, False], [False] * H + [True] * 3]
+
+
+def test_the_flow_loss_sends_no_gradient_into_the_vae_and_every_weight_gets_one():
+    model, batch = make().train(), make_batch()
+    parameters = dict(model.named_parameters())
+    total, metrics = model.loss(batch, seeded())
+    gradients = dict(zip(parameters, torch.autograd.grad(total, parameters.values()), strict=True))
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert all((gradient != 0).any() for gradient in gradients.values())
+
+    model.transformer = Recorder()  # without the flow's part, the VAE's gradient is the same
+    model.statistics = LatentStatistics(C)
+    total, _ = model.loss(batch, seeded())
+    for name, parameter in model.vae.named_parameters():
+        (alone,) = torch.autograd.grad(total, parameter, retain_graph=True)
+        torch.testing.assert_close(alone, gradients["vae." + name])
+    assert set(metrics) >= {"flow", "vae/rgb", "vae/target", "vae/kl", "vae/iou/mean"}
+
+
+def test_a_frozen_vae_learns_nothing_and_the_loss_is_the_flows():
+    model, batch = make().train(), make_batch()
+    model.freeze_vae()
+    loss, metrics = model.loss(batch, seeded())
+    assert set(metrics) == {"flow"}
+    assert loss == metrics["flow"]
+    loss.backward()
+    assert all(parameter.grad is None for parameter in model.vae.parameters())
+
+
+def test_jitter_changes_all_pictures_of_a_window_alike_and_the_history_only():
+    picture = torch.rand(2, 1, 1, 4, 4, 3, generator=seeded()).expand(2, V, H, 4, 4, 3) * 2 - 1
+    assert torch.allclose(photometric_jitter(picture, 0.0), picture, atol=1e-6)
+    changed = photometric_jitter(picture, 0.3, seeded())
+    assert (changed - picture).abs().max() > 0.02
+    assert changed.abs().max() <= 1
+    torch.testing.assert_close(changed, changed[:, :1, :1].expand_as(changed))
+    factors = changed.add(1).mean((1, 2, 3, 4, 5)) / picture.add(1).mean((1, 2, 3, 4, 5))
+    assert factors[0] != factors[1]
+    assert ((factors > 0.6) & (factors < 1.35)).all()  # clipping takes a little away
+
+    model, batch = make(jitter=0.3).train(), make_batch()
+    model.freeze_statistics()
+    model.transformer = Recorder()
+    model.loss(batch, seeded())
+    history, future = encode(model, batch)
+    latents, timestep = model.transformer.calls[-1]
+    assert (latents[:, :, : H * G] - history).abs().max() > 1e-3
+    model.config = dataclasses.replace(model.config, jitter=0.0)
+    state = seeded()
+    torch.rand(3, B, generator=state)  # the jitter's draws
+    model.loss(batch, state)
+    torch.testing.assert_close(
+        model.transformer.calls[-1][0][:, :, H * G :], latents[:, :, H * G :]
+    )
+
+
+# ------------------------------------------------------------------------- the transformer
+
+
+def transformer_inputs(views, seed=5):
+    generator = seeded(seed)
+    return {
+        "latents": torch.randn(B, views, N, C, generator=generator),
+        "positions": 8 * torch.rand(3, N, generator=generator),
+        "timestep": 1000 * torch.rand(B, H + K, generator=generator),
+        "view": torch.zeros(views, D),
+        "text": torch.randn(B, L, CAPTION, generator=generator),
+        "text_mask": torch.tensor([[True] * L, [True, True] + [False] * (L - 2)]),
+        "cross_view_every": 3,
+    }
+
+
+def test_with_one_camera_the_transformer_is_the_librarys():
+    model, inputs = make().transformer, transformer_inputs(1)
+    output, features = model(**inputs)
+    expected = LTXVideoTransformer3DModel.forward(
+        model,
+        hidden_states=inputs["latents"][:, 0],
+        encoder_hidden_states=inputs["text"],
+        timestep=inputs["timestep"].repeat_interleave(G, dim=1),
+        encoder_attention_mask=inputs["text_mask"],
+        video_coords=inputs["positions"].expand(B, 3, N),
+        return_dict=False,
+    )[0]
+    torch.testing.assert_close(output[:, 0], expected)
+    assert [feature.shape for feature in features] == [(B, N, D)] * 3
+
+
+def test_cameras_see_each_other_in_the_cross_view_blocks_alone():
+    model, inputs = make().transformer, transformer_inputs(V)
+    other = inputs["latents"].clone()
+    other[:, 1] += 1.0
+    for every, sees in ((0, False), (3, True), (4, False)):  # of three blocks
+        inputs["cross_view_every"] = every
+        first, features = model(**inputs)
+        second, changed = model(**inputs | {"latents": other})
+        assert bool((first[:, 0] != second[:, 0]).any()) is sees
+        assert (first[:, 1] != second[:, 1]).any()
+        for index, (before, after) in enumerate(zip(features, changed, strict=True)):
+            alike = torch.equal(before[:, :N], after[:, :N])
+            assert alike is not (sees and index == 2)
+    window = inputs["latents"][:1], inputs["timestep"][:1]
+    alone, _ = model(
+        **inputs
+        | {"text": inputs["text"][:1], "text_mask": inputs["text_mask"][:1]}
+        | {"latents": window[0], "timestep": window[1], "cross_view_every": 3}
+    )
+    inputs["cross_view_every"] = 3
+    torch.testing.assert_close(model(**inputs)[0][:1], alone)  # windows never see each other
+
+
+def test_a_camera_is_known_by_its_view_token():
+    model, inputs = make().transformer, transformer_inputs(V)
+    inputs["latents"] = inputs["latents"][:, :1].expand(-1, V, -1, -1)
+    output, _ = model(**inputs)
+    torch.testing.assert_close(output[:, 0], output[:, 1])
+    inputs["view"] = torch.randn(V, D, generator=seeded())
+    output, _ = model(**inputs)
+    assert (output[:, 0] - output[:, 1]).abs().max() > 1e-3
+
+
+def test_absent_caption_tokens_do_not_matter_and_present_ones_do():
+    model, batch = make().eval(), make_batch()
+    batch["text_mask"][:, -1] = False
+    before = model.features(*see(batch), generator=seeded())
+    batch["text"][:, -1] += 10.0
+    after = model.features(*see(batch), generator=seeded())
+    torch.testing.assert_close(before, after)
+    batch["text"][:, 0] += 10.0
+    after = model.features(*see(batch), generator=seeded())
+    assert (before[-1] - after[-1]).abs().max() > 1e-3
+
+
+def test_positions_are_seconds_from_the_present_and_pixels():
+    model = make(frame_rate=5.0)
+    seconds, rows, columns = model._positions(H, K, (2, 2), torch.device("cpu"))
+    first = seconds.view(-1, G)
+    assert (first == first[:, :1]).all()
+    frames = torch.tensor([-2, -1, 0, 1, 2, 4])  # of latent frames {1}, {2, 3}, {4, 5} the first
+    torch.testing.assert_close(first[:, 0], frames / 5.0)
+    assert rows[:G].tolist() == [0, 0, 8, 8]
+    assert columns[:G].tolist() == [0, 8, 0, 8]
+
+
+# ---------------------------------------------------------------------- features and pruning
+
+
+def test_features_are_one_forward_and_one_tensor_a_block():
+    model, batch = make().eval(), make_batch()
+    calls = []
+    model.transformer.register_forward_hook(lambda *_: calls.append(1))
+    features = model.features(*see(batch), generator=seeded())
+    assert len(calls) == 1
+    assert [feature.shape for feature in features] == [(B, V * N, D)] * model.layers
+    assert model.width == D
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.29, 0.5, 0.9])
+def test_pruning_drops_the_floor_of_the_share_of_each_cameras_tokens(ratio):
+    model, batch = make().eval(), make_batch()
+    features = model.features(*see(batch), pruning=ratio, generator=seeded())
+    kept = N - int(ratio * N)
+    assert all(feature.shape == (B, V * kept, D) for feature in features)
+    again = model.features(*see(batch), pruning=ratio, generator=seeded())
+    assert all(torch.equal(a, b) for a, b in zip(features, again, strict=True))
+    other = model.features(*see(batch), pruning=ratio, generator=seeded(4))
+    assert not torch.equal(features[0], other[0])
+
+
+def test_pruning_nothing_is_not_pruning_bit_for_bit():
+    model, batch = make().eval(), make_batch()
+    whole = model.features(*see(batch), generator=seeded())
+    none = model.features(*see(batch), pruning=0.0, generator=seeded())
+    assert all(torch.equal(a, b) for a, b in zip(whole, none, strict=True))
+
+
+def test_kept_tokens_keep_position_and_time():
+    """Attention does not care for order: every token kept, but turned around, is the same set."""
+    model, inputs = make().transformer, transformer_inputs(V)
+    output, features = model(**inputs)
+    backwards = torch.arange(N - 1, -1, -1).expand(B, V, N)
+    turned, turned_features = model(**inputs, keep=backwards)
+    torch.testing.assert_close(turned.flip(2), output)
+    last = turned_features[-1].unflatten(1, (V, N)).flip(2).flatten(1, 2)
+    torch.testing.assert_close(last, features[-1])
+
+
+def test_weights_saved_and_loaded_give_the_same_features_and_prediction(tmp_path):
+    model, batch = make(), make_batch()
+    model.loss(batch, seeded())
+    model.freeze_statistics()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    other = make(seed=9)
+    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    for one in (model, other):
+        one.eval()
+    first = model.features(*see(batch), pruning=0.3, generator=seeded())
+    second = other.features(*see(batch), pruning=0.3, generator=seeded())
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    futures = [m.predict(*see(batch), steps=2, generator=seeded()) for m in (model, other)]
+    assert torch.equal(*futures)
+    assert futures[0].shape == (B, V, FUTURE, SIZE, SIZE, 3)
+    assert futures[0].abs().max() <= 1
+    assert other.statistics.frozen
+
+
+def test_prediction_follows_the_velocity_to_the_data():
+    """Whatever the noise, a velocity of data − noise leads there: here to the mean latent."""
+    model, batch = make().eval(), make_batch()
+    model.statistics.see(torch.randn(100, C, generator=seeded()) + 3)
+    noise = torch.randn(B, V, K * G, C, generator=seeded())
+
+    class Towards(nn.Module):
+        def forward(self, latents, *others):
+            return torch.cat([latents[:, :, : H * G], noise], dim=2), []  # LTX: noise − 0
+
+    model.transformer = Towards()
+    predicted = model.predict(*see(batch), steps=3, generator=seeded())
+    mean = model.statistics.mean[:, None, None, None].expand(B * V, C, K, 2, 2)
+    expected = model._decode(mean).unflatten(0, (B, V)).clamp(-1, 1)
+    torch.testing.assert_close(predicted, expected, atol=1e-4, rtol=1e-4)
+
+
+# -------------------------------------------------------------------- precision and sizes
+
+
+def test_bfloat16_stays_close_and_keeps_losses_and_statistics_in_float32():
+    model, batch = make(jitter=0.0).train(), make_batch()
+    loss, metrics = model.loss(batch, seeded())
+    exact = model.statistics.mean.clone()
+    model.statistics = LatentStatistics(C)
+    timesteps = []
+    model.transformer.register_forward_pre_hook(lambda module, inputs: timesteps.append(inputs[2]))
+    with torch.autocast("cpu", torch.bfloat16):
+        low, low_metrics = model.loss(batch, seeded())
+    low.backward()
+    assert low.dtype == model.statistics.mean.dtype == timesteps[0].dtype == torch.float32
+    assert all(metric.dtype == torch.float32 for metric in low_metrics.values())
+    for name in ("flow", "vae/rgb", "vae/target"):
+        torch.testing.assert_close(low_metrics[name], metrics[name], rtol=0.03, atol=0)
+    torch.testing.assert_close(model.statistics.mean, exact, rtol=0.05, atol=0.01)
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_defaults_are_the_papers_size():
+    with torch.device("meta"):
+        model = MaskDynamics(MaskDynamicsConfig(), cameras=2, caption_width=4096)
+        image = torch.zeros(1, 2, 4, 256, 256, 3, dtype=torch.uint8)
+        text, text_mask = torch.zeros(1, 8, 4096), torch.ones(1, 8, dtype=torch.bool)
+    assert (model.patch, model.stride, model.layers, model.width) == (32, 8, 28, 2048)
+    count = {
+        name: sum(parameter.numel() for parameter in getattr(model, name).parameters())
+        for name in ("transformer", "vae")
+    }
+    assert round(count["transformer"] / 1e9, 2) == 1.92
+    assert round(count["vae"] / 1e6) == 419
+    with torch.no_grad():
+        features = model.features(image, text, text_mask, pruning=0.4)
+    tokens = (4 + 2) * 8 * 8  # four pictures and two latent frames of the future
+    kept = tokens - int(0.4 * tokens)
+    assert [feature.shape for feature in features] == [(1, 2 * kept, 2048)] * 28
+
+
+@pytest.mark.parametrize("target", ["masks", "pixels"])
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_small_size_fits_the_pictures_it_is_made_for(target, size):
+    torch.manual_seed(0)
+    model = MaskDynamics(small(target), cameras=1, caption_width=CAPTION)
+    batch = {
+        "image": torch.zeros(1, 1, 4, size, size, 3, dtype=torch.uint8),
+        "future": torch.zeros(1, 1, 9, size, size, *[3] * (target == "pixels"), dtype=torch.uint8),
+        "future_valid": torch.ones(1, 9, dtype=torch.bool),
+        "text": torch.zeros(1, 3, CAPTION),
+        "text_mask": torch.ones(1, 3, dtype=torch.bool),
+    }
+    assert model.loss(batch)[0].isfinite()
+
+
+def test_a_pretrained_model_starts_from_a_folder(tmp_path):
+    torch.manual_seed(4)
+    model = make(seed=4)
+    LTXVideoTransformer3DModel.from_config(model.transformer.config).save_pretrained(
+        tmp_path / "transformer"
+    )
+    model.vae.save_pretrained(tmp_path / "vae")
+    options = {
+        "vae": VideoVAEConfig(pretrained=str(tmp_path)),
+        "transformer": TransformerConfig(pretrained=str(tmp_path)),
+    }
+    loaded = make(**options)
+    saved = LTXVideoTransformer3DModel.from_pretrained(tmp_path / "transformer").state_dict()
+    assert all(torch.equal(w, saved[n]) for n, w in loaded.transformer.state_dict().items())
+    for name, weight in model.vae.state_dict().items():
+        assert torch.equal(weight, loaded.vae.state_dict()[name])
+    assert loaded.loss(make_batch())[0].isfinite()
+    with pytest.raises(UserError, match="caption_channels = 6, not 7"):
+        MaskDynamics(dataclasses.replace(TINY, **options), V, CAPTION + 1)
+
+
+@pytest.mark.parametrize("part", ["vae", "transformer"])
+def test_a_missing_folder_is_one_sentence(tmp_path, part):
+    config = {"vae": VideoVAEConfig, "transformer": TransformerConfig}[part]
+    with pytest.raises(UserError, match=f"no {part} can be loaded from") as error:
+        make(**{part: config(pretrained=str(tmp_path / "nowhere"))})
+    assert "\n" not in str(error.value)
+
+
+def test_frames_and_pictures_that_do_not_fit_are_one_sentence():
+    with pytest.raises(UserError, match="a multiple of 2 frames and 1 more.*it has 4"):
+        make(future_frames=4)
+    model, batch = make(), make_batch()
+    with pytest.raises(UserError, match="it has 4"):
+        model.loss(batch | {"future": batch["future"][:, :, :4]})
+    with pytest.raises(UserError, match="multiples of 8 pixels.*16×12"):
+        model.predict(batch["image"][..., :12, :], batch["text"], batch["text_mask"])
+    with pytest.raises(UserError, match="made for 2 cameras, not 1"):
+        model.features(batch["image"][:, :1], batch["text"], batch["text_mask"])
+    with pytest.raises(UserError, match="pruning"):
+        model.features(*see(batch), pruning=1.0)
+    with pytest.raises(UserError, match="steps"):
+        model.predict(*see(batch), steps=0)
+    for make_config in (
+        lambda: MaskDynamicsConfig(history_noise=0.2),
+        lambda: MaskDynamicsConfig(jitter=1.0),
+        lambda: VideoVAEConfig(widths=(8, 8)),
+        lambda: VideoVAEConfig(latent_channels=0),
+        lambda: TransformerConfig(heads=3, head_width=3),
+        lambda: TransformerConfig(layers=0),
+    ):
+        with pytest.raises(UserError):
+            make_config()
+
+
+def test_every_size_can_be_said_on_the_command_line():
+    words = "--vae.widths 8 16 --vae.scaling True False --vae.blocks 1 1 0 --transformer.layers 2"
+    config = tyro.cli(MaskDynamicsConfig, args=[*words.split(), "--target", "pixels"])
+    assert config.vae.widths == (8, 16)
+    assert config.vae.scaling == (True, False)
+    assert (config.transformer.layers, config.target) == (2, "pixels")
+
+
+# ---------------------------------------------------------------------------------- learning
+
+
+def moving_squares(size=32, history=2, future=5, copies=4):
+    """One clip, `copies` times over: two squares of two classes, moving in opposite directions."""
+    edge, generator = size // 4, seeded()
+    steps = history + future
+    image = torch.randint(60, 120, (size, size, 3), generator=generator).to(torch.uint8)
+    image = image.repeat(steps, 1, 1, 1)
+    mask = torch.zeros(steps, size, size, dtype=torch.uint8)
+    for t in range(steps):
+        along = round((size - edge) * t / (steps - 1))
+        for label, row, column in ((2, 4, along), (3, size - edge - 4, size - edge - along)):
+            image[t, row : row + edge, column : column + edge] = 40 * label
+            mask[t, row : row + edge, column : column + edge] = label
+    return {
+        "image": image[None, None, :history].repeat(copies, 1, 1, 1, 1, 1),
+        "future": mask[None, None, history:].repeat(copies, 1, 1, 1, 1),
+        "future_valid": torch.ones(copies, future, dtype=torch.bool),
+        "text": torch.zeros(copies, 1, CAPTION),
+        "text_mask": torch.ones(copies, 1, dtype=torch.bool),
+    }
+
+
+def test_it_learns_where_the_squares_will_be():
+    torch.manual_seed(0)
+    config = MaskDynamicsConfig(
+        vae=VideoVAEConfig(16, widths=(16,), blocks=(0, 0), scaling=(True,)),
+        transformer=TransformerConfig(layers=3, heads=2, head_width=32),
+        future_frames=5,
+        jitter=0.0,
+    )
+    model, batch = MaskDynamics(config, 1, CAPTION).train(), moving_squares()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, fused=True)
+    generator, flow = seeded(), []
+    for _ in range(250):
+        loss, metrics = model.loss(batch, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        flow.append(metrics["flow"])
+    assert torch.stack(flow[-30:]).mean() < 0.5 * torch.stack(flow[:30]).mean()
+    picture = model.eval().predict(*see(batch), generator=seeded())
+    assert model.target.measure(picture, batch)["iou/mean"] > 0.8
