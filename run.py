@@ -187,7 +187,15 @@ def imitate(arguments: Sequence[str]) -> None:
     first.add_argument("--preset", default="cpu")
     first.add_argument("--target")
     first.add_argument("--world-model")
+    first.add_argument("--task")
+    first.add_argument("--data")
     chosen, _ = first.parse_known_args(arguments)
+    missing = [f"--{name}" for name in ("data", "task") if getattr(chosen, name) is None]
+    if missing and not {"-h", "--help"} & set(arguments):
+        raise UserError(
+            f"imitate needs {' and '.join(missing)}, for example --data demos/ --task"
+            " libero/object; python run.py collect records demonstrations"
+        )
     default = imitation_presets.preset(chosen.preset)
     agent = default.agent
     if chosen.target is not None:
@@ -540,7 +548,8 @@ def inspect(arguments: Sequence[str]) -> None:
 def _progress(name: str, total: int | None):
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=name, unit="episode", dynamic_ncols=True)
+    # None: silent where standard error is no terminal.
+    return tqdm(total=total, desc=name, unit="episode", dynamic_ncols=True, disable=None, delay=1)
 
 
 def compare(arguments: Sequence[str]) -> None:

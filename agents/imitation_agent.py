@@ -7,6 +7,7 @@ H' actions of a chunk, n environments, L caption tokens.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,6 +25,9 @@ from world_models.layers import OptimizerConfig
 from world_models.mask_dynamics import MaskDynamics, MaskDynamicsConfig
 
 ACTION_RANGE = (-1.0, 1.0)
+
+# diffusers keeps the weights of its norms in float32; that they are not fused then is no news.
+warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
 
 
 @dataclass(frozen=True)

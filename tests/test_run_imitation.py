@@ -1,0 +1,101 @@
+"""The commands around demonstrations and imitation as a user meets them."""
+
+import json
+
+import pytest
+
+from run import main
+
+DRAWER = "metaworld/drawer-close"
+SMALL = [
+    "--dynamics-steps", "2", "--policy-steps", "2", "--batch", "2", "--workers", "0",
+    "--evaluate-episodes", "1", "--evaluate-envs", "1", "--agent.dynamics.vae.windows", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demos")
+    arguments = ["--task", DRAWER, "--episodes", "2", "--out", str(folder)]
+    assert main(["collect", *arguments, "--environment.size", "64"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(demos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    data = ["--data", str(demos), "--task", DRAWER, "--logdir", str(folder)]
+    assert main(["imitate", *data, *SMALL]) == 0
+    return folder
+
+
+def refusal(capsys, *arguments):
+    """The one line of a command that ends with status 2."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def test_what_is_recorded_can_be_looked_at_and_given_masks(demos, tmp_path, capsys):
+    path = demos / "metaworld-drawer-close.hdf5"
+    picture, film = tmp_path / "sheet.png", tmp_path / "film.mp4"
+    assert main(["inspect", str(path), "--picture", str(picture), "--video", str(film)]) == 0
+    said = capsys.readouterr().out
+    for words in ("drawer close", "2, 2 successful", "corner2", "robot", "hand", "before_action"):
+        assert words in said
+    assert picture.stat().st_size > 1000
+    assert film.stat().st_size > 1000
+    assert main(["annotate", "--data", str(demos), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / path.name).exists()
+    assert main(["annotate", "--data", str(demos), "--out", str(tmp_path / "out")]) == 0
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_collecting_again_leaves_finished_files_alone(demos, capsys):
+    before = (demos / "metaworld-drawer-close.hdf5").stat().st_mtime_ns
+    assert main(["collect", "--task", DRAWER, "--episodes", "2", "--out", str(demos)]) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert (demos / "metaworld-drawer-close.hdf5").stat().st_mtime_ns == before
+
+
+def test_an_agent_of_imitation_is_measured_by_task_under_shifts_and_pruned(trained, capsys):
+    arguments = ["--episodes", "1", "--shifts", "noise:0.2", "--token-pruning", "0.1,0.9"]
+    more = ["--video", "--execute", "4", "--random"]
+    assert main(["evaluate", "--logdir", str(trained), *arguments, *more]) == 0
+    said = capsys.readouterr().out
+    for words in ("agent", "random", "noise:0.2", "pruned 0.9", "nPAUC", "4 of 16 actions"):
+        assert words in said
+    found = json.loads((trained / "evaluation.json").read_text())
+    assert found["agent"]["tasks"].keys() == {DRAWER}
+    assert found["pruning"]["ratios"] == [0.1, 0.9]
+    assert found["command"]
+    assert (trained / "videos" / "evaluation.mp4").stat().st_size > 1000
+
+
+def test_mistakes_are_one_line(demos, trained, tmp_path, capsys):
+    imitate = ["imitate", "--data", demos, "--task", DRAWER, "--logdir", tmp_path / "run"]
+    cases = {
+        "no file or folder": ["imitate", "--data", tmp_path / "nowhere", "--task", DRAWER],
+        "imitate needs --data, for example": ["imitate", "--task", DRAWER],
+        "unknown task 'metaworld/drawer-clos'": [*imitate[:4], "metaworld/drawer-clos",
+                                                 "--logdir", tmp_path / "run"],
+        "unknown preset": [*imitate, "--preset", "huge"],
+        "unknown target": [*imitate, "--target", "depth"],
+        "--world-model is video or none": [*imitate, "--world-model", "rnn"],
+        "--token-pruning takes two or more": ["evaluate", "--logdir", trained,
+                                              "--token-pruning", "0.9,0.1"],
+        "--execute is 99": ["evaluate", "--logdir", trained, "--execute", "99"],
+        "give a folder as --out": ["collect", "--task", "metaworld/mt10", "--episodes", "1",
+                                   "--out", tmp_path / "one.hdf5"],
+        "--episodes is 0": ["collect", "--task", DRAWER, "--episodes", "0", "--out", tmp_path],
+        "has no scripted expert": ["collect", "--task", "dmc/walker-walk", "--episodes", "1",
+                                   "--out", tmp_path],
+        "exclude each other": ["annotate", "--data", demos, "--in-place", "--out", tmp_path],
+        "is not a file": ["inspect", tmp_path / "nowhere.hdf5"],
+    }  # fmt: skip
+    for words, arguments in cases.items():
+        assert words in refusal(capsys, *arguments), words
+        assert not (tmp_path / "run" / "config.yaml").exists(), words
