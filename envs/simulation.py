@@ -190,7 +190,7 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
     hidden_groups: tuple[int, ...] = ()
     """Groups of geoms that are not drawn (collision shapes of suites that draw others)."""
     instruction: str = ""
-    """The task in words."""
+    """The task in words; also in the ``info`` of every reset."""
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
             self._shifts.begin(self._shift_rng.spawn(1)[0])
         # Resets edit poses after the last forward pass.
         self._refresh_what_is_drawn()
-        return self._observe(), {}
+        return self._observe(), {"instruction": self.instruction}
 
     def step(self, action: np.ndarray):
         """Repeat ``action``, (A,) float32; Gymnasium's five values, the reward summed.
