@@ -112,16 +112,19 @@ def test_decoding_is_the_nearest_of_the_eight_colours():
     assert torch.equal(target.decode(picture).long(), nearest)
 
 
-def test_mask_loss_is_l1_plus_cross_entropy_over_squared_distances():
+def test_mask_loss_is_l1_plus_cross_entropy_over_squared_distances_rare_classes_weighted():
     target = MaskVideoTarget().double()
     ids = torch.randint(0, 8, (1, 1, 2, 3, 3), generator=seeded()).to(torch.uint8)
     batch = frames(ids)
     picture = torch.randn(1, 1, 2, 3, 3, 3, generator=seeded(), dtype=torch.float64)
     corners = target.encode(frames(torch.arange(8, dtype=torch.uint8).view(1, 1, 1, 2, 4)))
     logits = -(picture.view(-1, 1, 3) - corners.view(1, 8, 3)).square().sum(-1)
-    expected = F.cross_entropy(logits, ids.flatten().long())
-    expected = expected + (picture - target.encode(batch)).abs().mean()
-    torch.testing.assert_close(target.loss(picture, batch), expected)
+    share = torch.bincount(ids.flatten().int(), minlength=8).double() / ids.numel()
+    weight = share[ids.flatten().long()].rsqrt()
+    error = F.cross_entropy(logits, ids.flatten().long(), reduction="none")
+    error = error + (picture - target.encode(batch)).abs().mean(-1).flatten()
+    expected = (weight * error).sum() / weight.sum()
+    torch.testing.assert_close(target.loss(picture, batch), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", ["masks", "pixels"])
