@@ -89,7 +89,8 @@ def collect(
     made_by: str = "scripted expert",
     progress: Callable[[int, int], None] = lambda kept, attempts: None,
 ) -> None:
-    """Record successful episodes of a policy, masks included.
+    """Record successful episodes of a policy, masks included; all of them where the suite knows no
+    success.
 
     Started again after being stopped, it goes on behind the last episode kept.
 
@@ -119,9 +120,10 @@ def collect(
                 start = demonstration_seed(seed, attempts)
                 recorded, success = _record(environment, actor, start, after_success)
                 attempts += 1
-                failures = 0 if success else failures + 1
-                if success:
-                    note = {"seed": start, "success": True, "init_state": recorded["states"][0]}
+                failures = failures + 1 if success is False else 0
+                if success is not False:
+                    note = {"seed": start, "init_state": recorded["states"][0]}
+                    note |= {} if success is None else {"success": success}
                     note |= {k: recorded.pop(k) for k in ("model_file",) if k in recorded}
                     writer.add(recorded, note, attempts)
                 else:
@@ -138,8 +140,8 @@ def collect(
 
 def _record(
     environment: MujocoEnvironment, actor: Actor, seed: int, after_success: int
-) -> tuple[dict[str, Any], bool]:
-    """One episode, as arrays (T, ...) by dataset, and whether it succeeded."""
+) -> tuple[dict[str, Any], bool | None]:
+    """One episode, as arrays (T, ...) by dataset, and whether it succeeded (None: nobody says)."""
     observation, _ = environment.reset(seed=seed)
     actor.begin()
     model = environment.recorded_model()
@@ -150,7 +152,8 @@ def _record(
             steps.setdefault(name, []).append(value)
         for name, value in _observed(environment, observation).items():
             steps.setdefault(f"obs/{name}", []).append(value)
-        action = np.clip(actor.action(observation), -1, 1).astype(np.float32)
+        space = environment.action_space
+        action = np.clip(actor.action(observation), space.low, space.high).astype(np.float32)
         observation, reward, terminated, truncated, info = environment.step(action)
         over = terminated or truncated
         succeeded_for += bool(succeeded_for or info.get("success", False))
@@ -163,7 +166,7 @@ def _record(
         recorded["robot_states"] = recorded.pop("obs/robot_states")
     for name, value in model.items():
         recorded[name if isinstance(value, str) else f"model/{name}"] = value
-    return recorded, succeeded_for > 0
+    return recorded, succeeded_for > 0 if "success" in info else None
 
 
 def _observed(environment: MujocoEnvironment, observation: dict) -> dict[str, np.ndarray]:
@@ -262,6 +265,11 @@ def annotate(
     path, out = pathlib.Path(path), pathlib.Path(out)
     recording = read_header(path)
     quality, size = quality or recording.quality, size or recording.size
+    if envs.suite(recording.task) == "dmc":
+        raise UserError(
+            f"{path} is of {recording.task}, whose observations cannot be had from a state; record"
+            " it again, run.py collect draws masks"
+        )
     if out.exists() and not (path.exists() and out.samefile(path)):
         raise UserError(f"{out} exists already; give another name or delete it")
     environment = envs.make(

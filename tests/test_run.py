@@ -262,6 +262,20 @@ def test_evaluation_is_printed_and_recorded_beside_a_random_policy(trained):
     assert evaluation["command"].startswith("python run.py evaluate")
 
 
+def test_a_trained_agent_can_record_demonstrations(trained, tmp_path, capsys, monkeypatch):
+    """This one never succeeds, so its episodes are given up; in another view it cannot act."""
+    import envs.recording
+
+    monkeypatch.setattr(envs.recording, "PATIENCE", 1)
+    out = tmp_path / "demos.hdf5"
+    task = ["--task", "metaworld/window-close", "--episodes", "1", "--out", str(out)]
+    policy = ["--policy", str(trained), "--environment.size"]
+    assert main(["collect", *task, *policy, "64"]) == 2
+    assert "the last 1 of 1 episodes failed" in capsys.readouterr().err
+    assert main(["collect", *task, *policy, "32"]) == 2
+    assert "was trained with size 64, not 32" in capsys.readouterr().err
+
+
 def test_evaluation_under_shifts_says_what_is_retained(trained):
     result = run("evaluate", "--logdir", trained, "--episodes", 2, "--shifts", "noise:1,lighting")
     assert result.returncode == 0, result.stderr

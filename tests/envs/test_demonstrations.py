@@ -309,6 +309,29 @@ def test_a_policy_that_never_succeeds_is_given_up(tmp_path):
     assert not path.exists()
 
 
+def test_where_nobody_knows_success_every_episode_is_kept(tmp_path):
+    """DeepMind Control, by a policy that does nothing; its states cannot be annotated."""
+
+    class Idle:
+        def __init__(self, environment):
+            self.size = environment.action_space.shape
+
+        def begin(self):
+            pass
+
+        def action(self, observation):
+            return np.zeros(self.size, np.float32)
+
+    path = tmp_path / "reach.hdf5"
+    collect("dmc/reach_site", 1, path, Idle, EnvironmentConfig(size=16, quality="fast"))
+    header = read_header(path)
+    assert (header.task, len(header.episodes)) == ("dmc/reach_site", 1)
+    with h5py.File(path) as file:
+        assert "success" not in file["data/demo_0"].attrs
+    with pytest.raises(UserError, match="record it again"):
+        annotate(path, tmp_path / "out.hdf5")
+
+
 def test_a_writer_that_fails_leaves_no_finished_file(tmp_path):
     path = tmp_path / "out.hdf5"
     with pytest.raises(ZeroDivisionError), DemonstrationWriter(path, {"task": "x"}):
