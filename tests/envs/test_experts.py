@@ -1,0 +1,156 @@
+"""Experts: they solve their tasks, repeat themselves, and say where there is none."""
+
+import numpy as np
+import pytest
+
+import envs
+from envs.experts import PHASES, expert
+from errors import UserError
+
+LONGEST = 160
+"""Steps of a good LIBERO demonstration; the suites allow 220 and 280."""
+
+
+@pytest.fixture
+def unseen(monkeypatch, request):
+    """``unseen(task)``: an environment that draws nothing, which is most of a step's time."""
+    made = []
+
+    def make(task, **options):
+        if task.startswith("libero/"):
+            request.getfixturevalue("libero_assets")
+        made.append(envs.make(task, quality="fast", size=8, **options))
+        monkeypatch.setattr(made[-1], "_observe", dict)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def episode(one, seed, noise=0.0, steps=None):
+    """One expert's episode until success: whether it succeeded, and its actions (T, A)."""
+    one.reset(seed=seed)
+    acting = expert(one, noise, np.random.default_rng(seed))
+    acting.begin()
+    actions, info, done = [], {"success": False}, False
+    while not (done or info["success"] or len(actions) == steps):
+        actions.append(acting.action())
+        _, _, terminated, truncated, info = one.step(actions[-1])
+        done = terminated or truncated
+    return info["success"], np.array(actions)
+
+
+@pytest.mark.parametrize("task", ["window-close", "drawer-open", "pick-place"])
+def test_metaworlds_experts_succeed_at_the_published_action_repeat(task, unseen):
+    one = unseen(f"metaworld/{task}")
+    assert one.action_repeat == 2
+    assert all(episode(one, seed)[0] for seed in range(3))
+
+
+@pytest.mark.parametrize(
+    ("task", "seeds"),
+    [
+        pytest.param("object/0", [0], id="a can"),
+        pytest.param("object/1", [0, 1], id="a flat box"),
+        pytest.param("spatial/2", [0, 1], id="a bowl"),
+    ],
+)
+def test_liberos_expert_succeeds_soon(task, seeds, unseen):
+    one = unseen(f"libero/{task}")
+    for seed in seeds:
+        success, actions = episode(one, seed)
+        assert success
+        assert len(actions) < LONGEST
+        assert actions.dtype == np.float32
+        assert all(one.action_space.contains(action) for action in actions)
+        # Closed around the object, and opened again above the target.
+        grippers = actions[:, -1]
+        assert set(grippers) == {-1, 1}
+        assert grippers[0] == grippers[-1] == -1
+
+
+def test_an_object_that_is_lost_on_the_way_is_fetched_again(unseen):
+    one = unseen("libero/object/1")
+    one.reset(seed=0)
+    acting = expert(one)
+    acting.begin()
+    joint = one.model.body(acting._object).jntadr[0]
+    pose = slice(one.model.jnt_qposadr[joint], one.model.jnt_qposadr[joint] + 7)
+    at_first = one.data.qpos[pose].copy()
+    phases, success, done = [], False, False
+    while not done:
+        _, _, success, truncated, _ = one.step(acting.action())
+        done = success or truncated
+        if not phases or phases[-1] != acting._phase:
+            phases.append(acting._phase)
+            if phases.count("carry") == 1 and phases[-1] == "carry":
+                one.data.qpos[pose] = at_first
+    assert success
+    names = list(PHASES)
+    assert phases[:6] == names[:6]
+    assert phases[6:9] == names[:3]
+
+
+def test_an_expert_works_under_noise(unseen):
+    assert episode(unseen("libero/object/1"), 0, noise=0.2)[0]
+    assert episode(unseen("metaworld/drawer-open"), 0, noise=0.2)[0]
+
+
+@pytest.mark.parametrize("task", ["metaworld/pick-place", "libero/object/0"])
+def test_noise_changes_an_action_but_not_the_gripper(task, unseen):
+    one = unseen(task)
+    one.reset(seed=0)
+    actions = {}
+    for noise, seed in [(0.0, 0), (0.3, 0), (0.3, 1)]:
+        acting = expert(one, noise, np.random.default_rng(seed))
+        acting.begin()
+        actions[noise, seed] = acting.action()
+    plain, *noisy = actions.values()
+    for action in noisy:
+        assert (action[:-1] != plain[:-1]).any()
+        assert action[-1] == plain[-1]
+        assert one.action_space.contains(action)
+    assert (noisy[0] != noisy[1]).any()
+
+
+@pytest.mark.parametrize("task", ["metaworld/pick-place", "libero/spatial/2"])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_the_same_seed_gives_the_same_actions(task, noise, unseen):
+    one = unseen(task)
+    first = episode(one, 3, noise, steps=12)[1]
+    np.testing.assert_array_equal(first, episode(one, 3, noise, steps=12)[1])
+    assert (first != episode(one, 4, noise, steps=12)[1]).any()
+
+
+@pytest.mark.parametrize("task", ["metaworld/pick-place", "libero/object/0"])
+def test_asking_for_an_action_leaves_the_simulator_alone(task, unseen):
+    one = unseen(task)
+    one.reset(seed=0)
+    acting = expert(one)
+    acting.begin()
+    before = [one.data.qpos.copy(), one.data.qvel.copy(), one.data.qacc_warmstart.copy()]
+    memory = np.array(getattr(one._simulation, "_prev_obs", 0))
+    first = acting.action()
+    for value, after in zip(
+        before, [one.data.qpos, one.data.qvel, one.data.qacc_warmstart], strict=True
+    ):
+        np.testing.assert_array_equal(value, after)
+    np.testing.assert_array_equal(memory, getattr(one._simulation, "_prev_obs", 0))
+    np.testing.assert_array_equal(acting.action(), first)
+
+
+def test_a_task_without_an_expert_says_which_have_one(unseen):
+    with pytest.raises(UserError, match="dmc/cartpole-swingup has no scripted expert.*metaworld"):
+        expert(unseen("dmc/cartpole-swingup"))
+
+
+def test_a_libero_task_without_an_expert_says_which_have_one(unseen):
+    sentence = "libero/goal/0 has no scripted expert.*libero/object/0 to 9, libero/spatial/0 to 9"
+    with pytest.raises(UserError, match=sentence):
+        expert(unseen("libero/goal/0"))
+
+
+def test_noise_needs_a_generator(unseen):
+    with pytest.raises(ValueError, match="generator"):
+        expert(unseen("metaworld/reach"), noise=0.1)
