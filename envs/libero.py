@@ -258,8 +258,9 @@ class Libero(MujocoEnvironment):
         for action in actions[:-1, -1]:
             for _ in range(substeps):
                 gripper.format_action(np.array([action]))
-        simulation.step(actions[-1])
         arm = simulation.robots[0]
+        arm.controller.update(force=True)  # where the hand is now, not where a reset has left it
+        simulation.step(actions[-1])
         self.data.qpos[arm._ref_joint_pos_indexes] = robot["joint_states"]
         self.data.qpos[arm._ref_gripper_joint_pos_indexes] = robot["gripper_states"]
         self._refresh_what_is_drawn()
