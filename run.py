@@ -18,6 +18,7 @@ moment; the same command goes on from the last checkpoint.
 import argparse
 import difflib
 import io
+import math
 import os
 import pathlib
 import re
@@ -448,8 +449,8 @@ def collect(arguments: Sequence[str]) -> None:
     options = parse(Collect, arguments, "run.py collect")
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
-    if options.seed < 0 or options.noise < 0 or options.after_success < 0:
-        raise UserError("--seed, --noise and --after-success must be at least 0")
+    if options.seed < 0 or options.after_success < 0 or not 0 <= options.noise < math.inf:
+        raise UserError("--seed, --noise and --after-success must be numbers of at least 0")
 
     import envs
     from envs.demonstrations import SUFFIXES
@@ -493,10 +494,10 @@ def _actor_maker(options: Collect) -> Callable:
     if options.policy is None:
         from envs.recording import ScriptedActor
 
-        return lambda environment: ScriptedActor(environment, options.noise, options.seed)
+        return lambda environment: ScriptedActor(environment, options.noise)
     from agents.online import AgentActor
 
-    return lambda environment: AgentActor(options.policy, environment, options.noise, options.seed)
+    return lambda environment: AgentActor(options.policy, environment, options.noise)
 
 
 def annotate(arguments: Sequence[str]) -> None:
@@ -504,10 +505,11 @@ def annotate(arguments: Sequence[str]) -> None:
     if options.in_place and options.out is not None:
         raise UserError("--in-place and --out exclude each other; give one of them")
 
-    from envs.demonstrations import find_files
+    from envs.demonstrations import find_files, read_header
     from envs.recording import annotate as add_masks
 
-    for root in map(pathlib.Path, options.data):
+    written: set[pathlib.Path] = set()
+    for root in (pathlib.Path(path).resolve() for path in options.data):
         for path in find_files([root]):
             out = path
             if options.out is not None:
@@ -518,9 +520,18 @@ def annotate(arguments: Sequence[str]) -> None:
                 out = root.with_name(f"{root.name}-annotated") / path.relative_to(root)
             elif not options.in_place:
                 out = path.with_stem(f"{path.stem}-annotated")
+            if out in written:
+                raise UserError(f"two files of --data would become {out}; annotate them apart")
+            written.add(out)
             if out != path and out.exists():
                 print(f"{out} is there already", flush=True)
                 continue
+            if out == path:
+                header = read_header(path)
+                asked = options.quality or header.quality, options.size or header.size
+                if header.masks == header.cameras and asked == (header.quality, header.size):
+                    print(f"{path} has masks already", flush=True)
+                    continue
             with _progress(path.name, None) as bar:
 
                 def show(done: int, of: int, bar=bar) -> None:

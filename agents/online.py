@@ -150,13 +150,12 @@ class AgentActor:
         logdir: its run folder.
         environment: in which it acts; must show what the agent was trained on.
         noise: standard deviation of what is added to its actions, the last (the gripper) excepted.
-        seed: of that noise and of the sampled model states.
 
     Raises:
         UserError: no agent there; the environment differs from the one it was trained in.
     """
 
-    def __init__(self, logdir: Path | str, environment, noise: float = 0.0, seed: int = 0):
+    def __init__(self, logdir: Path | str, environment, noise: float = 0.0):
         self._agent, config, _ = load_agent(logdir)
         trained = config.environment
         asked = {
@@ -173,11 +172,12 @@ class AgentActor:
                 raise UserError(
                     f"the agent of {logdir} was trained with {name} {there}, not {here}"
                 )
-        self._noise, self._rng = noise, np.random.default_rng(seed)
-        torch.manual_seed(seed)
+        self._noise = noise
 
-    def begin(self) -> None:
-        """Start an episode."""
+    def begin(self, seed: int) -> None:
+        """Start an episode; its noise and sampled model states are a function of `seed`."""
+        self._rng = np.random.default_rng(seed)
+        torch.manual_seed(seed)
         self._state, self._first = None, True
 
     def action(self, observation: dict[str, np.ndarray]) -> np.ndarray:

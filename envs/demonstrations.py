@@ -26,6 +26,8 @@ import errno
 import json
 import os
 import pathlib
+import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 
 import h5py
@@ -42,6 +44,10 @@ SHORT_CAMERA_NAMES = {"robot0_eye_in_hand": "eye_in_hand"}
 """LIBERO's datasets call the camera of the hand by a shorter name than its simulator."""
 PROPRIO = ("joint_states", "gripper_states", "ee_pos")
 """What ``proprio`` is in files that do not have it (LIBERO's own)."""
+SPARE_BYTES = 2**20
+"""Room that an episode leaves free on a disk."""
+DAMAGED = (RuntimeError, KeyError, AttributeError, IndexError, ValueError, TypeError)
+"""What h5py raises, or reading what it returns, where a file's inner structure is broken."""
 PARTIAL = ".part"
 """Ends the name of a file that is being written."""
 
@@ -69,6 +75,8 @@ def open_file(path: str | os.PathLike, mode: str = "r") -> Iterator[h5py.File]:
         if getattr(error, "errno", None) in (errno.EAGAIN, errno.EACCES, errno.ENOSPC, errno.EROFS):
             raise UserError(f"cannot open {path}: {os.strerror(error.errno)}") from error
         reason = str(error).partition("(")[2].rstrip(")") or str(error)
+        if mode == "w":
+            raise UserError(f"cannot write {path}: {reason}") from error
         raise UserError(f"{path} is no readable HDF5 file: {reason}") from error
     try:
         yield file
@@ -160,6 +168,13 @@ def read_header(path: str | os.PathLike) -> Recording:
         UserError: unreadable, no episodes, or a dataset that is missing or malformed: names it.
     """
     path = pathlib.Path(path)
+    try:
+        return _read_header(path)
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged, or no demonstration file: {error}") from error
+
+
+def _read_header(path: pathlib.Path) -> Recording:
     with open_file(path) as file:
         if "data" not in file:
             raise UserError(f"{path} has no group data; it is no demonstration file")
@@ -168,7 +183,12 @@ def read_header(path: str | os.PathLike) -> Recording:
         if not names:
             raise UserError(f"{path} holds no demonstrations (data/demo_0, data/demo_1, ...)")
         first = data[names[0]]
-        cameras, masks, size = _cameras(path, first, str(data.attrs.get("camera", "")))
+        cameras, size = _cameras(path, first, str(data.attrs.get("camera", "")))
+        masks = tuple(
+            camera
+            for camera in cameras
+            if any(f"obs/{camera}_mask" in data[name] for name in names)
+        )
         has_proprio = "obs/proprio" in first
         parts = ["proprio"] if has_proprio else list(PROPRIO)
         sizes = [_dataset(path, first, f"obs/{part}").shape[-1] for part in parts]
@@ -263,11 +283,16 @@ class DemonstrationWriter:
                 self._file = self._stack.enter_context(open_file(self.partial, "r+"))
                 self._continue()
                 return self
-            except UserError as error:
-                self._stack.close()
+            except (UserError, *DAMAGED) as error:
+                with contextlib.suppress(UserError):
+                    self._stack.close()
                 if "another process" in str(error) or "was begun with" in str(error):
                     raise
-                self._stack = contextlib.ExitStack()  # cut off in the middle of a write
+                # Cut off in the middle of a write: put aside, somebody may rescue what it holds.
+                aside = self.partial.with_name(f"{self.partial.name}.damaged")
+                os.replace(self.partial, aside)
+                warnings.warn(f"cannot go on with {aside} ({error}); starting over", stacklevel=2)
+                self._stack = contextlib.ExitStack()
         self._file = self._stack.enter_context(open_file(self.partial, "w"))
         self._data = self._file.create_group("data")
         for name, value in self._attributes.items():
@@ -289,7 +314,11 @@ class DemonstrationWriter:
         complete = [name for name in self._data if "num_samples" in self._data[name].attrs]
         for name in set(self._data) - set(complete):
             del self._data[name]
+        demos = [self._data[name].attrs for name in complete]
         self._data.attrs["num_demos"] = len(complete)
+        self._data.attrs["total"] = sum(int(demo["num_samples"]) for demo in demos)
+        tried = [int(demo["attempt"]) for demo in demos]
+        self._data.attrs["attempts"] = max([self.attempts, *tried])
 
     @property
     def episodes(self) -> int:
@@ -312,12 +341,14 @@ class DemonstrationWriter:
             attributes: of the episode's group; ``num_samples`` is added.
             attempts: episodes tried so far, this one included.
         """
+        check_room(self.partial, episode, f"the {self.episodes} episodes written are kept")
         steps = len(episode["actions"])
         demo = self._data.create_group(f"demo_{self.episodes}")
         for name, values in episode.items():
             write_dataset(demo, name, values)
         for name, value in attributes.items():
             demo.attrs[name] = value
+        demo.attrs["attempt"] = attempts
         demo.attrs["num_samples"] = steps  # last: what has it is complete
         self._data.attrs["num_demos"] = self.episodes + 1
         self._data.attrs["total"] = int(self._data.attrs["total"]) + steps
@@ -332,6 +363,21 @@ class DemonstrationWriter:
         self._stack.__exit__(kind, value, traceback)
         if kind is None:
             finish(self.partial, self.path)
+
+
+def check_room(path: pathlib.Path, arrays: dict[str, np.ndarray], kept: str) -> None:
+    """Refuse to write what may not fit: HDF5 does not survive a full disk.
+
+    Raises:
+        UserError: there is less room beside `path` than the arrays take uncompressed.
+    """
+    needed = sum(np.asarray(values).nbytes for values in arrays.values()) + SPARE_BYTES
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise UserError(
+            f"no space left for {path}: {free / 2**20:.0f} MiB are free, the next episode may take"
+            f" {needed / 2**20:.0f}; {kept}"
+        )
 
 
 def write_dataset(group: h5py.Group, name: str, values: np.ndarray) -> None:
@@ -379,24 +425,21 @@ def _check(path: pathlib.Path, demo: h5py.Group, name: str, shape: tuple, kind: 
         raise UserError(f"{where} is {found.dtype}, not {wanted}")
 
 
-def _cameras(
-    path: pathlib.Path, demo: h5py.Group, order: str
-) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """Cameras, those with masks, and the edge of a picture; `order`: the environment's cameras."""
+def _cameras(path: pathlib.Path, demo: h5py.Group, order: str) -> tuple[tuple[str, ...], int]:
+    """Cameras, and the edge of a picture; `order`: the environment's cameras."""
     names = list(demo["obs"]) if isinstance(demo.get("obs"), h5py.Group) else []
     found = [name.removesuffix("_rgb") for name in names if name.endswith("_rgb")]
     ordered = [short_name(camera) for camera in order.split(",")]
     cameras = tuple([c for c in ordered if c in found] + [c for c in found if c not in ordered])
     if not cameras:
         raise UserError(f"{path}: {demo.name.lstrip('/')}/obs has no pictures (<camera>_rgb)")
-    masks = tuple(camera for camera in cameras if f"{camera}_mask" in names)
     pictures = _dataset(path, demo, f"obs/{cameras[0]}_rgb")
     if pictures.ndim != 4 or pictures.shape[1] != pictures.shape[2] or pictures.shape[3] != 3:
         raise UserError(
             f"{path}: dataset {demo.name.lstrip('/')}/obs/{cameras[0]}_rgb has shape"
             f" {pictures.shape}, not (steps, edge, edge, 3)"
         )
-    return cameras, masks, pictures.shape[1]
+    return cameras, pictures.shape[1]
 
 
 def _task(path: pathlib.Path, attributes) -> str:

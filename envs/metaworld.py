@@ -15,6 +15,7 @@ from envs.simulation import (
     PlainAttributes,
     import_suite,
 )
+from errors import UserError
 
 # metaworld.env_dict.ALL_V3_ENVIRONMENTS of metaworld 3.1.1, so that listing needs no import.
 TASKS = (
@@ -199,6 +200,8 @@ class MetaWorld(MujocoEnvironment):
 
     def show(self, state):
         """The observation of a recorded state."""
+        if "drawn/markers" not in state:
+            raise UserError("the recorded states lack drawn/markers, where the goal is drawn")
         self._shown_markers = state["drawn/markers"]
         return super().show(state)
 

@@ -15,11 +15,13 @@ import numpy as np
 
 import envs
 from envs.demonstrations import (
+    AFTER,
     BEFORE,
     PARTIAL,
     DemonstrationWriter,
     Episode,
     Recording,
+    check_room,
     finish,
     mask_attributes,
     open_file,
@@ -32,16 +34,21 @@ from envs.simulation import EnvironmentConfig, MujocoEnvironment
 from errors import UserError
 
 DEMONSTRATIONS = 3  # a stream of episode seeds of its own, beside those of agents/rollout.py
+NOISE = 1  # keeps what is added to actions apart from what the task draws
 PATIENCE = 20
 """Failed episodes in a row after which recording gives up."""
-PROPRIO_TOLERANCE = 0.02
-"""Largest difference of a replayed proprioception from the recorded one, radians or metres."""
+PROPRIO_TOLERANCE = {BEFORE: 1e-4, AFTER: 0.02}
+"""Largest difference of a replayed proprioception from the recorded one, radians or metres: our
+own files replay exactly, LIBERO's were recorded by other versions."""
 
 
 class Actor(Protocol):
-    """What records: ``begin()`` after a reset, then ``action(observation)``, (A,) in [-1, 1]."""
+    """What records: ``begin(seed)`` after a reset, then ``action(observation)``, (A,) in [-1, 1].
 
-    def begin(self) -> None: ...
+    What it draws at random in an episode is a function of that episode's seed.
+    """
+
+    def begin(self, seed: int) -> None: ...
 
     def action(self, observation: dict[str, np.ndarray]) -> np.ndarray: ...
 
@@ -52,19 +59,20 @@ class ScriptedActor:
     Args:
         environment: of a task that has one.
         noise: standard deviation of what is added to its actions.
-        seed: of that noise, which every episode draws anew.
 
     Raises:
         UserError: the task has no expert.
     """
 
-    def __init__(self, environment: MujocoEnvironment, noise: float = 0.0, seed: int = 0):
+    def __init__(self, environment: MujocoEnvironment, noise: float = 0.0):
         from envs.experts import expert
 
-        self._expert = expert(environment, noise, np.random.default_rng([seed, DEMONSTRATIONS]))
+        self._rng = np.random.default_rng()
+        self._expert = expert(environment, noise, self._rng)
 
-    def begin(self) -> None:
-        """Start an episode."""
+    def begin(self, seed: int) -> None:
+        """Start an episode; its noise is a function of `seed`."""
+        self._rng.bit_generator.state = np.random.default_rng([seed, NOISE]).bit_generator.state
         self._expert.begin()
 
     def action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
@@ -143,7 +151,7 @@ def _record(
 ) -> tuple[dict[str, Any], bool | None]:
     """One episode, as arrays (T, ...) by dataset, and whether it succeeded (None: nobody says)."""
     observation, _ = environment.reset(seed=seed)
-    actor.begin()
+    actor.begin(seed)
     model = environment.recorded_model()
     steps: dict[str, list] = {}
     succeeded_for, over = 0, False
@@ -264,7 +272,15 @@ def annotate(
     """
     path, out = pathlib.Path(path), pathlib.Path(out)
     recording = read_header(path)
-    quality, size = quality or recording.quality, size or recording.size
+    quality = quality or recording.quality
+    size = recording.size if size is None else size
+    with open_file(path) as file:
+        shift = str(file["data"].attrs.get("shift", ""))
+    if shift:
+        raise UserError(
+            f"{path} was recorded under the shift {shift}, which its states do not hold; record it"
+            " again"
+        )
     if envs.suite(recording.task) == "dmc":
         raise UserError(
             f"{path} is of {recording.task}, whose observations cannot be had from a state; record"
@@ -300,6 +316,8 @@ def annotate(
                     group[episode.name].attrs["annotated"] = True  # last: what has it is complete
                     target.flush()
                 progress(number + 1, len(recording.episodes))
+            for episode in recording.episodes:
+                del group[episode.name].attrs["annotated"]
             for other in set(source) - {"data"}:  # robomimic's filters
                 if other not in target:
                     source.copy(other, target)
@@ -345,7 +363,33 @@ def _annotate(
     """Write one episode with pictures and masks drawn from its states."""
     demo = source[f"data/{episode.name}"]
     where = f"{recording.path}: data/{episode.name}"
-    environment.restore(_recorded_model(demo, where))
+    try:
+        environment.restore(_recorded_model(demo, where))
+        frames = _frames(recording, episode, environment, demo, where)
+    except UserError as error:
+        raise UserError(str(error) if where in str(error) else f"{where}: {error}") from error
+    check_room(pathlib.Path(target.file.filename), frames, "the episodes annotated so far are kept")
+    copy = target.create_group(episode.name)
+    _copy_attributes(demo, copy)
+    copy.attrs.pop("annotated", None)
+    for name in demo:
+        if name != "obs":
+            demo.copy(name, copy)
+    for name in demo["obs"]:
+        if f"obs/{name}" not in frames:
+            demo["obs"].copy(name, copy.require_group("obs"))
+    for name, values in frames.items():
+        write_dataset(copy, name, values)
+
+
+def _frames(
+    recording: Recording,
+    episode: Episode,
+    environment: MujocoEnvironment,
+    demo: h5py.Group,
+    where: str,
+) -> dict[str, np.ndarray]:
+    """Pictures and masks of an episode's states, by dataset."""
     states = _recorded_states(demo, where, episode.steps)
     recorded = proprio_of(demo)
     frames: dict[str, list] = {}
@@ -357,25 +401,17 @@ def _annotate(
         else:
             observation = _simulate_last(environment, demo, states)
         error = np.abs(observation["proprio"] - recorded[step]).max()
-        if not error <= PROPRIO_TOLERANCE:
+        tolerance = PROPRIO_TOLERANCE[recording.alignment]
+        if not error <= tolerance:
             raise UserError(
                 f"{where}: replayed, the robot at step {step} is {error:.3g} (radians or metres)"
-                f" from where it was recorded, more than {PROPRIO_TOLERANCE}; the file was made by"
+                f" from where it was recorded, more than {tolerance}; the file was made by"
                 " another simulator, or its obs_alignment is wrong"
             )
         for name, value in _observed(environment, observation).items():
             if name.endswith(("_rgb", "_mask")):
                 frames.setdefault(f"obs/{name}", []).append(value)
-    copy = target.create_group(episode.name)
-    _copy_attributes(demo, copy)
-    for name in demo:
-        if name != "obs":
-            demo.copy(name, copy)
-    for name in demo["obs"]:
-        if f"obs/{name}" not in frames:
-            demo["obs"].copy(name, copy.require_group("obs"))
-    for name, values in frames.items():
-        write_dataset(copy, name, np.stack(values))
+    return {name: np.stack(values) for name, values in frames.items()}
 
 
 def _simulate_last(environment: MujocoEnvironment, demo: h5py.Group, states: dict) -> dict:

@@ -36,7 +36,7 @@ from envs.demonstrations import (
 from envs.simulation import ORIENTATIONS
 from errors import UserError
 
-STATISTICS = "statistics.json"
+STATISTICS = "demonstration_statistics.json"
 PERCENTILES = (1.0, 99.0)  # Mask World Model: actions and state are mapped from these to [-1, 1]
 
 
@@ -131,6 +131,7 @@ class Windows:
         last = episode.steps - lag - 1
         past = np.clip(step + config.past(), 0, last)
         ahead = step + config.ahead()
+        seen = episode.steps - 1  # the last picture; with a lag it shows what the last action did
         taken = step + np.arange(config.chunk)
         try:
             window = {
@@ -138,13 +139,13 @@ class Windows:
                 "proprio": proprio_of(demo, slice(step, step + 1))[0],
                 "action": self._actions(demo, taken, last, lag),
                 "action_valid": taken <= last,
-                "future_valid": ahead <= last,
+                "future_valid": ahead <= seen,
                 "task": np.int64(self.tasks.index(recording.task)),
             }
             if self.target != "none":
                 kind = "mask" if self.target == "masks" else "rgb"
-                window["future"] = self._frames(recording, demo, kind, np.minimum(ahead, last))
-        except OSError as error:
+                window["future"] = self._frames(recording, demo, kind, np.minimum(ahead, seen))
+        except (OSError, RuntimeError, KeyError) as error:
             raise UserError(
                 f"{recording.path}: data/{episode.name} cannot be read: {error}"
             ) from error
@@ -202,13 +203,14 @@ class Windows:
 def statistics(recordings: Sequence[Recording]) -> dict[str, list[float]]:
     """1st and 99th percentile, and range, of actions and proprioception over all episodes.
 
-    Computed once and kept beside the data in ``statistics.json`` (where the folder can be written).
+    Computed once and kept beside the (first) file in ``demonstration_statistics.json``, where that
+    can be written.
 
     Returns: lists of A or D numbers under ``action_low``, ``action_high``, ``action_min``,
         ``action_max``, ``proprio_low``, ``proprio_high``.
     """
     paths = [recording.path.resolve() for recording in recordings]
-    kept = pathlib.Path(os.path.commonpath([path.parent for path in paths])) / STATISTICS
+    kept = min(paths).parent / STATISTICS
     fingerprint = hashlib.sha256()
     for path in sorted(paths):
         status = path.stat()
@@ -226,6 +228,8 @@ def statistics(recordings: Sequence[Recording]) -> dict[str, list[float]]:
                 proprio.append(proprio_of(demo))
     found = {}
     for name, values in (("action", np.concatenate(actions)), ("proprio", np.concatenate(proprio))):
+        if not np.isfinite(values).all():
+            raise UserError(f"an {name} in {paths[0].parent} is not a finite number")
         low, high = np.percentile(values.astype(np.float64), PERCENTILES, axis=0)
         found[f"{name}_low"], found[f"{name}_high"] = low.tolist(), high.tolist()
         found[f"{name}_min"] = values.min(0).astype(float).tolist()

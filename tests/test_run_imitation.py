@@ -54,6 +54,14 @@ def test_what_is_recorded_can_be_looked_at_and_given_masks(demos, tmp_path, caps
     assert "is there already" in capsys.readouterr().out
 
 
+def test_annotating_in_place_again_has_nothing_left_to_do(demos, capsys):
+    path = demos / "metaworld-drawer-close.hdf5"
+    before = path.stat().st_mtime_ns
+    assert main(["annotate", "--data", str(demos), "--in-place"]) == 0
+    assert "has masks already" in capsys.readouterr().out
+    assert path.stat().st_mtime_ns == before
+
+
 def test_collecting_again_leaves_finished_files_alone(demos, capsys):
     before = (demos / "metaworld-drawer-close.hdf5").stat().st_mtime_ns
     assert main(["collect", "--task", DRAWER, "--episodes", "2", "--out", str(demos)]) == 0
@@ -94,6 +102,10 @@ def test_mistakes_are_one_line(demos, trained, tmp_path, capsys):
         "has no scripted expert": ["collect", "--task", "dmc/walker-walk", "--episodes", "1",
                                    "--out", tmp_path],
         "exclude each other": ["annotate", "--data", demos, "--in-place", "--out", tmp_path],
+        "must be numbers": ["collect", "--task", DRAWER, "--episodes", "1", "--out", tmp_path,
+                            "--noise", "nan"],
+        "would become": ["annotate", "--data", demos / "metaworld-drawer-close.hdf5",
+                         demos / "metaworld-drawer-close.hdf5", "--out", tmp_path / "x"],
         "is not a file": ["inspect", tmp_path / "nowhere.hdf5"],
     }  # fmt: skip
     for words, arguments in cases.items():

@@ -191,7 +191,8 @@ def test_a_recording_that_was_stopped_goes_on_and_ends_the_same(recorded, tmp_pa
 def test_a_partial_file_that_a_crash_has_damaged_is_begun_again(recorded, tmp_path):
     path = tmp_path / "damaged.hdf5"
     path.with_name(path.name + PARTIAL).write_bytes(recorded.read_bytes()[:3000])
-    collect("metaworld/drawer-close", 2, path, ScriptedActor, SEEN, seed=3, after_success=2)
+    with pytest.warns(UserWarning, match="starting over"):
+        collect("metaworld/drawer-close", 2, path, ScriptedActor, SEEN, seed=3, after_success=2)
     same_file(recorded, path)
 
 
@@ -210,6 +211,84 @@ def test_annotating_that_was_stopped_goes_on(copy, recorded, tmp_path):
     annotate(copy, out, progress=stop)
     assert calls == [1, 1, 2]
     same_file(recorded, out)
+
+
+def test_annotating_what_was_annotated_before_and_stopped_in_an_episode_loses_nothing(
+    recorded, tmp_path, monkeypatch
+):
+    import envs.recording as recording
+
+    first, second = tmp_path / "first.hdf5", tmp_path / "second.hdf5"
+    annotate(recorded, first)
+    write, calls = recording.write_dataset, []
+
+    def stop(group, name, values):
+        calls.append(name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(group, name, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "write_dataset", stop)
+        with pytest.raises(KeyboardInterrupt):
+            annotate(first, second)
+    annotate(first, second)
+    same_file(recorded, second)
+
+
+def test_an_episode_is_recorded_once_wherever_recording_was_stopped(
+    recorded, tmp_path, monkeypatch
+):
+    path = tmp_path / "stopped.hdf5"
+
+    def stop(self, attempts):
+        raise KeyboardInterrupt
+
+    options = {"seed": 3, "after_success": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(DemonstrationWriter, "tried", stop)
+        with pytest.raises(KeyboardInterrupt):
+            collect("metaworld/drawer-close", 2, path, ScriptedActor, SEEN, **options)
+    collect("metaworld/drawer-close", 2, path, ScriptedActor, SEEN, **options)
+    same_file(recorded, path)
+    with h5py.File(path) as file, h5py.File(recorded) as whole:
+        for name in ("total", "num_demos", "attempts"):
+            assert file["data"].attrs[name] == whole["data"].attrs[name]
+
+
+def test_noise_is_a_function_of_the_episode(tmp_path):
+    """A recording that was stopped and goes on has the noise of one that was not."""
+
+    def noisy(environment):
+        return ScriptedActor(environment, noise=0.2)
+
+    paths = [tmp_path / "whole.hdf5", tmp_path / "stopped.hdf5"]
+    collect("metaworld/drawer-close", 2, paths[0], noisy, SEEN)
+
+    def stop(kept, attempts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect("metaworld/drawer-close", 2, paths[1], noisy, SEEN, progress=stop)
+    collect("metaworld/drawer-close", 2, paths[1], noisy, SEEN)
+    same_file(*paths)
+
+
+def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    import envs.demonstrations as demonstrations
+
+    monkeypatch.setattr(demonstrations, "SPARE_BYTES", 2**60)
+    path = tmp_path / "large.hdf5"
+    with pytest.raises(UserError, match="no space left for .* the 0 episodes written are kept"):
+        collect("metaworld/drawer-close", 1, path, ScriptedActor, SEEN)
+    assert not path.exists()
+
+
+def test_shifted_pictures_are_not_replaced_by_others(copy, tmp_path):
+    with h5py.File(copy, "r+") as file:
+        file["data"].attrs["shift"] = "background:0.5"
+    with pytest.raises(UserError, match="recorded under the shift background:0.5"):
+        annotate(copy, tmp_path / "out.hdf5")
 
 
 def test_a_replay_that_is_elsewhere_is_refused_with_how_far(copy, tmp_path):
@@ -316,7 +395,7 @@ def test_where_nobody_knows_success_every_episode_is_kept(tmp_path):
         def __init__(self, environment):
             self.size = environment.action_space.shape
 
-        def begin(self):
+        def begin(self, seed):
             pass
 
         def action(self, observation):

@@ -202,7 +202,7 @@ def test_one_camera_in_any_orientation_shows_what_it_shows_among_two(
     assert basket.cameras == ("agentview", "robot0_eye_in_hand")
     assert both["image"].shape == (2, 64, 64, 3)
     assert both["mask"].shape == (2, 64, 64)
-    assert basket.render().shape == (2, 64, 64, 3)
+    assert basket.render().shape == (64, 128, 3)
     assert not np.array_equal(both["image"][0], both["image"][1])
     alone = envs.make(
         "libero/object/0", camera=camera, orientation=orientation, quality="fast", masks=True

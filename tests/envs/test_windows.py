@@ -81,8 +81,14 @@ def test_a_file_in_either_alignment_and_orientation_gives_the_same_windows(folde
     after = open_windows([path], CONFIG)
     assert len(after) == len(before)
     for index in range(len(before)):
-        for name, value in before[index].items():
-            np.testing.assert_array_equal(after[index][name], value, err_msg=name)
+        window, expected = after[index], before[index]
+        # such a file has one picture more, of what the last action did
+        assert (window.pop("future_valid") >= expected.pop("future_valid")).all()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(window[name], value, err_msg=name)
+    last = after.recordings[0].episodes[0].steps - 2
+    ahead = last + CONFIG.ahead()
+    np.testing.assert_array_equal(after[last]["future_valid"], ahead <= last + 1)
 
 
 def test_pictures_as_target_and_no_target(folder):
@@ -128,9 +134,9 @@ def test_statistics_are_percentiles_of_all_files_kept_beside_the_data(folder, tm
     low, high = np.percentile(np.concatenate(actions), [1, 99], axis=0)
     np.testing.assert_allclose(found["action_low"], low)
     np.testing.assert_allclose(found["action_high"], high)
-    kept = json.loads((copied / "statistics.json").read_text())
+    kept = json.loads((copied / "demonstration_statistics.json").read_text())
     assert list(kept.values()) == [found]
-    (copied / "statistics.json").write_text(json.dumps(dict.fromkeys(kept, "kept")))
+    (copied / "demonstration_statistics.json").write_text(json.dumps(dict.fromkeys(kept, "kept")))
     assert statistics(headers) == "kept"  # computed once
     with h5py.File(headers[0].path, "r+") as file:
         file["data/demo_0/actions"][0] = 0.5
