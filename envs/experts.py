@@ -141,7 +141,7 @@ PALM = (0.112, 0.04, 0.025)
 OPENING = 0.07  # of 0.076 between the opened fingers
 PAD = 0.012  # half the height of what the finger pads touch, and half its width
 FINGERTIP = 0.008  # from the grip site down to the floor
-REACH = 0.7  # from the robot's base; beyond it the arm stretches and obeys badly
+NEAR, FAR = 0.45, 0.7  # from the robot's base; outside, the folded or stretched arm obeys badly
 
 SPACING = 0.008  # of the points that stand for a box
 GRASP_DEPTH = 0.028  # of the grip site below an object's top: as deep as the palm lets it
@@ -357,12 +357,10 @@ class PickAndPlaceExpert(Expert):
         return _grasps_across(self._points) or _grasps_of_rim(self._points, self._box_centres)
 
     def _cost(self, grasp: Grasp) -> float:
-        """Its own, and that of stretching the arm and of touching what stands around."""
+        """Its own, and that of an awkward arm and of touching what stands around."""
         at_goal = self._goal[:2] + grasp.entry[:2] - self._position[:2]
-        stretch = sum(
-            max(0.0, np.linalg.norm(place - self._base) - REACH)
-            for place in (grasp.entry[:2], at_goal)
-        )
+        reaches = [np.linalg.norm(place - self._base) for place in (grasp.entry[:2], at_goal)]
+        awkward = sum(max(0.0, reach - FAR, NEAR - reach) for reach in reaches)
         around = np.linalg.norm(self._obstacles[:, :2] - grasp.entry[:2], axis=1) < AROUND
         offset = self._obstacles[around] - grasp.entry
         closing, across = _axes(grasp.yaw)
@@ -372,7 +370,7 @@ class PickAndPlaceExpert(Expert):
             for length, width, lower in (FINGERS, PALM)
         )
         # Decimetres if anything is touched, so that such a grasp is the last resort.
-        return grasp.cost + stretch + (0.1 + 0.001 * touched if touched else 0.0)
+        return grasp.cost + awkward + (0.1 + 0.001 * touched if touched else 0.0)
 
 
 def _grasps_across(points: np.ndarray) -> list[Grasp]:
@@ -390,7 +388,7 @@ def _grasps_across(points: np.ndarray) -> list[Grasp]:
         middle = _middle(level @ np.stack(axes, axis=1))
         place = np.array([*(middle[0] * closing + middle[1] * across), height])
         cost = width + _cost_of_turning(yaw)
-        if len(over) and np.ptp(over @ closing) > width - 0.002:
+        if len(over) and np.ptp(over @ closing) > width - 0.004:
             cost += 0.02  # what is as wide above the pads can hang on them when they open
         found.append(Grasp(place, place, yaw, cost))
     return found
