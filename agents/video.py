@@ -19,6 +19,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
 
     Raises:
         ValueError: ``frames`` has another shape or type, or is empty.
+        OSError: ``path`` cannot be written.
     """
     # Importing it looks for an ffmpeg executable.
     import imageio_ffmpeg
@@ -33,6 +34,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # ffmpeg chooses the container by the ending.
     temporary = path.with_suffix(".tmp.mp4")
+    temporary.touch()  # an error of ours, not a page of ffmpeg's
     writer = imageio_ffmpeg.write_frames(
         str(temporary),
         size=(width + width % 2, height + height % 2),

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import h5py
@@ -288,16 +288,19 @@ def annotate(
         )
     if out.exists() and not (path.exists() and out.samefile(path)):
         raise UserError(f"{out} exists already; give another name or delete it")
-    environment = envs.make(
-        recording.task,
-        camera=",".join(_full_names(recording)),
-        size=size,
-        action_repeat=recording.action_repeat,
-        quality=quality,
-        masks=True,
-        proprio=True,
-        orientation=recording.orientation,
-    )
+    try:
+        environment = envs.make(
+            recording.task,
+            camera=",".join(_full_names(recording)),
+            size=size,
+            action_repeat=recording.action_repeat,
+            quality=quality,
+            masks=True,
+            proprio=True,
+            orientation=recording.orientation,
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_name(out.name + PARTIAL)
@@ -306,7 +309,8 @@ def annotate(
             _copy_attributes(source, target)
             group = target.require_group("data")
             _copy_attributes(source["data"], group)
-            for name, value in (mask_attributes() | {"quality": quality, "size": size}).items():
+            changed = {"quality": quality, "size": size} | _resized(group.attrs, size)
+            for name, value in (mask_attributes() | changed).items():
                 group.attrs[name] = value
             for number, episode in enumerate(recording.episodes):
                 if "annotated" not in getattr(group.get(episode.name), "attrs", {}):
@@ -327,6 +331,17 @@ def annotate(
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         environment.close()
+
+
+def _resized(attributes: Mapping[str, Any], size: int) -> dict[str, str]:
+    """``env_args``, where robomimic reads the size of the pictures from, with that size."""
+    try:
+        env_args = json.loads(attributes["env_args"])
+        kwargs = env_args["env_kwargs"]
+        kwargs["camera_heights"] = kwargs["camera_widths"] = size
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return {"env_args": json.dumps(env_args)}
 
 
 def _annotated_file(partial: pathlib.Path, settings: str):

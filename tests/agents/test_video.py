@@ -1,5 +1,7 @@
 """Videos, read back frame by frame."""
 
+from pathlib import Path
+
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -37,3 +39,11 @@ def test_video_shows_the_frames_enlarged(tmp_path, shape):
 def test_what_is_no_video_is_refused(tmp_path, frames):
     with pytest.raises(ValueError, match="uint8"):
         write_video(tmp_path / "episode.mp4", frames, fps=10)
+
+
+def test_a_place_that_cannot_be_written_to_is_an_error_of_ours(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        write_video(tmp_path / "file" / "a.mp4", np.zeros((2, 8, 8, 3), np.uint8), fps=10)
+    with pytest.raises(OSError):
+        write_video(Path("/proc/a.mp4"), np.zeros((2, 8, 8, 3), np.uint8), fps=10)

@@ -196,6 +196,27 @@ def test_a_partial_file_that_a_crash_has_damaged_is_begun_again(recorded, tmp_pa
     same_file(recorded, path)
 
 
+def test_annotating_at_another_size_says_so_wherever_it_is_read_from(copy, tmp_path):
+    annotate(copy, tmp_path / "out.hdf5", size=48)
+    assert read_header(tmp_path / "out.hdf5").size == 48
+    with h5py.File(tmp_path / "out.hdf5") as file:
+        kwargs = json.loads(file["data"].attrs["env_args"])["env_kwargs"]
+        assert (kwargs["camera_heights"], kwargs["camera_widths"]) == (48, 48)
+        for name in ("corner2_rgb", "corner2_mask"):
+            assert file[f"data/demo_0/obs/{name}"].shape[1:3] == (48, 48)
+
+
+def test_a_camera_that_the_task_has_not_is_named_with_the_file(copy, tmp_path):
+    with h5py.File(copy, "r+") as file:
+        for demo in file["data"].values():
+            for kind in ("rgb", "mask"):
+                demo["obs"].move(f"corner2_{kind}", f"kitchen_{kind}")
+        file["data"].attrs["camera"] = "kitchen"
+    with pytest.raises(UserError, match=r"copy\.hdf5: unknown camera 'kitchen'"):
+        annotate(copy, tmp_path / "out.hdf5")
+    assert not (tmp_path / "out.hdf5").exists()
+
+
 def test_annotating_that_was_stopped_goes_on(copy, recorded, tmp_path):
     strip_masks(copy)
     out, calls = tmp_path / "out.hdf5", []
