@@ -238,33 +238,48 @@ class Libero(MujocoEnvironment):
             )
         self._snapshot = ModelSnapshot(self.model)
 
-    def show_after(self, state: np.ndarray, actions: np.ndarray, robot: dict) -> dict:
+    def show_after(self, states: np.ndarray, actions: np.ndarray, robot: dict) -> dict:
         """The observation that the last of an episode's actions led to.
 
         LIBERO's own files end with a picture of a state they do not hold: the step is simulated,
-        then the robot put where it was recorded.
+        then the robot put where it was recorded. What the simulator carries from step to step
+        beside its state is found again where the recorded actions tell: what the gripper has
+        integrated, the orientation the arm was last told to hold, and, from the step before, where
+        the contact solver starts.
 
         Args:
-            state: in which the last action was taken, (1 + nq + nv,).
-            actions: of the whole episode, (T, 7): what the gripper has integrated by then.
-            robot: ``joint_states`` (7,) and ``gripper_states`` (2,) afterwards.
+            states: in which the actions were taken, (T, 1 + nq + nv).
+            actions: of the whole episode, (T, 7).
+            robot: ``joint_states`` (7,) and ``gripper_states`` (2,) after the last action.
         """
         simulation = self._simulation
-        simulation.sim.set_state_from_flattened(state)
-        simulation.sim.forward()
-        gripper = simulation.robots[0].gripper
-        gripper.current_action = np.array([1.0, -1.0])  # open, as after settling
-        substeps = int(simulation.control_timestep / simulation.model_timestep)
-        for action in actions[:-1, -1]:
-            for _ in range(substeps):
-                gripper.format_action(np.array([action]))
         arm = simulation.robots[0]
-        arm.controller.update(force=True)  # where the hand is now, not where a reset has left it
-        simulation.step(actions[-1])
+        before = max(len(actions) - 2, 0)
+        arm.gripper.current_action = np.array([1.0, -1.0])  # open, as after settling
+        substeps = int(simulation.control_timestep / simulation.model_timestep)
+        for action in actions[:before, -1]:
+            for _ in range(substeps):
+                arm.gripper.format_action(np.array([action]))
+        turned = np.flatnonzero(np.any(actions[:before, 3:6] != 0, axis=1))
+        if len(turned):  # an action without rotation keeps the goal of the last one that had some
+            self._put(states[turned[-1]])
+            arm.controller.set_goal(actions[turned[-1], :6])
+        self._put(states[before])
+        for state, action in zip(states[before:], actions[before:], strict=True):
+            solution = self.data.qacc_warmstart.copy()
+            self._put(state)
+            self.data.qacc_warmstart[:] = solution
+            simulation.step(action)
         self.data.qpos[arm._ref_joint_pos_indexes] = robot["joint_states"]
         self.data.qpos[arm._ref_gripper_joint_pos_indexes] = robot["gripper_states"]
         self._refresh_what_is_drawn()
         return self._observe()
+
+    def _put(self, state: np.ndarray) -> None:
+        """Set the simulator's state, and tell the controller where the hand is now."""
+        self._simulation.sim.set_state_from_flattened(state)
+        self._simulation.sim.forward()
+        self._simulation.robots[0].controller.update(force=True)
 
     def problem(self) -> dict[str, str]:
         """LIBERO's own description of a task, as its demonstrations carry it (``problem_info``)."""

@@ -434,7 +434,7 @@ def _simulate_last(environment: MujocoEnvironment, demo: h5py.Group, states: dic
     if not hasattr(environment, "show_after"):
         raise UserError("obs_alignment after_action is LIBERO's; other tasks' files have before")
     robot = {name: demo[f"obs/{name}"][-1] for name in ("joint_states", "gripper_states")}
-    return environment.show_after(states["states"][-1], demo["actions"][()], robot)
+    return environment.show_after(states["states"], demo["actions"][()], robot)
 
 
 def _recorded_model(demo: h5py.Group, where: str) -> dict[str, np.ndarray | str]:

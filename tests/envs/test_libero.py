@@ -313,6 +313,27 @@ def test_a_recorded_model_and_state_draw_the_same_picture_in_another_episode(bas
         assert same(episode(one, seed=6), episode(one, seed=6))
 
 
+def test_the_step_an_official_file_ends_with_is_what_its_last_action_led_to(basket):
+    """Also when the last actions do not turn the hand: it holds the orientation last asked for."""
+    actions = np.zeros((8, 7))
+    actions[:, :2], actions[:, 6] = 0.4, [-1, -1, 1, 1, 1, 1, -1, -1]
+    actions[1:4, 3:6] = [0.5, -0.3, 0.6]
+    basket.reset(seed=8)
+    model, states = basket.recorded_model(), []
+    for action in actions:
+        states.append(basket.recorded_state()["states"])
+        truth, *_ = basket.step(action.astype(np.float32))
+    robot, velocities = basket.robot_state(), basket.data.qvel.copy()
+    basket.reset(seed=9)
+    basket.step(np.ones(7, np.float32))
+    basket.restore(model)
+    shown = basket.show_after(np.stack(states), actions, robot)
+    for name in ("image", "mask"):
+        np.testing.assert_array_equal(shown[name], truth[name])
+    np.testing.assert_allclose(shown["proprio"], truth["proprio"], atol=1e-6)
+    np.testing.assert_allclose(basket.data.qvel, velocities, atol=1e-4)  # these are not given
+
+
 def test_another_tasks_model_is_refused(basket, stove):
     stove.reset(seed=0)
     model = stove.recorded_model()
