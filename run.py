@@ -61,6 +61,9 @@ class Evaluate:
     token_pruning: str | None = None
     """Of an agent of imitate: also with these shares of its video tokens dropped at random, and
     nPAUC: 0.1,0.4,0.6,0.8,0.9."""
+    swap_instructions: bool = False
+    """Of an agent of imitate: also with every task's instruction replaced by the next task's, to
+    see whether it listens."""
     execute: int | None = None
     """Of an agent of imitate: actions of a chunk that are executed before the next one."""
     video: bool = False
@@ -202,8 +205,8 @@ def imitate(arguments: Sequence[str]) -> None:
     if chosen.target is not None:
         agent = replace(agent, dynamics=replace(agent.dynamics, target=chosen.target))
     if chosen.world_model is not None:
-        if chosen.world_model not in ("video", "none"):
-            raise UserError(f"--world-model is video or none, not {chosen.world_model!r}")
+        if chosen.world_model not in ("video", "none", "blind"):
+            raise UserError(f"--world-model is video, none or blind, not {chosen.world_model!r}")
         agent = replace(agent, world_model=chosen.world_model)
     default = replace(default, agent=agent, data=tyro.MISSING, task=tyro.MISSING)
 
@@ -219,18 +222,19 @@ def imitate(arguments: Sequence[str]) -> None:
         target: Annotated[str | None, tyro.conf.arg(metavar="TARGET")] = chosen.target
         """What the world model predicts, short for --agent.dynamics.target: masks, pixels, or
         package.module:Class."""
-        world_model: Annotated[str | None, tyro.conf.arg(metavar="{video,none}")] = (
+        world_model: Annotated[str | None, tyro.conf.arg(metavar="{video,none,blind}")] = (
             chosen.world_model
         )
-        """Short for --agent.world-model: none is the policy on an image encoder, the baseline."""
+        """Short for --agent.world-model: none is the policy on an image encoder, the baseline;
+        blind the same on black pictures."""
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
         """Run folder; by default runs/TASK-imitate-PRESET-TARGET-seedSEED."""
 
     options = parse(Imitate, arguments, "run.py imitate", default=Imitate(default))
     config = options.config
     predicted = config.agent.dynamics.target
-    if config.agent.world_model == "none":
-        predicted = "none"
+    if config.agent.world_model != "video":
+        predicted = config.agent.world_model
     parts = [config.task, "imitate", options.preset, predicted, f"seed{config.seed}"]
     name = re.sub(r"[^\w.+-]", "-", "-".join(parts))
     with RunFolder.create_or_resume(options.logdir or f"runs/{name}", config) as folder:
@@ -263,8 +267,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     if folder.of_imitation:
         evaluate_imitation(options, folder, shifts)
         return
-    for name in ("task", "token_pruning", "execute"):
-        if getattr(options, name) is not None:
+    for name in ("task", "token_pruning", "execute", "swap_instructions"):
+        if getattr(options, name) not in (None, False):
             flag = name.replace("_", "-")
             raise UserError(
                 f"--{flag} is for agents of imitate; {options.logdir} was trained online"
@@ -336,7 +340,7 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
     names = envs.expand(options.task) if options.task is not None else None
     agent, config, view, updates = imitation.load_agent(options.logdir, options.device)
     names = names or envs.expand(config.task)
-    if ratios and config.agent.world_model == "none":
+    if ratios and config.agent.world_model != "video":
         raise UserError(f"{options.logdir} has no world model, so it has no video tokens to prune")
     if options.execute is not None:
         if not 1 <= options.execute <= config.agent.policy.chunk:
@@ -346,15 +350,18 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
             )
         agent.execute = options.execute
 
-    def measure(who, shift: str = "", film: list | None = None, pruning: float = 0.0):
+    swapped = _swapped_instructions(names) if options.swap_instructions else {}
+
+    def measure(who, shift="", film: list | None = None, pruning=0.0, told: dict | None = None):
         agent.pruning = pruning
         environments = 1 if film is not None else config.evaluate_envs
         count = min(VIDEO_EPISODES, options.episodes) if film is not None else options.episodes
         measured = []
         for task in names:
             episodes = imitation.evaluate(
-                who, view, task, count, options.seed, environments, shift, config.quality, film
-            )
+                who, view, task, count, options.seed, environments, shift, config.quality,
+                (told or {}).get(task), film,
+            )  # fmt: skip
             measured += [{"task": task, **episode} for episode in episodes]
         agent.pruning = 0.0
         return measured
@@ -363,6 +370,8 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
     rows = {"agent": measure(agent, plain)}
     if options.random:
         rows["random"] = measure(None, plain)
+    if swapped:
+        rows["swapped"] = measure(agent, plain, told=swapped)
     rows |= {shift: measure(agent, shift) for shift in shifts}
     pruned = {f"pruned {ratio:g}": measure(agent, plain, pruning=ratio) for ratio in ratios}
     rows |= pruned
@@ -374,6 +383,8 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
             task: summarise([e for e in episodes if e["task"] == task])["success"] for task in names
         }
         evaluation[name] = summarise(episodes) | {"tasks": by_task, "episodes": episodes}
+    if swapped:
+        evaluation["instructions"] = swapped
     if options.shift is not None:
         evaluation["shift"] = options.shift
     if shifts:
@@ -418,6 +429,23 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
     for written in (path, folder.curve_path, *sorted((folder.path / "videos").glob("*.mp4"))):
         if written.exists():
             print(written)
+
+
+def _swapped_instructions(names: Sequence[str]) -> dict[str, str]:
+    """What the tasks are told when each gets the next one's instruction, the last the first's."""
+    import envs
+
+    told = []
+    for task in names:
+        environment = envs.make(task, size=8, quality="fast")
+        told.append(environment.instruction)
+        environment.close()
+    if len(set(told)) < len(told) or len(told) < 2:
+        raise UserError(
+            "--swap-instructions needs tasks with different instructions, not"
+            f" {', '.join(map(repr, told))}"
+        )
+    return dict(zip(names, [*told[1:], told[0]], strict=True))
 
 
 def _ratios(text: str | None) -> list[float]:

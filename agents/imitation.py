@@ -71,15 +71,18 @@ class ImitationConfig:
             raise UserError(
                 f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})"
             )
-        if self.agent.world_model == "none" and self.dynamics_from:
-            raise UserError("world_model none has no stage 1 to take over; leave out dynamics_from")
+        if self.agent.world_model != "video" and self.dynamics_from:
+            raise UserError(
+                f"world_model {self.agent.world_model} has no stage 1 to take over; leave out"
+                " dynamics_from"
+            )
         if self.target == "masks" and self.agent.dynamics.future_frames < 1:
             raise UserError("future_frames must be at least 1")
 
     @property
     def target(self) -> str:
         """What windows hold as their future: "masks", "pixels" or "none"."""
-        if self.agent.world_model == "none":
+        if self.agent.world_model != "video":
             return "none"
         from world_models.targets import reads
         from world_models.video_targets import make_video_target
@@ -90,7 +93,7 @@ class ImitationConfig:
     @property
     def first_stage_steps(self) -> int:
         """Updates of stage 1 in this run; none without a world model or with another run's."""
-        skipped = self.agent.world_model == "none" or self.dynamics_from
+        skipped = self.agent.world_model != "video" or self.dynamics_from
         return 0 if skipped else self.dynamics_steps
 
 
@@ -149,6 +152,7 @@ def evaluate(
     environments: int = 2,
     shift: str = "",
     quality: str | None = None,
+    instruction: str | None = None,
     film: list | None = None,
 ) -> list[dict]:
     """Closed-loop episodes of one task, on starts that no evaluation during training uses.
@@ -164,6 +168,7 @@ def evaluate(
         environments: how many at the same time.
         shift: visual shifts to act under (`envs.shifts`).
         quality: of the pictures; None is that of the data.
+        instruction: what the agent is told; None is the task's own.
         film: takes frames of what is seen and predicted, in one environment.
 
     Returns:
@@ -175,7 +180,9 @@ def evaluate(
         for index in range(episodes)
     ]
     options = {"init_state": "seed"} if recorded else None
-    return run_task(agent, view, task, seeds, seed, environments, shift, quality, options, film)
+    return run_task(
+        agent, view, task, seeds, seed, environments, shift, quality, options, instruction, film
+    )
 
 
 def run_task(
@@ -188,6 +195,7 @@ def run_task(
     shift: str = "",
     quality: str | None = None,
     options: dict | None = None,
+    instruction: str | None = None,
     film: list | None = None,
 ) -> list[dict]:
     """Episodes of one task from `seeds`; RGB and proprioception are all that is drawn.
@@ -203,7 +211,8 @@ def run_task(
             actor = RandomAgent(space, seed)
         else:
             check_agreement(agent, view.cameras, view.size, space.shape[0])
-            actor = agent.actor(vector.get_attr("instruction")[0], seed, film is not None)
+            told = vector.get_attr("instruction")[0] if instruction is None else instruction
+            actor = agent.actor(told, seed, film is not None)
         episodes = run_episodes(actor, vector, list(seeds), options=options)
         if film is not None:
             film += actor.film or []

@@ -34,9 +34,10 @@ warnings.filterwarnings("ignore", message="Mismatch dtype between input and weig
 class ImitationAgentConfig:
     """Mask World Model: stage 1 (dynamics) and stage 2 (policy). The defaults are the paper's."""
 
-    world_model: Literal["video", "none"] = "video"
+    world_model: Literal["video", "none", "blind"] = "video"
     """video: the policy acts on a video model of the future; none: on an image encoder learned with
-    it, the baseline that tells a gain from a good policy head."""
+    it, the baseline that tells a gain from a good policy head; blind: the same on black pictures,
+    what proprioception and words achieve alone."""
     language: str = "words"
     """Encoder of the instruction: words (no download) or t5:FOLDER_OR_NAME."""
     dynamics: MaskDynamicsConfig = field(default_factory=MaskDynamicsConfig)
@@ -255,6 +256,8 @@ class ImitationAgent:
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
         inputs = batch["image"], batch["text"], batch["text_mask"]
+        if self.config.world_model == "blind":
+            return networks.world_model(torch.zeros_like(batch["image"]), *inputs[1:])
         if self.config.world_model == "none":
             return networks.world_model(*inputs)
         return networks.world_model.features(*inputs, pruning=pruning, generator=generator)
@@ -337,7 +340,7 @@ class Actor:
 
     def _predict(self, pictures: Tensor) -> np.ndarray | None:
         """The last predicted frame of each camera; nothing where nothing predicts."""
-        if self.agent.config.world_model == "none":
+        if self.agent.config.world_model != "video":
             return None
         generator = torch.Generator(self.agent.device).manual_seed(0)
         future = self.agent.predict(pictures, self.caption, generator)

@@ -379,18 +379,25 @@ def _grasps_across(points: np.ndarray) -> list[Grasp]:
     height = max(bottom + FINGERTIP, top - GRASP_DEPTH)
     level = points[np.abs(points[:, 2] - height) < PAD, :2]
     over = points[points[:, 2] > height + PAD, :2]
+    yaws = np.radians(np.arange(-85, 91, 5))
+    widths = np.array([np.ptp(level @ _axes(yaw)[0]) for yaw in yaws])
+    # Flat on two sides: turning a little more does not make it narrower (half a turn is the same)
+    flat = widths < np.minimum(np.roll(widths, 1), np.roll(widths, -1)) + 0.001
     found = []
-    for yaw in np.radians(np.arange(-85, 91, 5)):
-        closing, across = axes = _axes(yaw)
-        width = np.ptp(level @ closing)
+    for yaw, width in zip(yaws[flat], widths[flat], strict=True):
         if width > OPENING:
             continue
+        closing, across = axes = _axes(yaw)
         middle = _middle(level @ np.stack(axes, axis=1))
-        place = np.array([*(middle[0] * closing + middle[1] * across), height])
         cost = width + _cost_of_turning(yaw)
-        if len(over) and np.ptp(over @ closing) > width - 0.004:
+        if len(over) and np.ptp(over @ closing) > width - 0.002:
             cost += 0.02  # what is as wide above the pads can hang on them when they open
-        found.append(Grasp(place, place, yaw, cost))
+        # A long one need not be taken in its middle
+        for aside in (0.0, -0.01, 0.01, -0.02, 0.02):
+            if abs(aside) <= max(0.0, np.ptp(level @ across) / 2 - 1.5 * PAD):
+                xy = middle[0] * closing + (middle[1] + aside) * across
+                place = np.array([*xy, height])
+                found.append(Grasp(place, place, yaw, cost + abs(aside)))
     return found
 
 

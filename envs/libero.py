@@ -77,7 +77,7 @@ class Libero(MujocoEnvironment):
             self._simulation = _until_placed(make).env
         words = self._simulation.parsed_problem["language_instruction"]
         self.instruction = words if isinstance(words, str) else " ".join(words)
-        self._snapshot = ModelSnapshot(self.model)
+        self._snapshot = self._snapshot_of_model()
         self._steps = 0
         bounds = np.full(7, -1.0), np.full(7, 1.0)
         super().__init__(config, bounds, MAX_ENV_STEPS[part], seed)
@@ -236,7 +236,24 @@ class Libero(MujocoEnvironment):
                 f"the recorded model has {self.model.njnt} joints, that of libero/{self.name}"
                 f" {len(expected)}: it is another task's"
             )
-        self._snapshot = ModelSnapshot(self.model)
+        self._snapshot = self._snapshot_of_model()
+
+    def _snapshot_of_model(self) -> ModelSnapshot:
+        """The model as resets begin with it: fixtures where the model file has them.
+
+        A reset places what is *on* a fixture by where the model has the fixture's surface, then
+        moves the fixture there. LIBERO compiles the model anew for each reset; this one is kept.
+        """
+        as_it_is = ModelSnapshot(self.model)
+        for fixture in self._simulation.fixtures_dict.values():
+            body = self.model.body(fixture.root_body).id
+            element = self._simulation.model.worldbody.find(f".//body[@name='{fixture.root_body}']")
+            for name, at_origin in (("pos", "0 0 0"), ("quat", "1 0 0 0")):
+                numbers = element.get(name, at_origin).split()
+                getattr(self.model, f"body_{name}")[body] = [float(part) for part in numbers]
+        unplaced = ModelSnapshot(self.model)
+        as_it_is.restore()
+        return unplaced
 
     def show_after(self, states: np.ndarray, actions: np.ndarray, robot: dict) -> dict:
         """The observation that the last of an episode's actions led to.

@@ -181,8 +181,8 @@ def _config(folder: Path) -> tuple[Any, Any, str, dict[str, Any]]:
     # Online the autoencoder predicts, in imitation the video model, where there is one.
     predicts = agent.get("autoencoder") or agent.get("dynamics") or {}
     target = predicts.get("target", "pixels")
-    if agent.get("world_model") == "none":
-        target = "none"
+    if agent.get("world_model") in ("none", "blind"):
+        target = agent["world_model"]
     provenance = {key: value for key, value in recorded.items() if key != "config"}
     return task, seed, target, provenance
 

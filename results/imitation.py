@@ -84,7 +84,7 @@ def markdown(runs: Sequence[dict[str, Any]], command: str) -> str:
         "# Imitation, by what the world model predicts",
         "",
         f"Made by `{command}`. Success rates with 95 % Wilson intervals; `none` is the same policy "
-        "head on an image encoder without a world model.",
+        "head on an image encoder without a world model, `blind` the same on black pictures.",
         "",
         "| run | predicts | seed | updates | hours | success | random policy |",
         "|---|---|---|---|---|---|---|",
@@ -102,7 +102,7 @@ def markdown(runs: Sequence[dict[str, Any]], command: str) -> str:
             success = run["evaluation"]["agent"]["tasks"].get(task)
             if success is not None:
                 lines.append(f"| {task} | {run['name']} | {_rate(success)} |")
-    lines += _pruning(runs) + _shifts(runs)
+    lines += _instructions(runs) + _pruning(runs) + _shifts(runs)
     lines += ["", PAPER, "", "Trained and measured by:", ""]
     for run in runs:
         cores = run["hardware"].get("cores")
@@ -112,6 +112,18 @@ def markdown(runs: Sequence[dict[str, Any]], command: str) -> str:
             f" {run['evaluation']['commit'][:12]}, {machine}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _instructions(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Success with every task's instruction replaced by another's, where that was measured."""
+    lines = ["", "| told another task's instruction | run | told | success |", "|---|---|---|---|"]
+    head = len(lines)
+    for run in runs:
+        found = run["evaluation"]
+        for task, told in found.get("instructions", {}).items():
+            success = _rate(found["swapped"]["tasks"][task])
+            lines.append(f"| {task} | {run['name']} | {told} | {success} |")
+    return lines if len(lines) > head else []
 
 
 def _pruning(runs: Sequence[dict[str, Any]]) -> list[str]:

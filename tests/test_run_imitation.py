@@ -83,6 +83,16 @@ def test_an_agent_of_imitation_is_measured_by_task_under_shifts_and_pruned(train
     assert (trained / "videos" / "evaluation.mp4").stat().st_size > 1000
 
 
+def test_an_agent_can_be_told_something_else(trained, capsys):
+    tasks = f"{DRAWER},metaworld/window-open"
+    more = ["--task", tasks, "--episodes", "1", "--swap-instructions"]
+    assert main(["evaluate", "--logdir", str(trained), *more]) == 0
+    assert "swapped" in capsys.readouterr().out
+    found = json.loads((trained / "evaluation.json").read_text())
+    assert found["instructions"] == {DRAWER: "window open", "metaworld/window-open": "drawer close"}
+    assert set(found["swapped"]["tasks"]) == set(tasks.split(","))
+
+
 def test_mistakes_are_one_line(demos, trained, tmp_path, capsys):
     imitate = ["imitate", "--data", demos, "--task", DRAWER, "--logdir", tmp_path / "run"]
     cases = {
@@ -92,9 +102,11 @@ def test_mistakes_are_one_line(demos, trained, tmp_path, capsys):
                                                  "--logdir", tmp_path / "run"],
         "unknown preset": [*imitate, "--preset", "huge"],
         "unknown target": [*imitate, "--target", "depth"],
-        "--world-model is video or none": [*imitate, "--world-model", "rnn"],
+        "--world-model is video, none or blind": [*imitate, "--world-model", "rnn"],
         "--token-pruning takes two or more": ["evaluate", "--logdir", trained,
                                               "--token-pruning", "0.9,0.1"],
+        "needs tasks with different instructions, not 'drawer close'": [
+            "evaluate", "--logdir", trained, "--swap-instructions"],
         "--execute is 99": ["evaluate", "--logdir", trained, "--execute", "99"],
         "give a folder as --out": ["collect", "--task", "metaworld/mt10", "--episodes", "1",
                                    "--out", tmp_path / "one.hdf5"],

@@ -274,6 +274,30 @@ def test_an_agent_that_has_overfitted_one_episode_repeats_its_actions(data):
         assert error.mean() < 0.1, world_model
 
 
+@pytest.mark.parametrize("world_model", ["video", "none", "blind"])
+def test_what_the_actions_depend_on(data, world_model):
+    """Pictures, unless the agent is blind; proprioception and words always."""
+    windows = open_windows([data], TINY.windows())
+    one, other = windows[2], windows[20]
+    torch.manual_seed(0)
+    config = replace(TINY, world_model=world_model)
+    statistic = statistics(windows.recordings)
+    agent = ImitationAgent(config, Interface(1, 32, 4, 4), statistic, "cpu")
+    # what starts at zero passes nothing on
+    for part in agent.averaged.parameters():
+        part += 0.05 * torch.randn_like(part)
+
+    def act(image, proprio, words):
+        image, proprio = (torch.from_numpy(part[None]) for part in (image, proprio))
+        return agent.act(image, proprio, agent.caption([words]), torch.Generator().manual_seed(1))
+
+    chunk = act(one["image"], one["proprio"], "close it")
+    seen = not torch.equal(chunk, act(other["image"], one["proprio"], "close it"))
+    assert seen == (world_model != "blind")
+    assert not torch.equal(chunk, act(one["image"], other["proprio"], "close it"))
+    assert not torch.equal(chunk, act(one["image"], one["proprio"], "open the window"))
+
+
 def test_mistakes_are_one_sentence(data, finished, tmp_path):
     stripped = tmp_path / "stripped.hdf5"
     stripped.write_bytes(data.read_bytes())
