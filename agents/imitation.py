@@ -155,7 +155,8 @@ def evaluate(
     instruction: str | None = None,
     film: list | None = None,
 ) -> list[dict]:
-    """Closed-loop episodes of one task, on starts that no evaluation during training uses.
+    """Closed-loop episodes of one task, on starts that no evaluation during training uses, each until
+    it succeeds or is over.
 
     LIBERO by its protocol: episode k starts from the benchmark's recorded state `seed` + k.
 
@@ -198,7 +199,7 @@ def run_task(
     instruction: str | None = None,
     film: list | None = None,
 ) -> list[dict]:
-    """Episodes of one task from `seeds`; RGB and proprioception are all that is drawn.
+    """Episodes of one task from `seeds`, each until it succeeds; RGB and proprioception are all that is drawn.
 
     With a `film`, frames (H, W, 3) of what is seen and predicted are appended to it.
     """
@@ -213,7 +214,7 @@ def run_task(
             check_agreement(agent, view.cameras, view.size, space.shape[0])
             told = vector.get_attr("instruction")[0] if instruction is None else instruction
             actor = agent.actor(told, seed, film is not None)
-        episodes = run_episodes(actor, vector, list(seeds), options=options)
+        episodes = run_episodes(actor, vector, list(seeds), options=options, until_success=True)
         if film is not None:
             film += actor.film or []
         return episodes

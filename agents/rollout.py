@@ -151,6 +151,7 @@ def run_episodes(
     seeds: list[int],
     record: bool = False,
     options: dict | None = None,
+    until_success: bool = False,
 ) -> list[dict]:
     """One episode per seed, several at a time, with the agent's evaluation policy.
 
@@ -160,6 +161,7 @@ def run_episodes(
         seeds: environment seeds, one per episode.
         record: keep the frames.
         options: of every reset.
+        until_success: end an episode at its first success, where returns do not matter.
 
     Returns:
         Per episode, in the order of the seeds: `seed`, `return`, `length` (environment steps),
@@ -193,6 +195,8 @@ def run_episodes(
         action, state = agent.policy({**observation, "is_first": over}, state, explore=False)
         observation, reward, terminated, truncated, info = envs.step(action)
         over = terminated | truncated
+        if until_success and "success" in info:
+            over |= np.asarray(info["success"], bool)
         for index, episode in enumerate(playing):
             if episode is None:
                 continue

@@ -213,6 +213,18 @@ def test_every_seed_is_played_once_and_reported_in_order(make, kind, count):
         assert "frames" not in result
 
 
+def test_an_episode_can_end_at_its_first_success(make):
+    agent = Counter()
+    for result in run_episodes(agent, make(count=2), [11, 4, 7, 12, 9], until_success=True):
+        succeeds = result["seed"] % 3 < 2  # in step 2
+        assert result["success"] is succeeds
+        assert result["length"] == (4 if succeeds else 2 * length(result["seed"]) - 1)
+    for clock, is_first in agent.shown:
+        np.testing.assert_array_equal(is_first, clock[:, 1] == 0)
+    silent = run_episodes(Counter(), make(environment=Silent), [11, 4], until_success=True)
+    assert [result["length"] for result in silent] == [2 * length(seed) - 1 for seed in (11, 4)]
+
+
 def test_evaluation_does_not_explore_and_tells_the_agent_where_episodes_start(make):
     agent = Counter()
     run_episodes(agent, make(count=2), [11, 4, 7])

@@ -43,7 +43,7 @@ def test_what_is_no_video_is_refused(tmp_path, frames):
 
 def test_a_place_that_cannot_be_written_to_is_an_error_of_ours(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="file"):
         write_video(tmp_path / "file" / "a.mp4", np.zeros((2, 8, 8, 3), np.uint8), fps=10)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=r"/proc/a\.tmp\.mp4"):
         write_video(Path("/proc/a.mp4"), np.zeros((2, 8, 8, 3), np.uint8), fps=10)
