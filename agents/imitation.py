@@ -155,10 +155,10 @@ def evaluate(
     instruction: str | None = None,
     film: list | None = None,
 ) -> list[dict]:
-    """Closed-loop episodes of one task, on starts that no evaluation during training uses, each until
-    it succeeds or is over.
+    """Closed-loop episodes of one task, on starts that no evaluation during training uses.
 
-    LIBERO by its protocol: episode k starts from the benchmark's recorded state `seed` + k.
+    Each ends at its first success. LIBERO by its protocol: episode k starts from the benchmark's
+    recorded state `seed` + k.
 
     Args:
         agent: None acts at random.
@@ -199,9 +199,10 @@ def run_task(
     instruction: str | None = None,
     film: list | None = None,
 ) -> list[dict]:
-    """Episodes of one task from `seeds`, each until it succeeds; RGB and proprioception are all that is drawn.
+    """Episodes of one task from `seeds`; RGB and proprioception are all that is drawn.
 
-    With a `film`, frames (H, W, 3) of what is seen and predicted are appended to it.
+    Each ends at its first success. With a `film`, frames (H, W, 3) of what is seen and predicted
+    are appended to it.
     """
     vector = envs.make_vector(
         task, min(len(seeds), environments), **view.options(shift=shift, quality=quality)
