@@ -10,6 +10,9 @@ DRAWER = "metaworld/drawer-close"
 SMALL = [
     "--dynamics-steps", "2", "--policy-steps", "2", "--batch", "2", "--workers", "0",
     "--evaluate-episodes", "1", "--evaluate-envs", "1", "--agent.dynamics.vae.windows", "1",
+    "--agent.dynamics.transformer.layers", "1", "--agent.policy.width", "32",
+    "--agent.policy.euler-steps", "1", "--agent.policy.execute", "16",
+    "--agent.precision", "float32",
 ]  # fmt: skip
 
 

@@ -126,7 +126,7 @@ class T5(LanguageEncoder):
         except (ImportError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"language t5 needs the library transformers (pip install transformers): {reason}"
+                f"language t5 needs the library transformers (pip install '.[t5]'): {reason}"
             ) from error
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model)

@@ -1,16 +1,17 @@
 """Instructions as tokens: the same everywhere, new words welcome, order kept, padding marked."""
 
+import importlib.util
+import inspect
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
 
 from errors import UserError
-from world_models.language import T5_XXL, WordEncoder, make_language
+from world_models.language import T5, T5_XXL, WordEncoder, make_language
 
 BOWL_ON_PLATE = "put the bowl on the plate"
 PLATE_ON_BOWL = "put the plate on the bowl"
@@ -127,76 +128,70 @@ def test_width_must_split():
 # ------------------------------------------------------------------------------------------ T5
 
 
-class Tokenizer:
-    """As many tokens as words, and the end."""
+@pytest.fixture(scope="module")
+def tiny_t5(tmp_path_factory):
+    """A T5 encoder of the real library, small and with random weights, saved in a folder."""
+    patch = pytest.MonkeyPatch()
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        # One made for another PyTorch; transformers can do without it, but not with a broken one.
+        find = importlib.util.find_spec
+        patch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, *more: None if name.startswith("torchvision") else find(name, *more),
+        )
+    pytest.importorskip("transformers", reason="the extra t5 is not installed")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-    @classmethod
-    def from_pretrained(cls, name):
-        if name == "nobody/nothing":
-            raise OSError("nobody/nothing is not a local folder\nand no model of the hub")
-        return cls()
-
-    def __call__(self, text, return_tensors):
-        ids = torch.tensor([[len(word) for word in text.split()] + [1]])
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-class Encoder(torch.nn.Module):
-    asked = 0
-    names = ()
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = torch.nn.Embedding(32, 6)
-        self.config = types.SimpleNamespace(d_model=6)
-
-    @classmethod
-    def from_pretrained(cls, name):
-        cls.names = (*cls.names, name)
-        return cls()
-
-    def forward(self, input_ids, attention_mask):
-        type(self).asked += 1
-        states = self.embedding(input_ids).to(torch.bfloat16)
-        return types.SimpleNamespace(last_hidden_state=states)
-
-
-@pytest.fixture
-def transformers(monkeypatch):
-    """A stand-in for the library, whose weights nobody has here."""
-    module = types.ModuleType("transformers")
-    module.AutoTokenizer, module.T5EncoderModel = Tokenizer, Encoder
-    monkeypatch.setitem(sys.modules, "transformers", module)
-    monkeypatch.setattr(Encoder, "asked", 0)
-    monkeypatch.setattr(Encoder, "names", ())
+    folder = tmp_path_factory.mktemp("t5")
+    words = ["<pad>", "</s>", "<unk>", *sorted({*BOWL_ON_PLATE.split(), "open"})]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"d_model": 6, "d_kv": 3, "d_ff": 12, "num_layers": 1, "num_heads": 2}
+    T5EncoderModel(T5Config(vocab_size=16, **sizes)).save_pretrained(folder)
+    yield folder
+    patch.undo()
 
 
-@pytest.mark.usefixtures("transformers")
-def test_t5_is_frozen_padded_and_asked_once_for_each_instruction():
-    encoder = make_language("t5:some/folder")
+def test_t5_is_frozen_padded_and_asked_once_for_each_instruction(tiny_t5):
+    encoder = make_language(f"t5:{tiny_t5}")
     assert encoder.width == 6
-    tokens, mask = encoder([BOWL_ON_PLATE, "open it", BOWL_ON_PLATE])
+    tokens, mask = encoder([BOWL_ON_PLATE, "open it", PLATE_ON_BOWL])
     assert tokens.shape == (3, 7, 6)
     assert mask.sum(1).tolist() == [7, 3, 7]
     assert tokens.dtype == torch.float32
     assert not tokens.requires_grad
-    assert torch.equal(tokens[0], tokens[2])
-    encoder(["open it"])
-    assert Encoder.asked == 2
-    make_language("t5")
-    assert Encoder.names == ("some/folder", T5_XXL)
+    assert not torch.allclose(tokens[0], tokens[2])
+    encoder._model = None  # nothing is left to ask
+    again, _ = encoder(["open it"])
+    assert torch.equal(again[0], tokens[1, :3])
 
 
-@pytest.mark.usefixtures("transformers")
-def test_t5_without_weights_is_one_sentence():
-    with pytest.raises(UserError, match="cannot load the T5 encoder nobody/nothing") as caught:
-        make_language("t5:nobody/nothing")
+def test_the_papers_t5_is_the_default():
+    assert inspect.signature(T5).parameters["model"].default == T5_XXL == "google/t5-v1_1-xxl"
+
+
+def test_t5_without_weights_is_one_sentence(tiny_t5, tmp_path):
+    with pytest.raises(UserError, match=f"cannot load the T5 encoder {tmp_path}") as caught:
+        make_language(f"t5:{tmp_path}")
     assert "\n" not in str(caught.value)
 
 
 def test_t5_without_the_library_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match="pip install transformers"):
+    with pytest.raises(UserError, match=r"pip install '\.\[t5\]'"):
         make_language("t5")
 
 
