@@ -22,7 +22,12 @@ ROBUST_TARGETS ?= pixels masks pixels+masks
 ROBUST_SEEDS ?= 0 1 2
 ROBUST_STEPS ?= 40000
 
-.PHONY: help setup test lint demo curves robustness
+# Imitation by what the world model predicts: record, train, evaluate, compare.
+IMITATION_TASKS ?= metaworld/button-press-topdown,metaworld/drawer-open,metaworld/window-open
+LIBERO_TASKS ?= libero/object/0,libero/object/3,libero/object/7
+IMITATION_STEPS ?= --dynamics-steps 2000 --policy-steps 3000 --evaluate-every 1500
+
+.PHONY: help setup test lint demo curves robustness imitation
 
 # The recorded curves of results/curves: hours on two cores, stopped and continued at will.
 CURVE_TASKS ?= metaworld/button-press metaworld/plate-slide metaworld/reach-wall \
@@ -42,6 +47,8 @@ help:
 	@echo "             CURVE_TASKS=... CURVE_SEEDS=\"$(CURVE_SEEDS)\" CURVE_STEPS=$(CURVE_STEPS)"
 	@echo "make robustness  pixels, masks and both, trained and then evaluated under every visual"
 	@echo "             shift (most of a day on two cores; resumable)"
+	@echo "make imitation   record demonstrations, imitate them with masks, pixels and without a"
+	@echo "             world model, evaluate, compare (hours on two cores; resumable)"
 
 setup: $(VENV)/.renders
 	@echo "ready: $(VENV)"
@@ -132,3 +139,24 @@ robustness: $(VENV)/.renders
 				$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --shifts all; \
 	done; done; done
 	$(BIN)/python results/robustness.py runs/robustness/* --out results/robustness
+
+# $(call imitate,NAME,DATA,TASKS,--target masks,options of evaluate)
+define imitate
+	$(BIN)/python run.py imitate --preset cpu --data runs/demos/$(2) --task $(3) $(4) \
+		$(IMITATION_STEPS) --seed 0 --logdir runs/imitation/$(1)
+	[ runs/imitation/$(1)/evaluation.json -nt runs/imitation/$(1)/checkpoint.pt ] || \
+		$(BIN)/python run.py evaluate --logdir runs/imitation/$(1) --episodes 20 --video $(5)
+endef
+PRUNING = --token-pruning 0.1,0.4,0.6,0.8,0.9
+
+imitation: $(VENV)/.renders
+	$(BIN)/python run.py collect --task $(IMITATION_TASKS) --episodes 50 --noise 0.1 \
+		--environment.size 64 --out runs/demos/metaworld
+	$(BIN)/python run.py collect --task $(LIBERO_TASKS) --episodes 40 --noise 0.05 \
+		--environment.size 64 --out runs/demos/libero
+	$(call imitate,mw3-masks-seed0,metaworld,$(IMITATION_TASKS),--target masks,--random --shifts all $(PRUNING))
+	$(call imitate,mw3-pixels-seed0,metaworld,$(IMITATION_TASKS),--target pixels,--shifts all $(PRUNING))
+	$(call imitate,mw3-none-seed0,metaworld,$(IMITATION_TASKS),--world-model none,--shifts all)
+	$(call imitate,lo3-masks-seed0,libero,$(LIBERO_TASKS),--target masks,--random --swap-instructions)
+	$(call imitate,lo3-blind-seed0,libero,$(LIBERO_TASKS),--world-model blind,)
+	$(BIN)/python results/imitation.py runs/imitation/* --out results/imitation
