@@ -428,7 +428,9 @@ def measure(options: Benchmark) -> dict[str, Any]:
 
 
 def main(options: Benchmark) -> None:
-    """Measure, print, write."""
+    """Measure, print, write. Raises UserError for a task that does not exist."""
+    for task in (options.task, *options.environments):
+        envs.suite(task)  # before minutes have passed
     result = measure(options)
     text = json.dumps(result, indent=1)
     print(text if options.json else markdown(result))

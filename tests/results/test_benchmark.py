@@ -90,3 +90,10 @@ def test_eager_is_the_same_agent_without_what_makes_it_fast():
 def test_options_that_measure_nothing(wrong):
     with pytest.raises(UserError, match="at least"):
         benchmark.measure(Benchmark(TASK, **wrong))
+
+
+def test_a_task_that_does_not_exist_is_named_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(benchmark, "measure", lambda options: pytest.fail("measured"))
+    for wrong in ({"task": "dmc/walk"}, {"environments": ("dmc/walk",)}):
+        with pytest.raises(UserError, match="unknown task 'dmc/walk'"):
+            benchmark.main(Benchmark(**wrong))
