@@ -25,7 +25,8 @@ ROBUST_STEPS ?= 40000
 # Imitation by what the world model predicts: record, train, evaluate, compare.
 IMITATION_TASKS ?= metaworld/button-press-topdown,metaworld/drawer-open,metaworld/window-open
 LIBERO_TASKS ?= libero/object/0,libero/object/3,libero/object/7
-IMITATION_STEPS ?= --dynamics-steps 2000 --policy-steps 3000 --evaluate-every 1500
+IMITATION_STEPS ?= --policy-steps 3000 --evaluate-every 1500
+DYNAMICS_STEPS ?= --dynamics-steps 2000
 
 .PHONY: help setup test lint demo curves robustness imitation
 
@@ -140,7 +141,7 @@ robustness: $(VENV)/.renders
 	done; done; done
 	$(BIN)/python results/robustness.py runs/robustness/* --out results/robustness
 
-# $(call imitate,NAME,DATA,TASKS,--target masks,options of evaluate)
+# $(call imitate,NAME,DATA,TASKS,options of imitate,options of evaluate)
 define imitate
 	$(BIN)/python run.py imitate --preset cpu --data runs/demos/$(2) --task $(3) $(4) \
 		$(IMITATION_STEPS) --seed 0 --logdir runs/imitation/$(1)
@@ -154,9 +155,9 @@ imitation: $(VENV)/.renders
 		--environment.size 64 --out runs/demos/metaworld
 	$(BIN)/python run.py collect --task $(LIBERO_TASKS) --episodes 40 --noise 0.05 \
 		--environment.size 64 --out runs/demos/libero
-	$(call imitate,mw3-masks-seed0,metaworld,$(IMITATION_TASKS),--target masks,--random --shifts all $(PRUNING))
-	$(call imitate,mw3-pixels-seed0,metaworld,$(IMITATION_TASKS),--target pixels,--shifts all $(PRUNING))
+	$(call imitate,mw3-masks-seed0,metaworld,$(IMITATION_TASKS),--target masks $(DYNAMICS_STEPS),--random --shifts all $(PRUNING))
+	$(call imitate,mw3-pixels-seed0,metaworld,$(IMITATION_TASKS),--target pixels $(DYNAMICS_STEPS),--shifts all $(PRUNING))
 	$(call imitate,mw3-none-seed0,metaworld,$(IMITATION_TASKS),--world-model none,--shifts all)
-	$(call imitate,lo3-masks-seed0,libero,$(LIBERO_TASKS),--target masks,--random --swap-instructions)
+	$(call imitate,lo3-masks-seed0,libero,$(LIBERO_TASKS),--target masks $(DYNAMICS_STEPS),--random --swap-instructions)
 	$(call imitate,lo3-blind-seed0,libero,$(LIBERO_TASKS),--world-model blind,)
 	$(BIN)/python results/imitation.py runs/imitation/* --out results/imitation

@@ -47,9 +47,10 @@ class Evaluate:
     """Tasks to measure an agent of imitate on, separated by commas, or a suite; its own when not
     given."""
     episodes: int = 20
-    """Number of episodes, of each task."""
+    """Number of episodes, of each task; LIBERO has 50 recorded starts."""
     seed: int = 0
-    """Seed of the episodes' starts; training and its own evaluations never meet these."""
+    """Seed of the episodes' starts; training and its own evaluations never meet these. Of LIBERO's
+    recorded starts, the one to begin with."""
     random: bool = False
     """Measure a uniformly random policy on the same starts, too."""
     shift: str | None = None
@@ -333,119 +334,59 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
     import numpy as np
 
     import envs
-    from agents import imitation
-    from agents.evaluation import pruning_area, retained, summarise
+    from agents.imitation_evaluation import Evaluation, Row
 
     ratios = _ratios(options.token_pruning)
     names = envs.expand(options.task) if options.task is not None else None
-    agent, config, view, updates = imitation.load_agent(options.logdir, options.device)
-    names = names or envs.expand(config.task)
-    if ratios and config.agent.world_model != "video":
-        raise UserError(f"{options.logdir} has no world model, so it has no video tokens to prune")
-    if options.execute is not None:
-        if not 1 <= options.execute <= config.agent.policy.chunk:
-            raise UserError(
-                f"--execute is {options.execute}; the agent predicts"
-                f" {config.agent.policy.chunk} actions"
-            )
-        agent.execute = options.execute
-
-    swapped = _swapped_instructions(names) if options.swap_instructions else {}
-
-    def measure(who, shift="", film: list | None = None, pruning=0.0, told: dict | None = None):
-        agent.pruning = pruning
-        environments = 1 if film is not None else config.evaluate_envs
-        count = min(VIDEO_EPISODES, options.episodes) if film is not None else options.episodes
-        measured = []
-        for task in names:
-            episodes = imitation.evaluate(
-                who, view, task, count, options.seed, environments, shift, config.quality,
-                (told or {}).get(task), film,
-            )  # fmt: skip
-            measured += [{"task": task, **episode} for episode in episodes]
-        agent.pruning = 0.0
-        return measured
-
+    evaluation = Evaluation(
+        options.logdir, names, options.episodes, options.seed, options.execute, options.device
+    )
     plain = "" if shifts else options.shift or ""
-    rows = {"agent": measure(agent, plain)}
+    rows = [Row("agent", plain)]
     if options.random:
-        rows["random"] = measure(None, plain)
-    if swapped:
-        rows["swapped"] = measure(agent, plain, told=swapped)
-    rows |= {shift: measure(agent, shift) for shift in shifts}
-    pruned = {f"pruned {ratio:g}": measure(agent, plain, pruning=ratio) for ratio in ratios}
-    rows |= pruned
-    evaluation: dict[str, Any] = {
-        "task": ",".join(names), "updates": updates, "seed": options.seed, "execute": agent.execute,
-    }  # fmt: skip
-    for name, episodes in rows.items():
-        by_task = {
-            task: summarise([e for e in episodes if e["task"] == task])["success"] for task in names
-        }
-        evaluation[name] = summarise(episodes) | {"tasks": by_task, "episodes": episodes}
-    if swapped:
-        evaluation["instructions"] = swapped
-    if options.shift is not None:
-        evaluation["shift"] = options.shift
-    if shifts:
-        evaluation["shifts"] = shifts
-        under = {shift: rows[shift] for shift in shifts}
-        evaluation["retained"] = retained(rows["agent"], under, options.seed)
-    if ratios:
-        success = [evaluation[name]["success"]["mean"] for name in pruned]
-        whole = evaluation["agent"]["success"]["mean"]
-        area = pruning_area(ratios, success)
-        evaluation["pruning"] = {
-            "ratios": ratios, "success": success, "area": area,
-            "area_over_unpruned": area / whole if whole else None,
-        }  # fmt: skip
-    if options.video:
-        film: list = []
-        measure(agent, plain, film)
-        folder.write_video("evaluation", np.stack(film), fps=20)
-    path = folder.write_evaluation(evaluation)
+        rows.append(Row("random", plain, random=True))
+    if options.swap_instructions:
+        rows.append(Row("swapped", plain, told=evaluation.swapped_instructions()))
+    rows += [Row(f"pruned {ratio:g}", plain, ratio) for ratio in ratios]
+    rows += [Row(shift, shift) for shift in shifts]
 
+    agent, tasks = evaluation.agent, evaluation.tasks
     under = f" under {options.shift}" if options.shift else ""
     print(
-        f"{options.logdir} after {updates:,} updates{under}: {options.episodes} episodes a task,"
-        f" seed {options.seed}, {agent.execute} of {config.agent.policy.chunk} actions executed\n"
+        f"{options.logdir} after {evaluation.updates:,} updates{under}: {options.episodes} episodes"
+        f" a task, seed {options.seed}, {agent.execute} of {agent.config.policy.chunk} actions"
+        " executed\n"
     )
-    width = max(8, *map(len, rows), *map(len, names))
-    for name, episodes in rows.items():
-        print(f"{name:{width}}  {_success(evaluation[name], len(episodes))}")
-        if len(names) > 1:
-            for task, success in evaluation[name]["tasks"].items():
+    width = max(8, *(len(row.name) for row in rows), *map(len, tasks))
+
+    def show(name: str, found: dict[str, Any]) -> None:
+        whole = _success(found, options.episodes * len(tasks))
+        if found["success"] is None:
+            whole = f"return {_return(found)}"
+        print(f"{name:{width}}  {whole}", flush=True)
+        if len(tasks) > 1:
+            for task, success in found["tasks"].items():
                 line = _success({"success": success}, options.episodes)
-                print(f"  {task:{width}}{line}")
+                print(f"  {task:{width}}{line}", flush=True)
+
+    with evaluation:
+        found = evaluation.measure(rows, show)
+        frames = evaluation.film(VIDEO_EPISODES, plain) if options.video else []
     if shifts:
-        print(f"\n{_retained(evaluation['retained'], len(shifts))}")
+        print(f"\n{_retained(found['retained'], len(shifts))}")
     if ratios:
-        found = evaluation["pruning"]
+        pruning = found["pruning"]
         grid = ", ".join(f"{ratio:g}" for ratio in ratios)
-        print(f"\nnPAUC {found['area']:.3f} over the grid {grid}", end="")
-        relative = found["area_over_unpruned"]
+        relative = pruning["area_over_unpruned"]
+        print(f"\nnPAUC {pruning['area']:.3f} over the grid {grid}", end="")
         print(f"; {relative:.3f} of the unpruned success" if relative is not None else "")
+    if frames:
+        folder.write_video("evaluation", np.stack(frames), fps=20)
     print()
+    path = folder.path / "evaluation.json"
     for written in (path, folder.curve_path, *sorted((folder.path / "videos").glob("*.mp4"))):
         if written.exists():
             print(written)
-
-
-def _swapped_instructions(names: Sequence[str]) -> dict[str, str]:
-    """What the tasks are told when each gets the next one's instruction, the last the first's."""
-    import envs
-
-    told = []
-    for task in names:
-        environment = envs.make(task, size=8, quality="fast")
-        told.append(environment.instruction)
-        environment.close()
-    if len(set(told)) < len(told) or len(told) < 2:
-        raise UserError(
-            "--swap-instructions needs tasks with different instructions, not"
-            f" {', '.join(map(repr, told))}"
-        )
-    return dict(zip(names, [*told[1:], told[0]], strict=True))
 
 
 def _ratios(text: str | None) -> list[float]:
@@ -686,6 +627,13 @@ def _one_line(box: str, program: str) -> str:
 
 
 class _FirstOptions(argparse.ArgumentParser):
+    """Options that have to be known before the others can be parsed."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        # As everywhere else, --world_model is --world-model.
+        named = [re.sub(r"^--[^=]*", lambda name: name[0].replace("_", "-"), a) for a in args or ()]
+        return super().parse_known_args(named, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see python run.py train --help")
 

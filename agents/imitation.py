@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
+
+from gymnasium.vector import VectorEnv
 
 import envs
 from agents.imitation_agent import ImitationAgent, ImitationAgentConfig, check_agreement
 from agents.imitation_run import ImitationRun, View, load_state
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from agents.run_folder import RunFolder
+from envs.libero import RECORDED_STARTS
 from errors import UserError
 
 
@@ -20,6 +24,7 @@ class ImitationConfig:
     """A whole imitation run: both stages on the same demonstrations. Steps are updates."""
 
     GROWING: ClassVar[str] = "policy_steps"
+    FREE: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_seconds"})
 
     data: tuple[str, ...]
     """Demonstration files, or folders of them."""
@@ -64,7 +69,8 @@ class ImitationConfig:
                      "report_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("dynamics_steps", "policy_steps", "micro_batch", "workers", "seed"):
+        for name in ("dynamics_steps", "policy_steps", "micro_batch", "workers", "seed",
+                     "threads"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.micro_batch and self.batch % self.micro_batch:
@@ -143,15 +149,32 @@ def load_agent(
     return agent, config, View(**state["view"]), state["updates"]
 
 
+@contextlib.contextmanager
+def opened(
+    view: View, task: str, environments: int, shift: str = "", quality: str | None = None
+) -> Iterator[VectorEnv]:
+    """Environments of one task in processes of their own, closed at the end.
+
+    Args:
+        view: how the agent sees the task: RGB and proprioception, never a mask.
+        task: id.
+        environments: how many.
+        shift: visual shifts to act under (`envs.shifts`).
+        quality: of the pictures; None is that of the data.
+    """
+    vector = envs.make_vector(task, environments, **view.options(shift=shift, quality=quality))
+    try:
+        yield vector
+    finally:
+        vector.close()
+
+
 def evaluate(
     agent: ImitationAgent | None,
-    view: View,
+    vector: VectorEnv,
     task: str,
     episodes: int,
     seed: int,
-    environments: int = 2,
-    shift: str = "",
-    quality: str | None = None,
     instruction: str | None = None,
     film: list | None = None,
 ) -> list[dict]:
@@ -162,62 +185,51 @@ def evaluate(
 
     Args:
         agent: None acts at random.
-        view: how the agent sees the task.
+        vector: from `opened`.
         task: id.
         episodes: how many.
         seed: of the starts and of the agent's noise.
-        environments: how many at the same time.
-        shift: visual shifts to act under (`envs.shifts`).
-        quality: of the pictures; None is that of the data.
         instruction: what the agent is told; None is the task's own.
-        film: takes frames of what is seen and predicted, in one environment.
+        film: takes frames (H, W, 3) of what is seen and predicted in the first environment.
 
     Returns:
         As `run_episodes`.
+
+    Raises:
+        UserError: the task does not fit the agent; more episodes than LIBERO has recorded states.
     """
     recorded = envs.suite(task) == "libero"
+    if recorded and episodes > RECORDED_STARTS:
+        raise UserError(
+            f"--episodes is {episodes}; LIBERO has {RECORDED_STARTS} recorded starts of a task, and"
+            " one met twice is no new episode"
+        )
     seeds = [
         seed + index if recorded else episode_seed(seed, FINAL_EVALUATION, index)
         for index in range(episodes)
     ]
     options = {"init_state": "seed"} if recorded else None
-    return run_task(
-        agent, view, task, seeds, seed, environments, shift, quality, options, instruction, film
-    )
+    return run_task(agent, vector, seeds, seed, options, instruction, film)
 
 
 def run_task(
     agent: ImitationAgent | None,
-    view: View,
-    task: str,
+    vector: VectorEnv,
     seeds: Sequence[int],
     seed: int,
-    environments: int,
-    shift: str = "",
-    quality: str | None = None,
     options: dict | None = None,
     instruction: str | None = None,
     film: list | None = None,
 ) -> list[dict]:
-    """Episodes of one task from `seeds`; RGB and proprioception are all that is drawn.
-
-    Each ends at its first success. With a `film`, frames (H, W, 3) of what is seen and predicted
-    are appended to it.
-    """
-    vector = envs.make_vector(
-        task, min(len(seeds), environments), **view.options(shift=shift, quality=quality)
-    )
-    try:
-        space = vector.single_action_space
-        if agent is None:
-            actor = RandomAgent(space, seed)
-        else:
-            check_agreement(agent, view.cameras, view.size, space.shape[0])
-            told = vector.get_attr("instruction")[0] if instruction is None else instruction
-            actor = agent.actor(told, seed, film is not None)
-        episodes = run_episodes(actor, vector, list(seeds), options=options, until_success=True)
-        if film is not None:
-            film += actor.film or []
-        return episodes
-    finally:
-        vector.close()
+    """Episodes from `seeds`, each until its first success; `options`: of every reset."""
+    space = vector.single_action_space
+    if agent is None:
+        actor = RandomAgent(space, seed)
+    else:
+        check_agreement(agent.interface, vector.single_observation_space, space)
+        told = vector.get_attr("instruction")[0] if instruction is None else instruction
+        actor = agent.actor(told, seed, film is not None)
+    episodes = run_episodes(actor, vector, list(seeds), options=options, until_success=True)
+    if film is not None:
+        film += actor.film or []
+    return episodes

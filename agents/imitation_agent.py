@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.diffusion_policy import ActionQueue, DiffusionPolicy, DiffusionPolicyConfig, Normaliser
@@ -71,6 +72,10 @@ class ImitationAgentConfig:
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the networks (paper: bfloat16); losses are float32."""
 
+    def __post_init__(self):
+        if not 0 <= self.averaging < 1:
+            raise UserError(f"averaging must be at least 0 and below 1, not {self.averaging}")
+
     def windows(self) -> WindowConfig:
         """What a training window holds."""
         return WindowConfig(
@@ -120,7 +125,12 @@ class ImitationAgent:
         interface: what the data fixes.
         statistics: of actions and proprioception (``envs.windows.statistics``).
         device: to compute on.
+
+    Attributes:
         pruning: share of the video tokens that are dropped when acting.
+        execute: actions of a chunk that are taken before the next one.
+        predictor: what `predict` draws with where it is not None. Stage 2 trains the transformer
+            further for its features alone, and its predictions decay: those shown are stage 1's.
     """
 
     def __init__(
@@ -139,6 +149,7 @@ class ImitationAgent:
         self.proprio = Normaliser.of(statistics, "proprio").to(self.device)
         self.pruning = 0.0
         self.execute = config.policy.execute
+        self.predictor: MaskDynamics | None = None
 
     # Learning
 
@@ -239,7 +250,7 @@ class ImitationAgent:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The predicted future for people, (n, V, F, S, S, 3) uint8; needs a video world model."""
-        world_model = self.averaged.world_model
+        world_model = self.predictor or self.averaged.world_model
         with self._autocast():
             future = world_model.predict(image, **caption, generator=generator)
         return world_model.target.to_image(future)
@@ -355,17 +366,23 @@ class Actor:
         return np.concatenate([seen // 2 + future // 2, seen])
 
 
-def check_agreement(agent: ImitationAgent, cameras: int, size: int, actions: int) -> None:
+def check_agreement(interface: Interface, seen: spaces.Dict, action: spaces.Box) -> None:
     """Refuse an environment that shows or takes something else than the data.
+
+    Args:
+        interface: what the data fixes.
+        seen: the environment's observation space, with ``image`` and ``proprio``.
+        action: its action space.
 
     Raises:
         UserError: says what differs.
     """
-    interface = agent.interface
+    *several, size, _, _ = seen["image"].shape
     pairs = {
-        "cameras": (cameras, interface.cameras),
+        "cameras": (several[0] if several else 1, interface.cameras),
         "pixels a side": (size, interface.size),
-        "numbers an action": (actions, interface.action_size),
+        "numbers of proprioception": (seen["proprio"].shape[0], interface.proprio_size),
+        "numbers an action": (action.shape[0], interface.action_size),
     }
     for name, (here, there) in pairs.items():
         if here != there:

@@ -20,6 +20,8 @@ from world_models.mask_dynamics import (
     small,
 )
 
+LTX_VIDEO = "Lightricks/LTX-Video"
+"""Hub name of the weights that the paper's size starts from; a folder with them does as well."""
 PRESETS = ("cpu", "gpu", "paper")
 
 
@@ -35,12 +37,17 @@ def preset(name: str) -> ImitationConfig:
 
 
 def _paper() -> ImitationConfig:
-    # Layers, widths and learning rates are the classes' defaults. From pretrained weights, name
-    # them: --agent.dynamics.vae.pretrained, --agent.dynamics.transformer.pretrained, and their T5.
+    # Layers, widths and learning rates are the classes' defaults.
     return ImitationConfig(
         data=(),
         task="",
-        agent=ImitationAgentConfig(language="t5"),
+        agent=ImitationAgentConfig(
+            language="t5",
+            dynamics=MaskDynamicsConfig(
+                vae=VideoVAEConfig(pretrained=LTX_VIDEO),
+                transformer=TransformerConfig(pretrained=LTX_VIDEO),
+            ),
+        ),
         micro_batch=8,
         workers=8,
         evaluate_envs=10,

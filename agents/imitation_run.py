@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from tqdm import tqdm
 import envs
 from agents.allocator import keep_freed_memory
 from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.imitation_agent import ImitationAgent, Interface
+from agents.evaluation import summarise
+from agents.imitation_agent import ImitationAgent, Interface, check_agreement
 from agents.rollout import EVALUATION, episode_seed
 from agents.run_folder import RunFolder
 from agents.training import LOG_SECONDS, MetricMean, choose_device, random_state, set_random_state
@@ -26,6 +28,7 @@ from envs.demonstrations import SHORT_CAMERA_NAMES, Recording
 from envs.windows import open_windows, statistics
 from errors import UserError
 from world_models.layers import Optimizer
+from world_models.mask_dynamics import MaskDynamics
 from world_models.video_targets import to_unit
 
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ class ImitationRun:
         self.agent = ImitationAgent(
             config.agent, interface, statistics(recordings), choose_device(config.device)
         )
+        self._check_tasks(interface)
         instructions = {r.task: r.instruction for r in recordings}
         self.captions = self.agent.caption([instructions[task] for task in self.windows.tasks])
         self.updates, self.stage = 0, "dynamics"
@@ -105,6 +109,22 @@ class ImitationRun:
         self.updates_logged = 0
         self.bar: tqdm | None = None
         self._batches: Iterator[dict[str, Tensor]] | None = None
+
+    def _check_tasks(self, interface: Interface) -> None:
+        """Refuse tasks that the data does not fit now, not at the first evaluation."""
+        seen = set()
+        for task in self.tasks:
+            suite = envs.suite(task)
+            kind = task if suite == "dmc" else suite  # all tasks of the others are alike
+            if kind not in seen:
+                seen.add(kind)
+                environment = envs.make(task, **self.view.options(quality=self.config.quality))
+                try:
+                    check_agreement(
+                        interface, environment.observation_space, environment.action_space
+                    )
+                finally:
+                    environment.close()
 
     # The parts of the loop, in order
 
@@ -119,6 +139,11 @@ class ImitationRun:
                 raise UserError(
                     f"the data has {len(self.windows)} windows, {state['windows']} when the run in"
                     f" {self.folder.path} began; put it back, or choose another --logdir"
+                )
+            if state["agent"]["statistics"] != self.agent.state_dict()["statistics"]:
+                raise UserError(
+                    f"the data's actions or proprioception have other ranges than when the run in"
+                    f" {self.folder.path} began; put the data back, or choose another --logdir"
                 )
             self.updates, self.stage = state["updates"], state["stage"]
             if self.stage == "policy":
@@ -168,9 +193,9 @@ class ImitationRun:
         for batch in batches:
             loss, metrics = loss_of(batch)
             self.optimizer.accumulate(loss / len(batches))
+            metrics["loss"] = loss.detach()
             self.metrics.add({f"{stage}/{name}": value for name, value in metrics.items()})
-        norm = self.optimizer.apply()
-        self.metrics.add({f"{stage}/loss": loss.detach(), f"{stage}/gradient": norm})
+        self.metrics.add({f"{stage}/gradient": self.optimizer.apply()})
         self.updates += 1
         self.agent.average(self.updates - self._stage_start)
         self.bar.update()
@@ -227,7 +252,7 @@ class ImitationRun:
             multiprocessing_context="forkserver" if config.workers else None,
             generator=torch.Generator(),  # seeding workers must not move the global one
         )
-        for batch in loader:
+        for batch in _readable(loader):
             moved = {n: part.to(self.agent.device, non_blocking=True) for n, part in batch.items()}
             task = moved.pop("task")
             yield moved | {name: part[task] for name, part in self.captions.items()}
@@ -237,15 +262,13 @@ class ImitationRun:
         from agents.imitation import ImitationConfig
 
         theirs = RunFolder.read_config(logdir, ImitationConfig)
-        if theirs.agent.dynamics != self.config.agent.dynamics:
-            raise UserError(
-                f"the world model of {logdir} has other sizes or another target; give the same"
-                " --agent.dynamics"
-            )
-        state = load_checkpoint(logdir / DYNAMICS)
-        if state is None:
-            raise UserError(f"{logdir} has not finished its stage 1; let its own command go on")
-        self.agent.averaged.world_model.load_state_dict(state)
+        for name in ("world_model", "dynamics", "history", "stride", "language"):
+            if getattr(theirs.agent, name) != getattr(self.config.agent, name):
+                raise UserError(
+                    f"the world model of {logdir} was made with another --agent.{name};"
+                    " give the same"
+                )
+        load_world_model(self.agent.averaged.world_model, logdir)
 
     # Log, evaluation, checkpoint
 
@@ -320,7 +343,7 @@ class ImitationRun:
 
     def evaluate(self) -> None:
         """Episodes of every task in the simulator, on starts of their own."""
-        from agents.imitation import run_task
+        from agents.imitation import opened, run_task
 
         config, kept = self.config, random_state()
         metrics = {}
@@ -329,18 +352,17 @@ class ImitationRun:
                 episode_seed(config.seed, EVALUATION, self.updates, index)
                 for index in range(config.evaluate_episodes)
             ]
-            episodes = run_task(
-                self.agent,
-                self.view,
-                task,
-                seeds,
-                config.seed,
-                config.evaluate_envs,
-                quality=config.quality,
-            )
-            metrics[f"eval/success/{task}"] = float(np.mean([bool(e["success"]) for e in episodes]))
-        success = list(metrics.values())
-        metrics["eval/success"] = float(np.mean(success))
+            count = min(config.evaluate_envs, config.evaluate_episodes)
+            with opened(self.view, task, count, quality=config.quality) as vector:
+                episodes = run_task(self.agent, vector, seeds, config.seed)
+            found = summarise(episodes)
+            # Where the suite knows no success, the return is what there is.
+            kind = "return" if found["success"] is None else "success"
+            metrics[f"eval/{kind}/{task}"] = found[kind]["mean"]
+        for kind in ("success", "return"):
+            means = [v for name, v in metrics.items() if name.startswith(f"eval/{kind}/")]
+            if means:
+                metrics[f"eval/{kind}"] = float(np.mean(means))
         self.evaluated = self.updates
         self.log(metrics)
         self.folder.update_curve()
@@ -403,6 +425,49 @@ def load_state(
     )
     load_checked(agent, state, config, folder.checkpoint_path)
     return agent, state
+
+
+def load_world_model(world_model: MaskDynamics, logdir: Path) -> None:
+    """Take the weights that stage 1 of a run ended with.
+
+    Raises:
+        UserError: it has not ended, or the file is another model's.
+    """
+    state = load_checkpoint(logdir / DYNAMICS)
+    if state is None:
+        raise UserError(f"{logdir} has not finished its stage 1; let its own command go on")
+    try:
+        world_model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{logdir / DYNAMICS} is no world model of these sizes and cameras; put the run's own"
+            " file back"
+        ) from error
+
+
+def load_predictor(agent: ImitationAgent, logdir: Path) -> MaskDynamics | None:
+    """The world model as stage 1 left it, where stage 2 has trained it on."""
+    config = agent.config
+    if config.world_model != "video" or not config.train_backbone:
+        return None
+    predictor = copy.deepcopy(agent.averaged.world_model)
+    load_world_model(predictor, logdir)
+    return predictor
+
+
+def _readable(loader: DataLoader) -> Iterator[dict[str, Any]]:
+    """A loader's batches; what goes wrong in its processes is one sentence here too."""
+    try:
+        yield from loader
+    except UserError as error:  # the sentence is the end of the worker's traceback
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that reads the demonstrations has died, perhaps for want of memory; the same"
+            " command goes on, with --workers 0 without such processes"
+        ) from error
 
 
 def load_checked(agent: ImitationAgent, state: dict, config: ImitationConfig, path: Path) -> None:

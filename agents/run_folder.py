@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -77,7 +77,8 @@ class RunFolder:
         and ``steps``, or another whose name is its class attribute ``GROWING``.
 
         A new or empty folder gets its ``config.yaml``. In an existing run every field must equal
-        the recorded one, except ``steps``, which may grow; the file then records the new value.
+        the recorded one, except ``steps``, which may grow, and those that its class attribute
+        ``FREE`` names because they change no result; the file then records the new values.
 
         Raises:
             UserError: ``path`` is not a run folder but holds files, belongs to a run with
@@ -208,8 +209,9 @@ class RunFolder:
             record = self._read_record()
             recorded = _with_defaults(record["config"], type(config))
             growing = getattr(config, "GROWING", "steps")
-            self._refuse_differences(_flat(recorded), _flat(wanted), growing)
-            if recorded[growing] == wanted[growing]:
+            free = getattr(config, "FREE", frozenset())
+            self._refuse_differences(_flat(recorded), _flat(wanted), growing, free)
+            if recorded == wanted:
                 return
             record["config"] = wanted
             record["command"] = provenance()["command"]  # the one that gives the whole run
@@ -227,11 +229,14 @@ class RunFolder:
             self.config_path.unlink(missing_ok=True)
             shutil.rmtree(self.path / "replay", ignore_errors=True)
 
-    def _refuse_differences(self, recorded: dict, wanted: dict, growing: str) -> None:
+    def _refuse_differences(
+        self, recorded: dict, wanted: dict, growing: str, free: Collection[str]
+    ) -> None:
         differences = [
             name
             for name in wanted | recorded
             if name != growing
+            and name not in free
             # An absent field and one that is None are not the same.
             and (name in recorded, recorded.get(name)) != (name in wanted, wanted.get(name))
         ]

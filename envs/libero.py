@@ -23,6 +23,8 @@ PARTS = {"spatial": 10, "object": 10, "goal": 10, "10": 10, "90": 90}
 """Number of tasks of each suite."""
 TASKS = tuple(f"{part}/{number}" for part, count in PARTS.items() for number in range(count))
 MAX_ENV_STEPS = {"spatial": 220, "object": 280, "goal": 300, "10": 520, "90": 400}
+RECORDED_STARTS = 50
+"""Initial states that the benchmark has recorded of every task."""
 SETTLING_STEPS = 10
 STAND_STILL = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # the gripper open
 CAMERAS = "agentview,robot0_eye_in_hand"

@@ -68,7 +68,7 @@ class WindowConfig:
 
 
 class Windows:
-    """Every window of some demonstration files, read when asked for.
+    """Every window of the successful episodes of some demonstration files, read when asked for.
 
     A sequence (``len``, index), as torch's ``DataLoader`` takes: nothing is kept in memory but the
     index, and every process opens the files for itself.
@@ -79,7 +79,8 @@ class Windows:
         target: ``future`` is made of masks, pictures, or left out.
 
     Raises:
-        UserError: the files do not go together; masks are wanted and missing.
+        UserError: the files do not go together; masks are wanted and missing; no episode of them
+            can be learned from.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class Windows:
         self.recordings, self.config, self.target = tuple(recordings), config, target
         first = self.recordings[0]
         for other in self.recordings:
-            for field in ("cameras", "size", "action_size", "proprio_size", "action_repeat"):
+            for field in ("cameras", "size", "action_size", "proprio_size", "action_repeat",
+                          "quality"):  # fmt: skip
                 if getattr(other, field) != getattr(first, field):
                     raise UserError(
                         f"{other.path} has {field} {getattr(other, field)}, {first.path}"
@@ -103,18 +105,31 @@ class Windows:
                     f"{other.path} has no masks for {', '.join(without)}; add them with"
                     f" `python run.py annotate --data {other.path}`"
                 )
-        self.tasks = list(dict.fromkeys(r.task for r in self.recordings))
+        told: dict[str, Recording] = {}
+        for recording in self.recordings:
+            before = told.setdefault(recording.task, recording)
+            if before.instruction != recording.instruction:
+                raise UserError(
+                    f"{before.path} and {recording.path} are of {recording.task} and have different"
+                    f" instructions, {before.instruction!r} and {recording.instruction!r}"
+                )
+        self.tasks = list(told)
         self._episodes: list[tuple[Recording, Episode]] = [
-            (recording, episode) for recording in self.recordings for episode in recording.episodes
+            (recording, episode)
+            for recording in self.recordings
+            for episode in recording.episodes
+            if episode.success
         ]
         lengths = [episode.steps - recording.lag for recording, episode in self._episodes]
         self._ends = np.cumsum(np.maximum(lengths, 0))
         if not len(self):
-            raise UserError(f"{first.path}: its episodes are too short to hold a window")
+            raise UserError(
+                f"{first.path} holds no successful episode that is long enough for a window"
+            )
         self._files: dict[tuple[int, pathlib.Path], h5py.File] = {}
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def locate(self, index: int) -> tuple[Recording, Episode, int]:
         """The file, the episode and the step t of a window."""

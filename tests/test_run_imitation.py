@@ -108,6 +108,7 @@ def test_mistakes_are_one_line(demos, trained, tmp_path, capsys):
         "--world-model is video, none or blind": [*imitate, "--world-model", "rnn"],
         "--token-pruning takes two or more": ["evaluate", "--logdir", trained,
                                               "--token-pruning", "0.9,0.1"],
+        "--world-model is video, none or blind, not 'lstm'": [*imitate, "--world_model", "lstm"],
         "needs tasks with different instructions, not 'drawer close'": [
             "evaluate", "--logdir", trained, "--swap-instructions"],
         "--execute is 99": ["evaluate", "--logdir", trained, "--execute", "99"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,15 +20,16 @@ from agents import imitation, imitation_presets
 from agents.checkpoint import load_checkpoint
 from agents.diffusion_policy import DiffusionPolicyConfig
 from agents.imitation import ImitationConfig, imitate
-from agents.imitation_agent import ImitationAgent, ImitationAgentConfig, Interface
+from agents.imitation_agent import ImitationAgent, ImitationAgentConfig, Interface, Networks
+from agents.imitation_evaluation import Evaluation, Row
 from agents.imitation_run import View
-from agents.rollout import run_episodes
 from agents.run_folder import RunFolder
 from envs.recording import ScriptedActor, collect
 from envs.simulation import EnvironmentConfig
 from envs.windows import open_windows, statistics
 from errors import UserError
 from world_models.image_encoder import ImageEncoderConfig
+from world_models.language import make_language
 from world_models.layers import OptimizerConfig
 from world_models.mask_dynamics import MaskDynamicsConfig, TransformerConfig, VideoVAEConfig
 
@@ -81,6 +83,12 @@ def same(one, other):
     return one == other
 
 
+def act_in(agent, view, task=TASK, film=None):
+    """One episode."""
+    with imitation.opened(view, task, 1) as vector:
+        return imitation.evaluate(agent, vector, task, 1, seed=0, film=film)
+
+
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -101,18 +109,31 @@ def test_a_run_leaves_what_a_user_looks_for(finished):
     assert (updates, config.task, view.size) == (6, TASK, 32)
 
 
-def test_a_loaded_agent_acts_like_the_one_saved(finished, data):
-    agents = [imitation.load_agent(finished)[0] for _ in range(2)]
+def test_a_loaded_agent_acts_like_the_one_saved(data, tmp_path):
     window = open_windows([data], TINY.windows())[5]
     image = torch.from_numpy(window["image"][None])
     proprio = torch.from_numpy(window["proprio"][None])
-    chunks = [
-        agent.act(image, proprio, agent.caption(["x"]), torch.Generator().manual_seed(1))
-        for agent in agents
-    ]
-    assert torch.equal(*chunks)
-    assert chunks[0].shape == (1, 4, 4)
-    assert chunks[0].abs().max() <= 1
+
+    def chunk(agent):
+        return agent.act(image, proprio, agent.caption(["x"]), torch.Generator().manual_seed(1))
+
+    config = configured(data, dynamics_steps=2, policy_steps=2, micro_batch=2)
+    with RunFolder.create_or_resume(tmp_path / "run", config) as opened:
+        run = imitation.ImitationRun(config, opened)
+        run.resume()
+        for stage in ("dynamics", "dynamics", "policy", "policy"):
+            if stage == "policy":
+                run.begin_policy()
+            batches = run.next_batches()
+            assert [len(batch["action"]) for batch in batches] == [2, 2]  # of a batch of 4
+            run.learn(stage, batches)
+        run.checkpoint()
+        expected = chunk(run.agent)
+        run.close()
+    found = chunk(imitation.load_agent(tmp_path / "run")[0])
+    assert torch.equal(found, expected)
+    assert found.shape == (1, 4, 4)
+    assert found.abs().max() <= 1
 
 
 @pytest.mark.parametrize("train_backbone", [True, False])
@@ -165,8 +186,6 @@ with RunFolder.create_or_resume(folder, config) as opened:
 
 
 def test_more_policy_steps_continue_a_finished_run(data, finished, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     state = trained(configured(data, policy_steps=4), folder)
@@ -183,21 +202,124 @@ def test_a_finished_stage_one_can_be_taken_over(data, finished, tmp_path):
     taken = load_checkpoint(tmp_path / "run" / "dynamics.pt")
     assert same(taken, load_checkpoint(finished / "dynamics.pt"))
     other = replace(TINY, dynamics=replace(TINY.dynamics, target="pixels"))
-    with pytest.raises(UserError, match="other sizes or another target"):
+    with pytest.raises(UserError, match=r"made with another --agent\.dynamics"):
         trained(replace(config, agent=other), tmp_path / "other")
+    with pytest.raises(UserError, match=r"made with another --agent\.history"):
+        trained(replace(config, agent=replace(TINY, history=3)), tmp_path / "other")
+    copied = tmp_path / "copied"
+    shutil.copytree(finished, copied)
+    shutil.copy(copied / "checkpoint.pt", copied / "dynamics.pt")
+    with pytest.raises(UserError, match="is no world model of these sizes"):
+        trained(replace(config, dynamics_from=str(copied)), tmp_path / "other")
 
 
-def test_the_run_time_path_sees_no_mask(finished):
+def test_what_changes_no_result_may_change_between_starts(data, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    with RunFolder.create_or_resume(folder, configured(data, workers=1, checkpoint_seconds=5.0)):
+        assert RunFolder.read_config(folder, ImitationConfig).workers == 1
+
+
+def test_data_that_changed_its_ranges_is_refused(data, finished, tmp_path):
+    """The same number of windows, other actions: what the agent learned means something else."""
+    folder, other = tmp_path / "run", tmp_path / "drawer.hdf5"
+    shutil.copytree(finished, folder)
+    shutil.copy(data, other)
+    with h5py.File(other, "r+") as file:
+        for demo in file["data"].values():
+            demo["actions"][:] *= 0.5
+    config = RunFolder.read_config(folder, ImitationConfig)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace(str(data), str(other)))
+    with pytest.raises(UserError, match="other ranges than when the run"):
+        trained(replace(config, data=(str(other),), policy_steps=4), folder)
+
+
+def test_damaged_data_is_one_sentence_from_a_reading_process_too(data, tmp_path):
+    damaged = tmp_path / "drawer.hdf5"
+    shutil.copy(data, damaged)
+    with h5py.File(damaged) as file:
+        chunks = file["data/demo_0/obs/corner2_mask"].id
+        places = [chunks.get_chunk_info(n) for n in range(chunks.get_num_chunks())]
+    with open(damaged, "r+b") as file:
+        for place in places:
+            file.seek(place.byte_offset)
+            file.write(bytes(place.size))
+    with pytest.raises(UserError) as caught:
+        trained(configured(damaged, workers=1), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert str(damaged) in str(caught.value)
+
+
+def test_the_run_time_path_sees_no_mask(data, finished, tmp_path, monkeypatch):
     """No mask is drawn, and pictures, proprioception and words alone give actions."""
+    opened, make_vector = [], envs.make_vector
+
+    def recorded(*arguments, **options):
+        opened.append((options, make_vector(*arguments, **options)))
+        return opened[-1][1]
+
+    monkeypatch.setattr(envs, "make_vector", recorded)
     agent, _, view, _ = imitation.load_agent(finished)
-    assert view.options()["masks"] is False
-    vector = envs.make_vector(TASK, 1, **view.options())
-    try:
+    assert act_in(agent, view, film=[])[0]["length"] > 0
+    trained(configured(data, dynamics_steps=1, policy_steps=1), tmp_path / "run")
+    assert len(opened) == 2
+    for options, vector in opened:
+        assert options["masks"] is False
         assert set(vector.single_observation_space.spaces) == {"image", "proprio"}
-        episode = run_episodes(agent.actor("drawer close"), vector, [0])[0]
-        assert episode["length"] > 0
-    finally:
-        vector.close()
+
+
+def test_a_film_shows_what_stage_one_predicts(finished):
+    """Stage 2 trains the transformer on, and nothing keeps its predictions good."""
+    with Evaluation(finished, None, episodes=1, seed=0) as evaluation:
+        assert evaluation.agent.predictor is None
+        frames = evaluation.film(1)
+    assert {frame.shape for frame in frames} == {(64, 32, 3)}
+    stage_one = load_checkpoint(finished / "dynamics.pt")
+    assert same(stage_one, dict(evaluation.agent.predictor.state_dict()))
+    ended = evaluation.agent.averaged.world_model.state_dict()
+    assert not all(torch.equal(ended[name], value) for name, value in stage_one.items())
+    agent, asked = evaluation.agent, []
+    for part, model in (("stage 1", agent.predictor), ("stage 2", agent.averaged.world_model)):
+        model.transformer.register_forward_hook(lambda *_, part=part: asked.append(part))
+    agent.predict(torch.zeros(1, 1, 2, 32, 32, 3, dtype=torch.uint8), agent.caption(["x"]))
+    assert set(asked) == {"stage 1"}
+
+
+def test_an_evaluation_is_written_row_by_row_and_added_to(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    calls, opened, evaluate, make_vector = [], [], imitation.evaluate, envs.make_vector
+
+    def counted(agent, *rest):
+        calls.append(agent is None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(agent, *rest)
+
+    def recorded(*arguments, **options):
+        opened.append(options["shift"])
+        return make_vector(*arguments, **options)
+
+    monkeypatch.setattr(imitation, "evaluate", counted)
+    monkeypatch.setattr(envs, "make_vector", recorded)
+    rows = [Row("agent"), Row("random", random=True), Row("noise:0.2", shift="noise:0.2")]
+    with pytest.raises(KeyboardInterrupt), Evaluation(folder, None, 1, seed=0) as evaluation:
+        evaluation.measure(rows)
+    assert opened == ["", "noise:0.2"]  # the random policy acted where the agent had
+    kept = json.loads((folder / "evaluation.json").read_text())
+    assert "agent" in kept
+    assert "random" in kept
+    assert "noise:0.2" not in kept
+    with Evaluation(folder, None, 1, seed=0) as evaluation:
+        found = evaluation.measure([rows[0], rows[2]])
+    assert calls[3:] == [False]
+    assert found["random"] == kept["random"]  # measured before, still there
+    assert found["shifts"] == ["noise:0.2"]
+    with Evaluation(folder, None, 1, seed=1) as evaluation:  # other starts: nothing is kept
+        evaluation.measure(rows[:1])
+    assert len(calls) == 5
+    assert "random" not in json.loads((folder / "evaluation.json").read_text())
 
 
 def test_frames_of_history_are_the_strided_past_and_begin_with_the_first(finished):
@@ -312,9 +434,20 @@ def test_mistakes_are_one_sentence(data, finished, tmp_path):
 
     agent, _, view, _ = imitation.load_agent(finished)
     with pytest.raises(UserError, match="the task has 2 cameras, the data"):
-        imitation.evaluate(agent, replace(view, camera="corner2,corner"), TASK, 1, 0)
-    with pytest.raises(UserError, match="the task has 6 numbers an action, the data"):
-        imitation.evaluate(agent, View("0", 32, "fast", 2), "dmc/walker-walk", 1, 0)
+        act_in(agent, replace(view, camera="corner2,corner"))
+    with pytest.raises(UserError, match="the task has 16 pixels a side, the data"):
+        act_in(agent, replace(view, size=16))
+    with pytest.raises(UserError, match="the task has 15 numbers of proprioception, the data"):
+        act_in(agent, View("0", 32, "fast", 2), "dmc/hopper-hop")
+    with pytest.raises(UserError, match="--episodes is 51; LIBERO has 50 recorded starts"):
+        imitation.evaluate(agent, None, "libero/object/0", 51, 0)
+    with pytest.raises(UserError, match="unknown camera 'corner2'"):
+        trained(configured(data, task="dmc/walker-walk"), tmp_path / "d")
+    assert not (tmp_path / "d" / "config.yaml").exists()
+    with pytest.raises(UserError, match="threads must be at least 0, not -1"):
+        configured(data, threads=-1)
+    with pytest.raises(UserError, match=r"averaging must be at least 0 and below 1, not 2\.0"):
+        replace(TINY, averaging=2.0)
     with pytest.raises(UserError, match="unknown task"):
         imitate(configured(data, task="metaworld/nothing"), RunFolder(tmp_path / "c"))
     with pytest.raises(UserError, match="batch .* must be a multiple of micro_batch"):
@@ -336,10 +469,40 @@ def test_mistakes_are_one_sentence(data, finished, tmp_path):
 
 @pytest.mark.parametrize("name", imitation_presets.PRESETS)
 def test_presets_fit_their_windows(name):
-    """Every preset's future goes with its VAE, and its pictures with its grid."""
-    config = imitation_presets.preset(name)
-    assert config.agent.windows().future == config.agent.dynamics.future_frames
-    assert config.agent.windows().chunk == config.agent.policy.chunk
+    """Both stages take what the windows hold; on no device, as the paper's size needs."""
+    agent = imitation_presets.preset(name).agent
+    vae, transformer = agent.dynamics.vae, agent.dynamics.transformer
+    assert bool(vae.pretrained and transformer.pretrained) == (name == "paper")
+    agent = replace(
+        agent,
+        dynamics=replace(
+            agent.dynamics,
+            vae=replace(vae, pretrained=""),
+            transformer=replace(transformer, pretrained=""),
+        ),
+    )
+    windows, size = agent.windows(), {"cpu": 64, "gpu": 128, "paper": 256}[name]
+    width = 4096 if agent.language == "t5" else make_language(agent.language).width
+    interface = Interface(cameras=2, size=size, action_size=7, proprio_size=12)
+    with torch.device("meta"):
+        networks = Networks(agent, interface, width)
+        batch = {
+            "image": torch.zeros(1, 2, windows.history, size, size, 3, dtype=torch.uint8),
+            "future": torch.zeros(1, 2, windows.future, size, size, dtype=torch.uint8),
+            "future_valid": torch.ones(1, windows.future, dtype=torch.bool),
+            "text": torch.zeros(1, 8, width),
+            "text_mask": torch.ones(1, 8, dtype=torch.bool),
+        }
+        seen = {part: batch[part] for part in ("image", "text", "text_mask")}
+        features = networks.world_model.features(**seen)
+        chunk = torch.zeros(1, windows.chunk, 7)
+        loss, _ = networks.policy.loss(chunk, chunk[..., 0] == 0, torch.zeros(1, 12), features)
+    assert loss.shape == ()
+    assert len(features) == agent.dynamics.transformer.layers
+    if name == "paper":
+        assert (windows.history, windows.future, windows.chunk) == (4, 9, 36)
+        blocks = networks.policy.blocks
+        assert (len(blocks), agent.policy.width, agent.policy.heads) == (28, 512, 16)
 
 
 def test_interrupting_says_how_to_go_on(data, tmp_path):

@@ -1,0 +1,235 @@
+"""Measuring an agent of imitation in the simulator: as it is, shifted, pruned, told other things.
+
+Every row is written to the run folder's evaluation.json as soon as it is measured, beside the rows
+that were measured before under the same conditions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+import envs
+from agents import imitation
+from agents.evaluation import pruning_area, retained, summarise
+from agents.imitation_run import load_predictor
+from agents.provenance import provenance
+from agents.run_folder import RunFolder
+from errors import UserError
+
+MOST_PROCESSES = 20
+"""Environments kept open at the same time."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to act in every task."""
+
+    name: str
+    shift: str = ""
+    """Visual shifts (`envs.shifts`)."""
+    pruning: float = 0.0
+    """Share of the video tokens that is dropped."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """Instruction by task, where it is not the task's own."""
+    random: bool = False
+    """Uniformly random actions in place of the agent's."""
+
+
+class Evaluation:
+    """What `run.py evaluate` does for an agent of `imitate`; a context, which ends its processes.
+
+    Args:
+        logdir: run folder.
+        tasks: ids; None: those of the run.
+        episodes: of each task.
+        seed: of starts and noise.
+        execute: actions of a chunk that are taken before the next one; None: the run's.
+        device: torch device.
+
+    Raises:
+        UserError: the run cannot be evaluated, or not so.
+    """
+
+    def __init__(
+        self,
+        logdir: str,
+        tasks: Sequence[str] | None,
+        episodes: int,
+        seed: int,
+        execute: int | None = None,
+        device: str = "auto",
+    ):
+        self.folder = RunFolder.open(logdir)
+        self.agent, self.config, self.view, self.updates = imitation.load_agent(logdir, device)
+        self.tasks = list(tasks or envs.expand(self.config.task))
+        self.episodes, self.seed = episodes, seed
+        if execute is not None:
+            chunk = self.config.agent.policy.chunk
+            if not 1 <= execute <= chunk:
+                raise UserError(f"--execute is {execute}; the agent predicts {chunk} actions")
+            self.agent.execute = execute
+        self._open: dict[tuple[str, str, int], VectorEnv] = {}
+        self._stack = contextlib.ExitStack()
+
+    def measure(
+        self, rows: Sequence[Row], progress: Callable[[str, dict], None] = lambda name, row: None
+    ) -> dict[str, Any]:
+        """Success of every row: what evaluation.json holds.
+
+        Args:
+            rows: the first one plain.
+            progress: called with the name of each row and what was found.
+
+        Returns:
+            ``task``, ``updates``, ``seed``, ``execute``, and by the name of each row ``success``,
+            ``return``, ``tasks`` (success of each), ``episodes``, ``commit``; ``shifts`` and
+            ``retained``, ``pruning``, ``instructions`` where rows ask for them.
+
+        Raises:
+            UserError: a row the agent or its tasks cannot have.
+        """
+        self._check(rows)
+        found = self._measured_before(rows)
+        for row in rows:
+            if row.name not in found:
+                found[row.name] = self._measure(row)
+                self.folder.write_evaluation(found)
+            progress(row.name, found[row.name])
+        shifts = [row.name for row in rows if row.shift and row.shift != rows[0].shift]
+        if shifts:
+            under = {name: found[name]["episodes"] for name in shifts}
+            found["shifts"] = shifts
+            found["retained"] = retained(found["agent"]["episodes"], under, self.seed)
+        pruned = [row for row in rows if row.pruning]
+        if pruned:
+            ratios = [row.pruning for row in pruned]
+            success = [found[row.name]["success"]["mean"] for row in pruned]
+            area, whole = pruning_area(ratios, success), found["agent"]["success"]["mean"]
+            found["pruning"] = {
+                "ratios": ratios, "success": success, "area": area,
+                "area_over_unpruned": area / whole if whole else None,
+            }  # fmt: skip
+        self.folder.write_evaluation(found)
+        return found
+
+    def film(self, episodes: int, shift: str = "") -> list:
+        """Frames of the first episodes of every task, what stage 1 predicts laid over them."""
+        self.agent.predictor = load_predictor(self.agent, self.folder.path)
+        frames: list = []
+        for task in self.tasks:
+            self._episodes(task, min(episodes, self.episodes), Row("film", shift), frames)
+        return frames
+
+    def swapped_instructions(self) -> dict[str, str]:
+        """What each task is told when it gets the next one's instruction, the last the first's.
+
+        Raises:
+            UserError: there is no other instruction.
+        """
+        told = []
+        for task in self.tasks:
+            environment = envs.make(task, size=8, quality="fast")
+            told.append(environment.instruction)
+            environment.close()
+        if len(set(told)) < len(told) or len(told) < 2:
+            raise UserError(
+                "--swap-instructions needs tasks with different instructions, not"
+                f" {', '.join(map(repr, told))}"
+            )
+        return dict(zip(self.tasks, [*told[1:], told[0]], strict=True))
+
+    def _check(self, rows: Sequence[Row]) -> None:
+        if not any(row.pruning for row in rows):
+            return
+        if self.config.agent.world_model != "video":
+            raise UserError(
+                f"{self.folder.path} has no world model, so it has no video tokens to prune"
+            )
+        without = [task for task in self.tasks if envs.suite(task) == "dmc"]
+        if without:
+            raise UserError(f"nPAUC is an area under success, which {without[0]} does not know")
+
+    def _conditions(self) -> dict[str, Any]:
+        return {
+            "task": ",".join(self.tasks),
+            "updates": self.updates,
+            "seed": self.seed,
+            "execute": self.agent.execute,
+        }
+
+    def _measured_before(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """evaluation.json, where its rows were measured under these conditions."""
+        conditions = self._conditions()
+        told = next((dict(row.told) for row in rows if row.told), None)
+        if rows[0].shift:
+            conditions["shift"] = rows[0].shift
+        fresh = conditions | ({"instructions": told} if told else {})
+        try:
+            before = json.loads((self.folder.path / "evaluation.json").read_text())
+            same = all(before[name] == value for name, value in conditions.items())
+            same &= before.get("shift") == conditions.get("shift")
+            same &= len(before["agent"]["episodes"]) == self.episodes * len(self.tasks)
+        except (OSError, ValueError, KeyError, TypeError):
+            return fresh
+        if not same:
+            return fresh
+        if told and before.get("instructions") != told:
+            before.pop("swapped", None)
+        for row in before.values():
+            if isinstance(row, dict) and "episodes" in row:
+                row.setdefault("commit", before["commit"])
+        return before | fresh
+
+    def _measure(self, row: Row) -> dict[str, Any]:
+        self.agent.pruning = row.pruning
+        episodes = [
+            {"task": task, **episode}
+            for task in self.tasks
+            for episode in self._episodes(task, self.episodes, row)
+        ]
+        self.agent.pruning = 0.0
+        by_task = {
+            task: summarise([e for e in episodes if e["task"] == task])["success"]
+            for task in self.tasks
+        }
+        commit = provenance()["commit"]
+        return summarise(episodes) | {"tasks": by_task, "episodes": episodes, "commit": commit}
+
+    def _episodes(self, task: str, count: int, row: Row, film: list | None = None) -> list[dict]:
+        vector = self._vector(task, row.shift, 1 if film is not None else count)
+        agent = None if row.random else self.agent
+        return imitation.evaluate(agent, vector, task, count, self.seed, row.told.get(task), film)
+
+    def _vector(self, task: str, shift: str, count: int) -> VectorEnv:
+        """Environments for one row of one task, those of an earlier row where they are open still.
+
+        Starting a process takes seconds, and most rows want the same environments.
+        """
+        count = min(count, self.config.evaluate_envs)
+        key = task, shift, count
+        if key not in self._open:
+            if (len(self._open) + 1) * self.config.evaluate_envs > MOST_PROCESSES or any(
+                shift != before for _, before, _ in self._open
+            ):
+                self.close()
+            self._open[key] = self._stack.enter_context(
+                imitation.opened(self.view, task, count, shift, self.config.quality)
+            )
+        return self._open[key]
+
+    def close(self) -> None:
+        """End the environments' processes."""
+        self._stack.close()
+        self._open.clear()
+
+    def __enter__(self) -> Evaluation:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
