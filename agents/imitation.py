@@ -48,7 +48,8 @@ class ImitationConfig:
     batch: int = 128
     """Windows an update (paper: 128)."""
     micro_batch: int = 0
-    """Windows computed at once; gradients of the others are added up. 0: the whole batch."""
+    """Windows computed at once; the gradients of the parts are averaged, however much of them is
+    padding. 0: the whole batch."""
     workers: int = 1
     """Processes that read windows from the files; 0 reads them in between updates."""
     quality: Literal["full", "fast"] | None = None
