@@ -28,7 +28,7 @@ LIBERO_TASKS ?= libero/object/0,libero/object/3,libero/object/7
 IMITATION_STEPS ?= --policy-steps 3000 --evaluate-every 1500
 DYNAMICS_STEPS ?= --dynamics-steps 2000
 
-.PHONY: help setup test lint demo curves robustness imitation
+.PHONY: help setup unit test lint demo curves robustness imitation
 
 # The recorded curves of results/curves: hours on two cores, stopped and continued at will.
 CURVE_TASKS ?= metaworld/button-press metaworld/plate-slide metaworld/reach-wall \
@@ -39,6 +39,7 @@ CURVE_STEPS ?= 100000
 
 help:
 	@echo "make setup   environment in $(VENV), with exact versions (Python 3.11 or 3.12)"
+	@echo "make unit    the tests without a simulator, for while you write"
 	@echo "make test    every test"
 	@echo "make lint    style and likely bugs"
 	@echo "make demo    train $(DEMO_TASK) on the CPU, evaluate it beside a random policy"
@@ -110,6 +111,14 @@ $(VENV)/.renders: $(VENV)/.installed
 			exit 1; }; \
 	fi
 	@touch $@
+
+# What needs no simulator.
+UNIT_TESTS = tests/world_models tests/results/test_aggregates.py tests/results/test_curves.py \
+	tests/results/test_record.py $(patsubst %,tests/agents/test_%.py,actor_critic checkpoint \
+	diffusion_policy evaluation masked_world_model presets replay rollout run_folder video)
+
+unit: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(UNIT_TESTS)
 
 test: $(VENV)/.renders
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
