@@ -363,11 +363,11 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
         whole = _success(found, options.episodes * len(tasks))
         if found["success"] is None:
             whole = f"return {_return(found)}"
-        print(f"{name:{width}}  {whole}", flush=True)
+        print(f"{name:{width + 2}}  {whole}", flush=True)
         if len(tasks) > 1:
             for task, success in found["tasks"].items():
                 line = _success({"success": success}, options.episodes)
-                print(f"  {task:{width}}{line}", flush=True)
+                print(f"  {task:{width}}  {line}", flush=True)
 
     with evaluation:
         found = evaluation.measure(rows, show)
