@@ -1,5 +1,6 @@
 """The agent: who learns from what, what a checkpoint holds, and what may not touch chance."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,10 +246,15 @@ def test_half_precision_keeps_losses_and_states_in_float32(replay):
 @pytest.fixture
 def one_thread(monkeypatch):
     """Every operation on one thread, whatever is asked for: sums have one order."""
-    before, asked = torch.get_num_threads(), [2]
+    before, asked, here = torch.get_num_threads(), [2], threading.local()
+
+    def ask(number):  # every thread has a number of its own
+        here.number = number
+        asked.append(number)
+
     torch.set_num_threads(1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: asked[-1])
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: getattr(here, "number", 2))
+    monkeypatch.setattr(torch, "set_num_threads", ask)
     yield asked
     monkeypatch.undo()
     torch.set_num_threads(before)
