@@ -155,7 +155,7 @@ define imitate
 	$(BIN)/python run.py imitate --preset cpu --data runs/demos/$(2) --task $(3) $(4) \
 		$(IMITATION_STEPS) --seed 0 --logdir runs/imitation/$(1)
 	[ runs/imitation/$(1)/evaluation.json -nt runs/imitation/$(1)/checkpoint.pt ] || \
-		$(BIN)/python run.py evaluate --logdir runs/imitation/$(1) --episodes 20 --video $(5)
+		$(BIN)/python run.py evaluate --logdir runs/imitation/$(1) --video $(5)
 endef
 PRUNING = --token-pruning 0.1,0.4,0.6,0.8,0.9
 
@@ -164,9 +164,9 @@ imitation: $(VENV)/.renders
 		--environment.size 64 --out runs/demos/metaworld
 	$(BIN)/python run.py collect --task $(LIBERO_TASKS) --episodes 40 --noise 0.05 \
 		--environment.size 64 --out runs/demos/libero
-	$(call imitate,mw3-masks-seed0,metaworld,$(IMITATION_TASKS),--target masks $(DYNAMICS_STEPS),--random --shifts all $(PRUNING))
-	$(call imitate,mw3-pixels-seed0,metaworld,$(IMITATION_TASKS),--target pixels $(DYNAMICS_STEPS),--shifts all $(PRUNING))
-	$(call imitate,mw3-none-seed0,metaworld,$(IMITATION_TASKS),--world-model none,--shifts all)
-	$(call imitate,lo3-masks-seed0,libero,$(LIBERO_TASKS),--target masks $(DYNAMICS_STEPS),--random --swap-instructions)
-	$(call imitate,lo3-blind-seed0,libero,$(LIBERO_TASKS),--world-model blind,)
+	$(call imitate,mw3-masks-seed0,metaworld,$(IMITATION_TASKS),--target masks $(DYNAMICS_STEPS),--episodes 20 --random --shifts all $(PRUNING))
+	$(call imitate,mw3-pixels-seed0,metaworld,$(IMITATION_TASKS),--target pixels $(DYNAMICS_STEPS),--episodes 20 --shifts all $(PRUNING))
+	$(call imitate,mw3-none-seed0,metaworld,$(IMITATION_TASKS),--world-model none,--episodes 20 --shifts all)
+	$(call imitate,lo3-masks-seed0,libero,$(LIBERO_TASKS),--target masks $(DYNAMICS_STEPS),--episodes 50 --random --swap-instructions)
+	$(call imitate,lo3-blind-seed0,libero,$(LIBERO_TASKS),--world-model blind,--episodes 50)
 	$(BIN)/python results/imitation.py runs/imitation/* --out results/imitation

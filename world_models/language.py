@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ T5_XXL = "google/t5-v1_1-xxl"
 """The text encoder that LTX-Video was trained with: 4,096 wide, 4.8 billion parameters."""
 
 
-class LanguageEncoder:
+class LanguageEncoder(ABC):
     """Encodes each instruction once, and pads a batch of them.
 
     Attributes:
@@ -35,9 +36,9 @@ class LanguageEncoder:
     def __init__(self) -> None:
         self._encoded: dict[str, Tensor] = {}
 
+    @abstractmethod
     def encode(self, instruction: str) -> Tensor:
         """The tokens of one instruction, (L, C) float32, L at least 1."""
-        raise NotImplementedError
 
     def __call__(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens and mask of several instructions, padded with zeros to the longest, on the CPU.

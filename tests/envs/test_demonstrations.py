@@ -145,13 +145,13 @@ def test_annotating_libero_in_either_alignment_gives_the_recorded_masks_back(
 
 def test_robomimic_reads_what_is_written(recorded):
     """With its own dataset class: every step of every episode, pictures and actions equal."""
-    dataset_class = pytest.importorskip("robomimic.utils.dataset").SequenceDataset
     import robomimic.utils.obs_utils as obs_utils
+    from robomimic.utils.dataset import SequenceDataset
 
     obs_utils.initialize_obs_utils_with_obs_specs(
         {"obs": {"low_dim": ["proprio"], "rgb": ["corner2_rgb"]}}
     )
-    dataset = dataset_class(
+    dataset = SequenceDataset(
         hdf5_path=str(recorded),
         obs_keys=("proprio", "corner2_rgb"),
         dataset_keys=("actions", "rewards", "dones"),
