@@ -235,12 +235,28 @@ class ImitationAgent:
         Returns:
             (n, H', A) float32 in [-1, 1].
         """
+        context = self.features(image, caption, generator)
         with self._autocast():
-            context = self._features(
-                self.averaged, {"image": image, **caption}, self.pruning, generator
-            )
             chunk = self.averaged.policy.sample(self.proprio.normalise(proprio), context, generator)
         return self.actions.undo(chunk.float())
+
+    @torch.no_grad()
+    def features(
+        self,
+        image: Tensor,
+        caption: dict[str, Tensor],
+        generator: torch.Generator | None = None,
+    ) -> list[Tensor]:
+        """What the policy attends to: for each of its blocks (n, tokens, width).
+
+        Args:
+            image: (n, V, H, S, S, 3) uint8, oldest frame first.
+            caption: from `caption`, n rows.
+            generator: of all noise.
+        """
+        with self._autocast():
+            batch = {"image": image, **caption}
+            return self._features(self.averaged, batch, self.pruning, generator)
 
     @torch.no_grad()
     def predict(
