@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
+from world_models.imports import hide_broken_torchvision
 
 T5_XXL = "google/t5-v1_1-xxl"
 """The text encoder that LTX-Video was trained with: 4,096 wide, 4.8 billion parameters."""
@@ -121,6 +122,7 @@ class T5(LanguageEncoder):
 
     def __init__(self, model: str = T5_XXL):
         super().__init__()
+        hide_broken_torchvision()
         try:
             from transformers import AutoTokenizer, T5EncoderModel
         # A library that is there and broken, or meets a broken one, raises what it likes.

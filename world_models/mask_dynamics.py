@@ -24,24 +24,19 @@ C latent channels, D width, L caption tokens, f_s and f_t pixels and frames a to
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from world_models.imports import hide_broken_torchvision
 from world_models.targets import measure
 from world_models.video_targets import make_video_target, to_unit, weighted_mean
 
-try:
-    import torchvision  # noqa: F401
-except Exception:
-    # diffusers needs none, but imports one that is there; a build for another torch (PyPI's, for
-    # CUDA, beside a torch for the CPU) then breaks that import. Absent, it does no harm.
-    sys.modules["torchvision"] = None
+hide_broken_torchvision()
 
-from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
+from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel  # noqa: E402
 
 Posterior = tuple[Tensor, Tensor]
 """Mean and log-variance of a latent, each float32 (n, C, frames, height/f_s, width/f_s)."""

@@ -1,7 +1,6 @@
 """The action head: flow matching by hand, LTX-Video's block, and what surrounds them."""
 
 import copy
-import importlib
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from agents.diffusion_policy import (
     rotate,
 )
 from errors import UserError
+from world_models.imports import hide_broken_torchvision
 
 B, H, A, P, N, C, LAYERS = 3, 6, 2, 4, 5, 24, 2
 SMALL = {"width": 32, "heads": 4, "chunk": H, "execute": 3}
@@ -220,7 +220,7 @@ def test_bfloat16_is_close_to_float32():
 
 def diffusers_block(*sizes):
     """LTX-Video's block of the library, imported as the world model does."""
-    importlib.import_module("world_models.mask_dynamics")  # hides a torchvision that is broken
+    hide_broken_torchvision()
     from diffusers.models.transformers.transformer_ltx import LTXVideoTransformerBlock
 
     return LTXVideoTransformerBlock(*sizes)

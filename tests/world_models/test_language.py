@@ -1,6 +1,5 @@
 """Instructions as tokens: the same everywhere, new words welcome, order kept, padding marked."""
 
-import importlib.util
 import inspect
 import os
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from errors import UserError
+from world_models.imports import hide_broken_torchvision
 from world_models.language import T5, T5_XXL, WordEncoder, make_language
 
 BOWL_ON_PLATE = "put the bowl on the plate"
@@ -131,17 +131,7 @@ def test_width_must_split():
 @pytest.fixture(scope="module")
 def tiny_t5(tmp_path_factory):
     """A T5 encoder of the real library, small and with random weights, saved in a folder."""
-    patch = pytest.MonkeyPatch()
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):
-        # One made for another PyTorch; transformers can do without it, but not with a broken one.
-        find = importlib.util.find_spec
-        patch.setattr(
-            importlib.util,
-            "find_spec",
-            lambda name, *more: None if name.startswith("torchvision") else find(name, *more),
-        )
+    hide_broken_torchvision()
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
@@ -160,8 +150,7 @@ def tiny_t5(tmp_path_factory):
     torch.manual_seed(0)
     sizes = {"d_model": 6, "d_kv": 3, "d_ff": 12, "num_layers": 1, "num_heads": 2}
     T5EncoderModel(T5Config(vocab_size=16, **sizes)).save_pretrained(folder)
-    yield folder
-    patch.undo()
+    return folder
 
 
 def test_t5_is_frozen_padded_and_asked_once_for_each_instruction(tiny_t5):
@@ -198,3 +187,16 @@ def test_unknown_encoder():
     for name in ("bert", "words:64", ""):
         with pytest.raises(UserError, match="no language encoder"):
             make_language(name)
+
+
+def test_a_torchvision_that_cannot_be_imported_does_no_harm(tiny_t5, tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('made for another PyTorch')\n")
+    program = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(Path(__file__).parents[2])!r}]\n"
+        f"from world_models.language import make_language; make_language({f't5:{tiny_t5}'!r})\n"
+        "import world_models.mask_dynamics\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
