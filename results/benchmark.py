@@ -43,6 +43,7 @@ from agents.training import choose_device
 from errors import UserError
 from results.benchmark_tables import markdown
 from results.loading import measure_loading
+from results.public_code import from_every_state, measure_public
 
 Mode = Literal["eager", "preset", "compiled"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +75,9 @@ class Benchmark:
     """Tasks whose steps and pictures are timed."""
     demonstrations: int = 6
     """Demonstrations recorded to measure how fast windows are read; 0 leaves it out."""
+    public: Path | None = None
+    """Python of an environment that has sheeprl: also its DreamerV2, at the same sizes
+    (results/public_code.py says how to make one)."""
     out: Path | None = None
     """Write OUT.md and OUT.json; without, print only."""
     json: bool = False
@@ -416,6 +420,16 @@ def measure(options: Benchmark) -> dict[str, Any]:
         replay, action = fill(Path(folder) / "replay", config)
         result["arithmetic"] = measure_arithmetic(options, config, replay, action)
         result["parts"] = measure_parts(options, config, replay, action)
+        if options.public is not None:
+            every = from_every_state(config)
+            agents = {
+                f"ours, {mode}": build(every, mode, action, options.device)
+                for mode in options.compare
+            }
+            result["public"] = measure_public(
+                options.public, config, agents, replay, action, options.rounds, options.repeats,
+                timed,
+            )  # fmt: skip
         result["environments"] = measure_environments(options, config)
         result["replay"] = measure_replay(options, config, replay)
         if options.demonstrations:

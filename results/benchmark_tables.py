@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from results.public_code import public_table
+
 
 def markdown(result: dict[str, Any]) -> str:
     """The tables."""
@@ -54,6 +56,8 @@ def markdown(result: dict[str, Any]) -> str:
         + ".",
         "",
     ]
+    if "public" in result:
+        lines += [*public_table(result["public"]), ""]
     if "loop" in result:
         loop = result["loop"]
         lines += [
