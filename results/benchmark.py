@@ -43,6 +43,7 @@ from agents.training import choose_device
 from errors import UserError
 from results.benchmark_tables import markdown
 from results.loading import measure_loading
+from results.pictures import measure_pictures
 from results.public_code import from_every_state, measure_public
 
 Mode = Literal["eager", "preset", "compiled"]
@@ -431,6 +432,15 @@ def measure(options: Benchmark) -> dict[str, Any]:
                 timed,
             )  # fmt: skip
         result["environments"] = measure_environments(options, config)
+        result["pictures"] = {
+            task: measure_pictures(
+                task,
+                config.environment,
+                5 * options.repeats,
+                lambda call, repeats: timed(call, repeats, torch.device("cpu")),
+            )
+            for task in options.environments
+        }
         result["replay"] = measure_replay(options, config, replay)
         if options.demonstrations:
             result["loading"] = measure_loading(

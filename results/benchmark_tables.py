@@ -75,6 +75,7 @@ def markdown(result: dict[str, Any]) -> str:
     for task, values in result["environments"].items():
         cells = [f"{values[name]:.2f}" for name in names]
         lines.append("| " + " | ".join([task, *cells]) + " |")
+    lines += _pictures(result["pictures"])
     lines += [
         "",
         "| replay, frames | on disk | windows (ms) | single frames (ms) | own memory | growth |",
@@ -89,6 +90,24 @@ def markdown(result: dict[str, Any]) -> str:
     if "loading" in result:
         lines += _loading(result["loading"])
     return "\n".join(lines) + "\n"
+
+
+def _pictures(found: dict[str, dict[str, float]]) -> list[str]:
+    """Where the time of a picture goes."""
+    names = list(next(iter(found.values())))
+    lines = [
+        "",
+        "Pictures in parts, milliseconds for all cameras: `full, no shadows` is without"
+        " reflections and haze too; of `fast`, `poses` is what is where, `geoms` drawing them,"
+        " `empty` a picture without any, `reading` the buffer. Faces: of the meshes in the scene.",
+        "",
+        "| pictures | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for task, values in found.items():
+        cells = [f"{v:,.0f}" if n.startswith("faces") else f"{v:.2f}" for n, v in values.items()]
+        lines.append("| " + " | ".join([task, *cells]) + " |")
+    return lines
 
 
 def _loading(found: dict[str, Any]) -> list[str]:

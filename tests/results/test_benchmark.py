@@ -5,9 +5,11 @@ import json
 import pytest
 
 from agents.presets import preset
+from envs.simulation import EnvironmentConfig
 from errors import UserError
 from results import benchmark
 from results.benchmark import Benchmark
+from results.pictures import measure_pictures
 
 TASK = "dmc/point_mass-easy"
 PARTS = {
@@ -59,6 +61,24 @@ def test_windows_of_demonstrations_are_read_in_every_way(result):
     assert set(rates) >= {"plain h5py", "Windows", "DataLoader, 1 worker"}
     assert all(rate > 0 for rate in rates.values())
     assert "| plain h5py |" in benchmark.markdown(result)
+
+
+def test_pictures_are_measured_in_parts(result):
+    found = result["pictures"][TASK]
+    assert list(found) == [
+        "full", "full, no shadows", "fast", "poses", "empty", "geoms", "reading", "faces",
+        "faces, fast",
+    ]  # fmt: skip
+    assert all(found[part] > 0 for part in ("full", "fast", "poses", "empty", "reading"))
+    assert f"| {found['full']:.2f} |" in benchmark.markdown(result)
+
+
+def test_faces_of_meshes_are_those_of_the_scene():
+    """Meta-World's arm is made of meshes, which fast thins."""
+    found = measure_pictures(
+        "metaworld/window-close", EnvironmentConfig(), 1, lambda call, repeats: [call() or 0.0]
+    )
+    assert found["faces"] > 2 * found["faces, fast"] > 10_000
 
 
 def test_replay_is_on_disk(result):

@@ -1,0 +1,107 @@
+"""Where the time of a picture goes: what `fast` leaves out, and what is left."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import envs
+from envs.rendering import Renderer
+from envs.simulation import EnvironmentConfig
+
+
+def measure_pictures(
+    task: str,
+    view: EnvironmentConfig,
+    repeats: int,
+    timed: Callable[[Callable[[], Any], int], list[float]],
+) -> dict[str, float]:
+    """Milliseconds of the pictures of all cameras of one task after a reset, in parts.
+
+    Args:
+        task: id.
+        view: size and cameras; both qualities are measured.
+        repeats: calls of each part.
+        timed: milliseconds of each of some calls.
+
+    Returns:
+        ``full``; ``full, no shadows`` (nor reflections and haze); ``fast``, and of it ``poses``
+        (what is where), ``geoms`` (drawing them), ``empty`` (drawing without any) and ``reading``
+        (the picture from the renderer); ``faces`` that are drawn in full and ``faces, fast``.
+    """
+    import mujoco
+
+    environment = envs.make(task, **{**vars(view), "quality": "fast"})
+    try:
+        environment.reset(seed=0)
+        environment = environment.unwrapped
+        fast = environment._current_renderer()
+        cameras = list(environment._camera_numbers)
+        height, width = fast._buffer.shape[:2]
+        groups = tuple(np.flatnonzero(np.asarray(fast._option.geomgroup) == 0))
+        full = Renderer(fast.model, width, height, "full", fast.upside_down, groups)
+        flags = mujoco.mjtRndFlag
+        shadows = (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_HAZE)
+
+        def picture(renderer: Renderer) -> Callable[[], None]:
+            def draw() -> None:
+                for camera in cameras:
+                    renderer.update(environment.data, camera)
+                    renderer.image()
+
+            return draw
+
+        def poses() -> None:
+            for camera in cameras:
+                fast.update(environment.data, camera)
+
+        def geoms() -> None:
+            for _ in cameras:
+                mujoco.mjr_render(fast._viewport, fast.scene, fast._context)
+                mujoco.mjr_finish()
+
+        def reading() -> None:
+            for _ in cameras:
+                mujoco.mjr_readPixels(fast._buffer, None, fast._viewport, fast._context)
+
+        def median(call: Callable[[], None], times: int = repeats) -> float:
+            call()
+            return statistics.median(timed(call, times))
+
+        found = {"full": median(picture(full), max(2, repeats // 5))}
+        before = [full.scene.flags[flag] for flag in shadows]
+        for flag in shadows:
+            full.scene.flags[flag] = False
+        found["full, no shadows"] = median(picture(full), max(2, repeats // 5))
+        for flag, value in zip(shadows, before, strict=True):
+            full.scene.flags[flag] = value
+        found["fast"] = median(picture(fast))
+        found["poses"] = median(poses)
+        drawn = median(geoms)
+        count, fast.scene.ngeom = fast.scene.ngeom, 0
+        found["empty"] = median(geoms)
+        fast.scene.ngeom = count
+        found["geoms"] = drawn - found["empty"]
+        found["reading"] = median(reading)
+        for name, renderer in (("faces", full), ("faces, fast", fast)):
+            found[name] = float(_faces(renderer))
+        full.close()
+        return found
+    finally:
+        environment.close()
+
+
+def _faces(renderer: Renderer) -> int:
+    """Triangles of the meshes in the scene."""
+    import mujoco
+
+    model, scene = renderer._uploaded, renderer.scene
+    meshes = [
+        geom.dataid // 2  # MuJoCo: 2·mesh, and 1 more for its convex hull
+        for geom in scene.geoms[: scene.ngeom]
+        if geom.type == mujoco.mjtGeom.mjGEOM_MESH
+    ]
+    return int(sum(model.mesh_facenum[mesh] for mesh in meshes))
