@@ -5,7 +5,7 @@ Shape legend: n environments, B batch, T time, H = W image size, A action.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -81,6 +81,15 @@ READ = ("image", "action", "reward", "is_first", "is_terminal")
 """What of the replay a dynamics update learns from."""
 
 
+class Read(NamedTuple):
+    """Frames of the replay: those the autoencoder learns from (none where its update is not due),
+    and the windows that are encoded after that, with their places."""
+
+    frames: dict[str, Tensor] | None
+    windows: dict[str, Tensor]
+    index: np.ndarray
+
+
 class Seen(NamedTuple):
     """What a joint update learns from: frames of the replay, encoded, and the metrics of the
     autoencoder's update that came before. Without `batch`: to be encoded again."""
@@ -116,8 +125,10 @@ class MaskedWorldModel(nn.Module):
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
         self.updates = 0  # joint updates in the loop
         self.pretrained = 0  # updates done by `pretrain`
+        self.prefetch = self.device.type == "cuda"  # read the replay while the device computes
         self._seen: Seen | None = None  # what the next joint update learns from
         self._beside: ThreadPoolExecutor | None = None
+        self._reader: ThreadPoolExecutor | None = None
 
     # Acting
 
@@ -180,21 +191,26 @@ class MaskedWorldModel(nn.Module):
 
         The last two share nothing, so that they can run beside each other.
         """
-        seen = self._recall(replay) or self._see(replay, self._draw_keep(pretraining))
+        seen = self._recall(replay)
+        if seen is None:
+            due = self._autoencoder_due(pretraining)
+            seen = self._see(self._reading(replay, due), self._draw_keep(due))
         self._seen = None
-        metrics, posterior = self.update_dynamics(seen.batch)
         if pretraining:
             self.pretrained += 1
             pretraining = self.pretrained < self.pretraining_updates
         else:
             self.updates += 1
+        due = self._autoencoder_due(pretraining)
+        reading = self._reading(replay, due)
+        metrics, posterior = self.update_dynamics(seen.batch)
         # Drawn here, so that the order of random draws is always the same.
-        keep = self._draw_keep(pretraining)
+        keep = self._draw_keep(due)
         threads = torch.get_num_threads()
         if self.config.overlap and self.device.type == "cpu" and threads > 1:
             if self._beside is None:
                 self._beside = ThreadPoolExecutor(1)
-            following = self._beside.submit(self._see, replay, keep, threads // 2)
+            following = self._beside.submit(self._see, reading, keep, threads // 2)
             torch.set_num_threads(threads - threads // 2)
             try:
                 acted = self.update_behaviour(posterior)
@@ -204,25 +220,45 @@ class MaskedWorldModel(nn.Module):
             self._seen = following.result()
         else:
             acted = self.update_behaviour(posterior)
-            self._seen = self._see(replay, keep)
+            self._seen = self._see(reading, keep)
         return seen.metrics | metrics | acted
 
-    def _draw_keep(self, pretraining: bool) -> Tensor | Literal[False] | None:
-        """Features that the autoencoder's next update keeps; False where it has none to make."""
-        if not pretraining and self.updates % self.config.autoencoder_every:
-            return False
+    def _autoencoder_due(self, pretraining: bool) -> bool:
+        """Whether the autoencoder learns before the next batch is encoded."""
+        return pretraining or self.updates % self.config.autoencoder_every == 0
+
+    def _draw_keep(self, due: bool) -> Tensor | None:
+        """Features that the autoencoder's next update keeps, if it is due."""
+        if not due:
+            return None
         return self.autoencoder.random_keep(self.config.autoencoder_batch, self.device)
 
+    def _reading(self, replay: Replay, due: bool) -> Callable[[], Read]:
+        """Draw what `_see` learns from and encodes; the function that has it. With `prefetch` it is
+        read from the disk meanwhile, in a thread of its own."""
+        frames = self._draw_frames(replay) if due else None
+        index = replay.draw_windows(self.config.batch, self.config.window)
+
+        def read() -> Read:
+            seen = None if frames is None else self._read_frames(replay, frames)
+            return Read(seen, self._pinned(replay.windows(index, READ)), index)
+
+        if not self.prefetch or replay.device is not None:
+            return read
+        if self._reader is None:
+            self._reader = ThreadPoolExecutor(1)
+        return self._reader.submit(read).result
+
     def _see(
-        self, replay: Replay, keep: Tensor | Literal[False] | None, threads: int | None = None
+        self, reading: Callable[[], Read], keep: Tensor | None, threads: int | None = None
     ) -> Seen:
         """The autoencoder's update, if it is due, and a batch of windows through its eyes."""
         if threads is not None:
             torch.get_num_threads()  # a new thread takes over the process's number when first asked
             torch.set_num_threads(threads)
-        metrics = {} if keep is False else self.update_autoencoder(replay, keep)
-        index = replay.draw_windows(self.config.batch, self.config.window)
-        return Seen(index, self._encoded(replay, index), metrics)
+        read = reading()
+        metrics = {} if read.frames is None else self._learn_to_see(read.frames, keep)
+        return Seen(read.index, self._encode(read.windows), metrics)
 
     def _recall(self, replay: Replay) -> Seen | None:
         """What the last update has seen for this one; after a restart, seen again. Frames that the
@@ -239,21 +275,34 @@ class MaskedWorldModel(nn.Module):
 
     def _encoded(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
         """Windows of the replay as the dynamics model learns from them."""
-        batch = self._to_device(replay.windows(index, READ))
+        return self._encode(replay.windows(index, READ))
+
+    def _encode(self, windows: dict[str, Tensor]) -> dict[str, Tensor]:
+        batch = self._to_device(windows)
         with self._autocast(self.config.precision):
             batch["feature"] = self.features(batch.pop("image"))
         return batch
 
     def update_autoencoder(self, replay: Replay, keep: Tensor | None = None) -> dict[str, Tensor]:
         """One update on frames (eq. 13), independent ones unless `autoencoder_window` says so."""
+        return self._learn_to_see(self._read_frames(replay, self._draw_frames(replay)), keep)
+
+    def _draw_frames(self, replay: Replay) -> np.ndarray:
+        """Frames that the autoencoder learns from: (B,), or windows (B/T, T)."""
         frames, window = self.config.autoencoder_batch, self.config.autoencoder_window
         if window == 1:
-            batch = self._to_device(replay.sample_frames(frames))
-        else:
-            batch = self._to_device(replay.sample_windows(frames // window, window))
-            batch = {name: value.flatten(0, 1) for name, value in batch.items()}
+            return replay.draw_frames(frames)
+        return replay.draw_windows(frames // window, window)
+
+    def _read_frames(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
+        if index.ndim == 1:
+            return self._pinned(replay.single_frames(index))
+        batch = self._pinned(replay.windows(index))
+        return {name: value.flatten(0, 1) for name, value in batch.items()}
+
+    def _learn_to_see(self, frames: dict[str, Tensor], keep: Tensor | None) -> dict[str, Tensor]:
         with self._autocast(self.config.autoencoder_precision):
-            loss, metrics = self.autoencoder.loss(batch, keep)
+            loss, metrics = self.autoencoder.loss(self._to_device(frames), keep)
         metrics["gradient"] = self.autoencoder_optimizer.step(loss)
         return {f"autoencoder/{name}": value for name, value in metrics.items()}
 
@@ -301,6 +350,12 @@ class MaskedWorldModel(nn.Module):
             enabled=precision == "bfloat16",
             cache_enabled=not self.config.overlap,
         )
+
+    def _pinned(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """In memory that a GPU copies from while it computes."""
+        if self.device.type != "cuda":
+            return batch
+        return {n: v if v.is_cuda else v.pin_memory() for n, v in batch.items()}
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}

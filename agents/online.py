@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -61,6 +61,9 @@ class OnlineConfig:
     """Agent steps, over all environments together, per update of every part (paper E.1)."""
     replay_capacity: int = 1_000_000
     """Frames the replay keeps; on disk, used as they come."""
+    replay_memory: Literal["auto", "disk", "device"] = "auto"
+    """Where samples are taken from: the files on the disk, or a copy of all frames in the memory of
+    the device. auto: the device if it is a GPU with room for twice as much."""
     recorded: tuple[str, ...] = ()
     """Run folders whose replay is learned from as well, from the start; its frames are no steps
     of this run. Frames without masks teach a target of masks nothing and everything else."""
@@ -79,6 +82,8 @@ class OnlineConfig:
     """Environments an evaluation steps together."""
     checkpoint_seconds: float = 60.0
     """Checkpoint at the first episode boundary this long after the last one."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"replay_memory", "checkpoint_seconds"})
 
     def __post_init__(self) -> None:
         for name in POSITIVE:

@@ -120,12 +120,21 @@ class OnlineRun:
             prioritise_ends=config.prioritise_ends,
             seed=config.seed,
         )
+        if self._replay_fits():
+            self.replay.keep_on(self.agent.device)
         self.metrics = MetricMean()
         self.agent_state: tuple | None = None
         self.evaluated = 0  # step of the last evaluation
         self.latest: dict[str, str] = {}  # shown at the end of the progress bar
         self.checkpointed = self.logged = time.monotonic()
         self.updates_logged = 0
+
+    def _replay_fits(self) -> bool:
+        """Whether samples are taken from the device's memory."""
+        device = self.agent.device
+        if self.config.replay_memory != "auto":
+            return self.config.replay_memory == "device"
+        return device.type == "cuda" and 2 * self.replay.size < torch.cuda.mem_get_info(device)[0]
 
     # Counters
 

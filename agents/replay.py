@@ -13,6 +13,7 @@ loses at most the unfinished episode.
 from __future__ import annotations
 
 import json
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -84,6 +85,7 @@ class Replay:
             self.folder.mkdir(parents=True, exist_ok=True)
         self._check_layout()
         self._arrays = {name: self._open(name, entry) for name, entry in entries.items()}
+        self._copies: dict[str, torch.Tensor] = {}
         self._read_index()
 
     @classmethod
@@ -109,6 +111,33 @@ class Replay:
         for start, length, record in zip(self._starts, self._lengths, records, strict=True):
             place = np.arange(start, start + length) % self.capacity
             yield {name: array[place] for name, array in self._arrays.items()}, record
+
+    @property
+    def size(self) -> int:
+        """Bytes of a full replay."""
+        steps = sum(np.dtype(e.dtype).itemsize * math.prod(e.shape) for e in self.entries.values())
+        return self.capacity * steps
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where samples are taken from; None is the disk."""
+        return next(iter(self._copies.values())).device if self._copies else None
+
+    def keep_on(self, device: torch.device) -> None:
+        """Keep a copy of every frame in a device's memory, and sample there from now on: the same
+        samples, already where they are used. The files stay what counts after a restart."""
+        self._copies = {
+            name: torch.empty(array.shape, dtype=torch.from_numpy(array[:0]).dtype, device=device)
+            for name, array in self._arrays.items()
+        }
+        for start, length in zip(self._starts, self._lengths, strict=True):
+            self._copy(np.arange(start, start + length) % self.capacity)
+
+    def _copy(self, place: np.ndarray) -> None:
+        """Take what is at `place` of the files into the device's memory."""
+        for name, copy in self._copies.items():
+            values = torch.from_numpy(self._arrays[name][place])
+            copy[torch.from_numpy(place).to(copy.device)] = values.to(copy.device)
 
     def _check_layout(self) -> None:
         layout = {
@@ -199,6 +228,7 @@ class Replay:
         for name, array in self._arrays.items():
             array[place] = episode[name]
             array.flush()
+        self._copy(place)
         record = {"frames": length, "agent_steps": length - 1, **record}
         self._write_index(record)
         self._append(record)
@@ -208,15 +238,25 @@ class Replay:
     ) -> dict[str, torch.Tensor]:
         place = index % self.capacity
         names = names or list(self._arrays)
+        if self._copies:
+            there = torch.from_numpy(place).to(self.device)
+            return {name: self._copies[name][there] for name in names}
         return {name: torch.from_numpy(self._arrays[name][place]) for name in names}
 
     def sample_frames(
         self, batch: int, rng: np.random.Generator | None = None
     ) -> dict[str, torch.Tensor]:
         """`batch` frames drawn independently and uniformly, each entry with leading (B,)."""
-        rng = rng or self.rng
+        return self.single_frames(self.draw_frames(batch, rng))
+
+    def draw_frames(self, batch: int, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Which frames `sample_frames` would take, (B,), counted over all ever written."""
+        return (rng or self.rng).integers(self._starts[0], self._end, batch)
+
+    def single_frames(self, index: np.ndarray) -> dict[str, torch.Tensor]:
+        """The frames at `index` (B,) from `draw_frames`, each entry with leading (B,)."""
         names = [name for name in self._arrays if name not in ("action", "is_first")]
-        return self._take(rng.integers(self._starts[0], self._end, batch), names)
+        return self._take(index, names)
 
     def sample_windows(
         self, batch: int, length: int, rng: np.random.Generator | None = None

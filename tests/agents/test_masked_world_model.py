@@ -278,21 +278,34 @@ def test_updates_beside_each_other_are_those_one_after_the_other(tmp_path, one_t
     assert torch.get_num_threads() == 2  # given back
 
 
-def test_what_goes_wrong_in_the_other_thread_is_raised(replay, monkeypatch):
+def test_what_goes_wrong_in_the_other_thread_is_raised(replay):
     threads = torch.get_num_threads()
     agent = make(replace(TINY, overlap=True))
     agent.update(replay)
-
-    def broken(*_):
-        raise UserError("out of frames")
-
-    monkeypatch.setattr(agent, "update_autoencoder", broken)
+    del replay._arrays["image"]
     torch.set_num_threads(2)
     try:
-        with pytest.raises(UserError, match="out of frames"):
+        with pytest.raises(KeyError, match="image"):
             agent.update(replay)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_where_frames_come_from_changes_nothing(tmp_path, window):
+    """Read when they are needed, read ahead in a thread, or kept in the device's memory."""
+    results = []
+    for way in ("disk", "prefetch", "device"):
+        replay = make_replay(tmp_path / way)
+        agent = make(replace(TINY, autoencoder_every=2, autoencoder_window=window))
+        agent.prefetch = way == "prefetch"
+        if way == "device":
+            replay.keep_on(agent.device)
+        metrics = [*agent.pretrain(replay), *(agent.update(replay) for _ in range(5))]
+        results.append((metrics, tensors(agent), agent.save()["optimizers"]))
+        assert (agent._reader is not None) == agent.prefetch
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    torch.testing.assert_close(results[2], results[0], rtol=0, atol=0)
 
 
 def test_start_states_are_drawn_from_all_states_of_the_batch(replay):

@@ -234,6 +234,29 @@ def test_folder_of_another_layout_is_refused(tmp_path, entries, capacity):
         Replay(tmp_path, entries, capacity)
 
 
+def test_a_copy_in_memory_gives_the_same_samples(tmp_path):
+    """Taken over when it is made, kept up with after that, through eviction too."""
+    disk = Replay(tmp_path / "disk", ENTRIES, 40)
+    memory = Replay(tmp_path / "memory", ENTRIES, 40)
+    for replay in (disk, memory):
+        fill(replay, [9, 7])
+    assert memory.device is None
+    memory.keep_on(torch.device("cpu"))
+    assert memory.device == torch.device("cpu")
+    for count in range(6):
+        for sample in (lambda r: r.sample_windows(30, 4), lambda r: r.sample_frames(50)):
+            assert equal(sample(memory), sample(disk))
+        for replay in (disk, memory):
+            fill(replay, [11], first=20 * count)
+    memory._arrays["image"][:] = 0  # the files are not read any more
+    assert equal(memory.sample_frames(20), disk.sample_frames(20))
+
+
+def test_the_size_of_a_full_replay_is_that_of_its_files(tmp_path):
+    replay = Replay(tmp_path, ENTRIES, 40)
+    assert replay.size == sum(path.stat().st_size for path in tmp_path.glob("*.bin"))
+
+
 # ----------------------------------------------------------------------------- determinism
 
 
