@@ -12,7 +12,8 @@ from gymnasium.vector import VectorEnv
 
 import envs
 from agents.imitation_agent import ImitationAgent, ImitationAgentConfig, check_agreement
-from agents.imitation_run import ImitationRun, View, load_state
+from agents.imitation_loading import load_state
+from agents.imitation_run import ImitationRun, View
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from agents.run_folder import RunFolder
 from envs.libero import RECORDED_STARTS

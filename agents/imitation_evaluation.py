@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv
 import envs
 from agents import imitation
 from agents.evaluation import pruning_area, retained, summarise
-from agents.imitation_run import load_predictor
+from agents.imitation_loading import load_predictor
 from agents.provenance import provenance
 from agents.run_folder import RunFolder
 from errors import UserError

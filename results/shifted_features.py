@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import envs
 from agents.imitation import load_agent
 from agents.imitation_agent import ImitationAgent
-from agents.imitation_run import View, load_predictor
+from agents.imitation_loading import load_predictor
+from agents.imitation_run import View
 from agents.provenance import provenance
 from envs.recording import ScriptedActor
 from envs.shifts import listed
