@@ -65,8 +65,9 @@ class OnlineConfig:
     """Where samples are taken from: the files on the disk, or a copy of all frames in the memory of
     the device. auto: the device if it is a GPU with room for twice as much."""
     recorded: tuple[str, ...] = ()
-    """Run folders whose replay is learned from as well, from the start; its frames are no steps
-    of this run. Frames without masks teach a target of masks nothing and everything else."""
+    """Run folders whose replay is learned from as well, from the start, or demonstration files of
+    the task (`run.py collect`, `annotate`); their frames are no steps of this run. Frames without
+    masks teach a target of masks nothing and everything else."""
     render_masks: bool = True
     """Let the simulator draw the masks that a target learns from; otherwise only `recorded` frames
     have any, as on a real robot."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 import envs
 from agents.allocator import keep_freed_memory
 from agents.masked_world_model import MaskedWorldModel
+from agents.recorded import open_source
 from agents.replay import Entry, Replay, entries_for
 from agents.rollout import (
     EVALUATION,
@@ -199,21 +200,21 @@ class OnlineRun:
         )
 
     def copy_recorded(self) -> None:
-        """Take over the episodes of `recorded` runs, or those that a killed start has left out."""
+        """Take over the episodes of `recorded`, or those that a killed start has left out."""
         if any("recorded" not in record for record in self.replay.records):
             return
         done = len(self.replay.records)
-        sources = [(folder, Replay.at(Path(folder) / "replay")) for folder in self.config.recorded]
+        sources = [open_source(name, self.config) for name in self.config.recorded]
         if needs_masks(self.config) and not self.config.render_masks:
-            without = [folder for folder, source in sources if "mask" not in source.entries]
+            without = [source.name for source in sources if not source.has_masks]
             if len(without) == len(sources):
                 raise UserError(
                     f"{', '.join(without)} has no masks and none are drawn: leave render_masks on, "
                     "or record a run that has them"
                 )
-        recorded = ((folder, *pair) for folder, source in sources for pair in source.episodes())
-        for folder, episode, record in itertools.islice(recorded, done, None):
-            no_steps = {"agent_steps": 0, "env_steps": 0, "recorded": folder}
+        recorded = ((source.name, *pair) for source in sources for pair in source.episodes())
+        for name, episode, record in itertools.islice(recorded, done, None):
+            no_steps = {"agent_steps": 0, "env_steps": 0, "recorded": name}
             self.store(episode, **{**record, **no_steps})
 
     def store(self, episode: dict[str, np.ndarray], **record) -> None:

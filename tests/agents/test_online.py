@@ -30,6 +30,7 @@ from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed
 from agents.run_folder import RunFolder
 from agents.training import MetricMean
 from envs import EnvironmentConfig
+from envs.recording import collect
 from errors import UserError
 from mask_classes import UNLABELLED
 from world_models.autoencoder import AutoencoderConfig
@@ -98,6 +99,16 @@ class Photographed(RunFolder):
         super().save_checkpoint(state)
         album = self.path.parent / f"{self.path.name}-album"
         shutil.copytree(self.path, album / f"{len(list(album.glob('*'))):02}")
+
+
+class Still:
+    """A policy that does nothing."""
+
+    def begin(self, seed):
+        pass
+
+    def action(self, observation):
+        return np.zeros(2, np.float32)
 
 
 def run(path, config, kind=RunFolder):
@@ -303,6 +314,19 @@ def test_masks_recorded_elsewhere_teach_a_run_that_draws_none(masked, tmp_path):
         assert (episode["mask"] == UNLABELLED).all()
     assert checkpoint(path)["step"] == ours.env_steps == STEPS  # theirs are no steps of ours
     assert never_backwards(path)
+
+
+def test_demonstrations_teach_a_run_that_draws_no_masks(tmp_path):
+    data = tmp_path / "closed.hdf5"
+    seen = EnvironmentConfig(size=16, action_repeat=REPEAT, quality="fast")
+    collect("dmc/point_mass-easy", 2, data, lambda _: Still(), seen)
+    config = predicting("masks", recorded=(str(data),), render_masks=False, steps=2 * EPISODE)
+    path = run(tmp_path / "run", replace(config, task="dmc/point_mass-easy"))
+    first, second, own, *_ = Replay.at(path / "replay").episodes()
+    for episode, record in (first, second):
+        assert record["recorded"] == str(data)
+        assert (episode["mask"] != UNLABELLED).all()
+    assert (own[0]["mask"] == UNLABELLED).all()
 
 
 def test_copying_that_was_cut_off_is_taken_up_again(masked, tmp_path):
