@@ -4,8 +4,8 @@ python results/imitation.py runs/imitation/* --out results/imitation
 
 Takes run folders of `run.py imitate` that `run.py evaluate` has measured (with `--shifts all` and
 `--token-pruning 0.1,0.4,0.6,0.8,0.9` for these tables), or the measured.json that this script wrote
-before. Writes imitation.md, measured.json (every episode), and one video and one picture of
-predictions a run. `results/robustness.py` draws the same runs under each shift.
+before. Writes OUT.md, and in the folder OUT measured.json (every episode), measured.png (success
+under pruning and shifts), and one video and one picture of predictions a run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from errors import UserError
 from results.curves import _config
+from results.output import page_of
 
 PAPER = (
     "Published (Mask World Model, LIBERO, 50 demonstrations a task, 1.9 billion parameters, "
@@ -40,7 +41,7 @@ class Imitation:
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders with evaluation.json, or a measured.json."""
     out: Path
-    """Folder to write to; created when missing."""
+    """Page (OUT.md) and folder to write."""
 
 
 def read(inputs: Sequence[str]) -> list[dict[str, Any]]:
@@ -176,6 +177,60 @@ def _shifts(runs: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Success with its interval by the share of pruned tokens, and under each shift."""
+    from matplotlib import pyplot
+
+    from results import figures
+
+    pruned = [run for run in runs if "pruning" in run["evaluation"]]
+    shifted = [run for run in runs if "shifts" in run["evaluation"]]
+    if not (pruned or shifted):
+        return
+    look = figures.looks([run["name"] for run in runs])
+    shifts = list(dict.fromkeys(s for run in shifted for s in run["evaluation"]["shifts"]))
+    with pyplot.rc_context(figures.STYLE):
+        figure, (left, right) = pyplot.subplots(
+            1, 2, figsize=(6.0 + 0.8 * len(shifts), 3.2), sharey=True,
+            width_ratios=(4, max(4, len(shifts))),
+        )  # fmt: skip
+        for run in pruned:
+            found = run["evaluation"]
+            colour, style, marker = look[run["name"]]
+            ratios = [0.0, *found["pruning"]["ratios"]]
+            rows = [found["agent"], *(found[f"pruned {ratio:g}"] for ratio in ratios[1:])]
+            left.plot(
+                ratios, [row["success"]["mean"] for row in rows], linestyle=style, marker=marker,
+                color=colour, label=run["name"],
+            )  # fmt: skip
+            bounds = [row["success"]["interval"] for row in rows]
+            left.fill_between(
+                ratios, *zip(*bounds, strict=True), color=colour, alpha=0.15, linewidth=0
+            )
+        for index, run in enumerate(shifted):
+            colour, _, marker = look[run["name"]]
+            offset = (index - (len(shifted) - 1) / 2) * 0.2
+            for place, shift in enumerate(["agent", *shifts]):
+                success = run["evaluation"].get(shift, {}).get("success")
+                if success is not None:
+                    right.plot(
+                        [place + offset] * 2, success["interval"], color=colour, linewidth=3,
+                        alpha=0.4,
+                    )  # fmt: skip
+                    right.plot(
+                        place + offset, success["mean"], marker, color=colour,
+                        label=run["name"] if place == 0 else None,
+                    )  # fmt: skip
+        names = ["none", *(shift.replace(":", "\n") for shift in shifts)]
+        right.set_xticks(range(len(names)), names)
+        left.set(xlabel="share of video tokens dropped", ylabel="success", ylim=(-0.02, 1.02))
+        for axes in (left, right):
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        figure.tight_layout()
+        figures.save(figure, path)
+
+
 def _commits(evaluation: dict[str, Any]) -> list[str]:
     """The commits its rows were measured at."""
     rows = [part for part in evaluation.values() if isinstance(part, dict) and "episodes" in part]
@@ -198,20 +253,18 @@ def _rate(success: dict[str, Any] | None) -> str:
 def main(options: Imitation) -> None:
     """Read, write. Raises UserError for inputs that cannot be used."""
     runs = read(options.inputs)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write in {options.out} ({error.strerror})") from error
+    page = page_of(options.out)
     command = f"python results/imitation.py {options.out}/measured.json --out {options.out}"
     (options.out / "measured.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n")
-    (options.out / "imitation.md").write_text(markdown(runs, command))
+    page.write_text(markdown(runs, command))
+    draw(runs, options.out / "measured")
     for path in map(Path, options.inputs):
         if path.is_dir():
             pictures = sorted((path / "pictures").glob("prediction-*.png"))
             videos = sorted((path / "videos").glob("evaluation.mp4"))
             for source in [*pictures[-1:], *videos]:
                 shutil.copy(source, options.out / f"{path.name}{source.suffix}")
-    print((options.out / "imitation.md").read_text())
+    print(page.read_text())
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 python results/robustness.py runs/robustness/* --out results/robustness
 
 Takes run folders that `run.py evaluate --shifts all` has measured, or the runs.json that this
-script wrote before. Writes robustness.md, robustness.png, runs.json (every number), and, where
-there are run folders, their learning curves through results/compare.py.
+script wrote before. Writes OUT.md, and in the folder OUT robustness.png, runs.json (every number),
+and, where there are run folders, their learning curves through results/compare.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from errors import UserError
 from results import compare
 from results.aggregates import LEVEL, Estimate
 from results.curves import _config
+from results.output import page_of
 
 REPETITIONS = 5000
 WITHOUT = "none"
@@ -38,7 +39,7 @@ class Robustness:
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders with evaluation.json, or a runs.json."""
     out: Path
-    """Folder to write to; created when missing."""
+    """Page (OUT.md) and folder to write."""
 
 
 @dataclass(frozen=True)
@@ -274,15 +275,15 @@ def main(options: Robustness) -> None:
     """Read, compute, write. Raises UserError for inputs that cannot be used."""
     runs = read(options.inputs)
     by_target = tables(runs)
-    options.out.mkdir(parents=True, exist_ok=True)
+    page = page_of(options.out)
     command = f"python results/robustness.py {' '.join(options.inputs)} --out {options.out}"
     if len(options.inputs) > 4:
         command = f"python results/robustness.py {options.out}/runs.json --out {options.out}"
     record: dict[str, Any] = {"runs": [asdict(run) for run in runs]}
     (options.out / "runs.json").write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / "robustness.md").write_text(markdown(runs, by_target, command))
+    page.write_text(markdown(runs, by_target, command))
     draw(by_target, options.out / "robustness", runs[0].score)
-    print((options.out / "robustness.md").read_text())
+    print(page.read_text())
     folders = tuple(path for path in options.inputs if Path(path).is_dir())
     if folders:
         compare.main(compare.Compare(inputs=folders, out=options.out / "curves"))

@@ -1,6 +1,6 @@
 """What reaches a policy when only the looks of a task change: python results/shifted_features.py -h
 
-    python results/shifted_features.py runs/imitation/mw3-* --out results/imitation
+    python results/shifted_features.py runs/imitation/mw3-* --out results/shifted_features
 
 The scripted expert's episode of each task is played again under every visual shift: the same
 physics step for step, other pictures. On the same windows of both, three numbers a run and shift:
@@ -11,7 +11,7 @@ physics step for step, other pictures. On the same windows of both, three number
                space; the noise is the same
     IoU        of the masks that stage 1 predicts with the true ones, where it predicts masks
 
-Writes shifted_features.md and shifted_features.json.
+Writes OUT.md, and OUT/measured.json.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from agents.provenance import provenance
 from envs.recording import ScriptedActor
 from envs.shifts import listed
 from errors import UserError
+from results.output import page_of
 from world_models.targets import class_iou, reads
 
 WITHOUT = "none"
@@ -54,7 +55,7 @@ class ShiftedFeatures:
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders of `run.py imitate`."""
     out: Path
-    """Folder to write to; created when missing."""
+    """Page (OUT.md) and folder to write."""
     shifts: str = "all"
     """As for `run.py evaluate --shifts`."""
     episodes: int = 3
@@ -224,13 +225,9 @@ def main(options: ShiftedFeatures) -> None:
         raise UserError("name at least one run folder")
     runs = {Path(path).name: rows_of(Path(path), options) for path in options.inputs}
     command = " ".join(["python results/shifted_features.py", *sys.argv[1:]])
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write in {options.out} ({error.strerror})") from error
-    (options.out / "shifted_features.md").write_text(markdown(runs, command))
+    page_of(options.out).write_text(markdown(runs, command))
     written = {"runs": runs, **provenance()}
-    (options.out / "shifted_features.json").write_text(json.dumps(written, indent=1) + "\n")
+    (options.out / "measured.json").write_text(json.dumps(written, indent=1) + "\n")
     print(markdown(runs, command))
 
 

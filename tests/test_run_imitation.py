@@ -1,9 +1,12 @@
 """The commands around demonstrations and imitation as a user meets them."""
 
 import json
+import shutil
 
 import pytest
 
+from errors import UserError
+from results import imitation as report
 from run import main
 
 DRAWER = "metaworld/drawer-close"
@@ -84,6 +87,28 @@ def test_an_agent_of_imitation_is_measured_by_task_under_shifts_and_pruned(train
     assert found["pruning"]["ratios"] == [0.1, 0.9]
     assert found["command"]
     assert (trained / "videos" / "evaluation.mp4").stat().st_size > 1000
+
+
+def test_measured_runs_are_reported_and_the_report_can_be_made_again(trained, tmp_path, capsys):
+    measured = ["--episodes", "2", "--shifts", "noise:0.2", "--token-pruning", "0.1,0.5"]
+    assert main(["evaluate", "--logdir", str(trained), *measured]) == 0
+    first, second = tmp_path / "first", tmp_path / "second"
+    report.main(report.Imitation((str(trained),), first))
+    report.main(report.Imitation((str(first / "measured.json"),), second))
+    page, again = ((tmp_path / f"{name}.md").read_text() for name in ("first", "second"))
+    assert page.replace("first", "second") == again
+    found = json.loads((trained / "evaluation.json").read_text())
+    low, high = found["noise:0.2"]["success"]["interval"]
+    mean = found["noise:0.2"]["success"]["mean"]
+    assert f"| noise:0.2 | {mean:.2f} ({low:.2f} to {high:.2f}) |" in page
+    assert f"| {found['pruning']['area']:.3f} |" in page
+    assert (first / "measured.png").stat().st_size > 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write in"):
+        report.main(report.Imitation((str(trained),), tmp_path / "file"))
+    shutil.copy(trained / "config.yaml", tmp_path)
+    with pytest.raises(UserError, match="has not been evaluated yet; python run.py evaluate"):
+        report.read([str(tmp_path)])
 
 
 def test_an_agent_can_be_told_something_else(trained, capsys):

@@ -57,7 +57,7 @@ def test_report_and_its_numbers_can_be_made_again(tmp_path, capsys):
     assert json.loads((first / "runs.json").read_text()) == json.loads(json.dumps(record))
     table = [
         line
-        for line in (second / "robustness.md").read_text().splitlines()
+        for line in (tmp_path / "b.md").read_text().splitlines()
         if line.startswith("| none (ID)")
     ]
     assert table[0].startswith("| none (ID) | 0.75 (")

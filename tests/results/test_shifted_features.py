@@ -89,11 +89,12 @@ def test_how_far_features_move_is_measured_against_the_episode(episodes):
 
 def test_the_report_has_a_row_for_every_shift(run, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["shifted_features.py"])
-    main(ShiftedFeatures((str(run),), tmp_path, shifts="noise:0.5,lighting:0.3", episodes=1))
-    written = json.loads((tmp_path / "shifted_features.json").read_text())["runs"]["run"]
+    out = tmp_path / "shifted"
+    main(ShiftedFeatures((str(run),), out, shifts="noise:0.5,lighting:0.3", episodes=1))
+    written = json.loads((out / "measured.json").read_text())["runs"]["run"]
     assert list(written) == ["none", "noise:0.5", "lighting:0.3"]
     assert written["none"]["features"] == 0 < written["noise:0.5"]["features"]
-    report = (tmp_path / "shifted_features.md").read_text()
+    report = (tmp_path / "shifted.md").read_text()
     assert f"| noise:0.5 | {written['noise:0.5']['features']:.2f} |" in report
 
 
