@@ -16,7 +16,6 @@ from agents.imitation_loading import load_state
 from agents.imitation_run import ImitationRun, View
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from agents.run_folder import RunFolder
-from envs.libero import RECORDED_STARTS
 from errors import UserError
 
 
@@ -200,11 +199,11 @@ def evaluate(
     Raises:
         UserError: the task does not fit the agent; more episodes than LIBERO has recorded states.
     """
-    recorded = envs.suite(task) == "libero"
-    if recorded and episodes > RECORDED_STARTS:
+    recorded = envs.recorded_starts(task)
+    if recorded and episodes > recorded:
         raise UserError(
-            f"--episodes is {episodes}; LIBERO has {RECORDED_STARTS} recorded starts of a task, and"
-            " one met twice is no new episode"
+            f"--episodes is {episodes}; LIBERO has {recorded} recorded starts of a task, and one"
+            " met twice is no new episode"
         )
     seeds = [
         seed + index if recorded else episode_seed(seed, FINAL_EVALUATION, index)

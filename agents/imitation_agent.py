@@ -24,6 +24,7 @@ from world_models.image_encoder import ImageEncoder, ImageEncoderConfig
 from world_models.language import make_language
 from world_models.layers import OptimizerConfig
 from world_models.mask_dynamics import MaskDynamics, MaskDynamicsConfig
+from world_models.video_targets import VideoTarget
 
 ACTION_RANGE = (-1.0, 1.0)
 
@@ -258,7 +259,6 @@ class ImitationAgent:
             batch = {"image": image, **caption}
             return self._features(self.averaged, batch, self.pruning, generator)
 
-    @torch.no_grad()
     def predict(
         self,
         image: Tensor,
@@ -266,10 +266,28 @@ class ImitationAgent:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The predicted future for people, (n, V, F, S, S, 3) uint8; needs a video world model."""
-        world_model = self.predictor or self.averaged.world_model
+        return self.target.to_image(self.future(image, caption, generator))
+
+    @torch.no_grad()
+    def future(
+        self,
+        image: Tensor,
+        caption: dict[str, Tensor],
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The predicted future as the target has it, (n, V, F, S, S, 3) in [−1, 1]; needs a video
+        world model."""
         with self._autocast():
-            future = world_model.predict(image, **caption, generator=generator)
-        return world_model.target.to_image(future)
+            return self._predicting.predict(image, **caption, generator=generator)
+
+    @property
+    def target(self) -> VideoTarget:
+        """What a video world model predicts."""
+        return self._predicting.target
+
+    @property
+    def _predicting(self) -> MaskDynamics:
+        return self.predictor or self.averaged.world_model
 
     def actor(self, instruction: str, seed: int = 0, drawn: bool = False) -> Actor:
         """This agent at work on one instruction, for `run_episodes`; `drawn`: see `Actor`."""

@@ -77,15 +77,15 @@ class MaskedWorldModelConfig:
             )
 
 
-READ = ("image", "action", "reward", "is_first", "is_terminal")
+DYNAMICS_ENTRIES = ("image", "action", "reward", "is_first", "is_terminal")
 """What of the replay a dynamics update learns from."""
 
 
-class Read(NamedTuple):
-    """Frames of the replay: those the autoencoder learns from (none where its update is not due),
+class Frames(NamedTuple):
+    """Of the replay: those the autoencoder learns from (none where its update is not due),
     and the windows that are encoded after that, with their places."""
 
-    frames: dict[str, Tensor] | None
+    single: dict[str, Tensor] | None
     windows: dict[str, Tensor]
     index: np.ndarray
 
@@ -125,7 +125,8 @@ class MaskedWorldModel(nn.Module):
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
         self.updates = 0  # joint updates in the loop
         self.pretrained = 0  # updates done by `pretrain`
-        self.prefetch = self.device.type == "cuda"  # read the replay while the device computes
+        # Read the replay while the device computes; in joint updates, of which there are most.
+        self.prefetch = self.device.type == "cuda"
         self._seen: Seen | None = None  # what the next joint update learns from
         self._beside: ThreadPoolExecutor | None = None
         self._reader: ThreadPoolExecutor | None = None
@@ -233,32 +234,38 @@ class MaskedWorldModel(nn.Module):
             return None
         return self.autoencoder.random_keep(self.config.autoencoder_batch, self.device)
 
-    def _reading(self, replay: Replay, due: bool) -> Callable[[], Read]:
-        """Draw what `_see` learns from and encodes; the function that has it. With `prefetch` it is
-        read from the disk meanwhile, in a thread of its own."""
-        frames = self._draw_frames(replay) if due else None
+    def _reading(self, replay: Replay, due: bool) -> Callable[[], Frames]:
+        """Draw what `_see` learns from and encodes; the function that has it.
+
+        With `prefetch` it is read meanwhile: from the disk in a thread of its own, from the
+        device's memory before the device has anything else to do.
+        """
+        drawn = self._draw_frames(replay) if due else None
         index = replay.draw_windows(self.config.batch, self.config.window)
 
-        def read() -> Read:
-            seen = None if frames is None else self._read_frames(replay, frames)
-            return Read(seen, self._pinned(replay.windows(index, READ)), index)
+        def read() -> Frames:
+            single = None if drawn is None else self._read_frames(replay, drawn)
+            return Frames(single, self._pinned(replay.windows(index, DYNAMICS_ENTRIES)), index)
 
-        if not self.prefetch or replay.device is not None:
+        if replay.device is not None:
+            frames = read()
+            return lambda: frames
+        if not self.prefetch:
             return read
         if self._reader is None:
             self._reader = ThreadPoolExecutor(1)
         return self._reader.submit(read).result
 
     def _see(
-        self, reading: Callable[[], Read], keep: Tensor | None, threads: int | None = None
+        self, reading: Callable[[], Frames], keep: Tensor | None, threads: int | None = None
     ) -> Seen:
         """The autoencoder's update, if it is due, and a batch of windows through its eyes."""
         if threads is not None:
             torch.get_num_threads()  # a new thread takes over the process's number when first asked
             torch.set_num_threads(threads)
-        read = reading()
-        metrics = {} if read.frames is None else self._learn_to_see(read.frames, keep)
-        return Seen(read.index, self._encode(read.windows), metrics)
+        frames = reading()
+        metrics = {} if frames.single is None else self._learn_to_see(frames.single, keep)
+        return Seen(frames.index, self._encode_windows(frames.windows), metrics)
 
     def _recall(self, replay: Replay) -> Seen | None:
         """What the last update has seen for this one; after a restart, seen again. Frames that the
@@ -275,9 +282,9 @@ class MaskedWorldModel(nn.Module):
 
     def _encoded(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
         """Windows of the replay as the dynamics model learns from them."""
-        return self._encode(replay.windows(index, READ))
+        return self._encode_windows(replay.windows(index, DYNAMICS_ENTRIES))
 
-    def _encode(self, windows: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _encode_windows(self, windows: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = self._to_device(windows)
         with self._autocast(self.config.precision):
             batch["feature"] = self.features(batch.pop("image"))

@@ -98,8 +98,8 @@ class OnlineConfig:
         needed = reads(make_target(self.agent.autoencoder.target))  # refuses an unknown target
         if "mask" in needed and not (self.render_masks or self.recorded):
             raise UserError(
-                "the target needs masks: leave render_masks on, or name a run folder that has them "
-                "with --recorded"
+                "the target needs masks: leave render_masks on, or name a run folder or "
+                "demonstrations that have them with --recorded"
             )
         picture, eye = self.environment.size, self.agent.autoencoder.image_size
         if picture != eye:

@@ -18,7 +18,7 @@ import envs
 from agents.allocator import keep_freed_memory
 from agents.masked_world_model import MaskedWorldModel
 from agents.recorded import open_source
-from agents.replay import Entry, Replay, entries_for
+from agents.replay import Entry, Replay, entries_for, free_memory
 from agents.rollout import (
     EVALUATION,
     Collector,
@@ -121,8 +121,6 @@ class OnlineRun:
             prioritise_ends=config.prioritise_ends,
             seed=config.seed,
         )
-        if self._replay_fits():
-            self.replay.keep_on(self.agent.device)
         self.metrics = MetricMean()
         self.agent_state: tuple | None = None
         self.evaluated = 0  # step of the last evaluation
@@ -130,12 +128,13 @@ class OnlineRun:
         self.checkpointed = self.logged = time.monotonic()
         self.updates_logged = 0
 
-    def _replay_fits(self) -> bool:
+    def _keep_on_device(self) -> bool:
         """Whether samples are taken from the device's memory."""
-        device = self.agent.device
-        if self.config.replay_memory != "auto":
-            return self.config.replay_memory == "device"
-        return device.type == "cuda" and 2 * self.replay.size < torch.cuda.mem_get_info(device)[0]
+        asked, device = self.config.replay_memory, self.agent.device
+        if asked == "auto":
+            roomy = 2 * self.replay.bytes_when_full < free_memory(device)
+            return device.type == "cuda" and roomy
+        return asked == "device"
 
     # Counters
 
@@ -158,6 +157,8 @@ class OnlineRun:
 
     def resume(self) -> None:
         """Continue from the checkpoint, if any, and from the episodes in the replay."""
+        if self._keep_on_device():
+            self.replay.keep_on(self.agent.device)
         state = self.folder.load_checkpoint("cpu")
         if state is None:
             state = {"metrics_position": 0, "step": 0, "seconds": 0.0, "replay": {"episodes": 0}}
@@ -204,13 +205,14 @@ class OnlineRun:
         if any("recorded" not in record for record in self.replay.records):
             return
         done = len(self.replay.records)
-        sources = [open_source(name, self.config) for name in self.config.recorded]
+        camera = self.envs.get_attr("cameras")[0][0]
+        sources = [open_source(name, self.config, camera) for name in self.config.recorded]
         if needs_masks(self.config) and not self.config.render_masks:
             without = [source.name for source in sources if not source.has_masks]
             if len(without) == len(sources):
                 raise UserError(
                     f"{', '.join(without)} has no masks and none are drawn: leave render_masks on, "
-                    "or record a run that has them"
+                    "record a run that has them, or annotate the files"
                 )
         recorded = ((source.name, *pair) for source in sources for pair in source.episodes())
         for name, episode, record in itertools.islice(recorded, done, None):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-import h5py
 import numpy as np
 
 import envs
 from agents.replay import Replay
+from agents.run_folder import RunFolder
 from envs.demonstrations import (
     DAMAGED,
     SUFFIXES,
@@ -29,112 +29,181 @@ from errors import UserError
 if TYPE_CHECKING:
     from agents.online import OnlineConfig
 
-Arrays = dict[str, np.ndarray]
+OPTIONS = {
+    "task": "--task",
+    "action repeat": "--environment.action-repeat",
+    "picture edge": "--environment.size",
+    "quality": "--environment.quality",
+    "shift": "--environment.shift",
+    "camera": "--environment.camera",
+}
+"""What has to be alike, and the option of `run.py train` that makes it so."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where recorded episodes come from: the replay of a run folder, or demonstration files."""
+class Source(Protocol):
+    """Where recorded episodes come from."""
 
     name: str
     """As the user wrote it."""
-    replay: Replay | None
+    has_masks: bool
+    """Whether some of its frames have masks."""
+
+    def episodes(self) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
+        """Arrays (L + 1, ...) in the convention of `agents.replay`, and a record of each."""
+
+
+class RecordedRun:
+    """The replay of another run's folder."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self._replay = Replay.at(Path(name) / "replay")
+        self.has_masks = "mask" in self._replay.entries
+
+    def episodes(self) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
+        """As `Source`."""
+        return self._replay.episodes()
+
+
+@dataclass(frozen=True)
+class RecordedFiles:
+    """Demonstration files, seen by one of their cameras."""
+
+    name: str
     recordings: tuple[Recording, ...]
     camera: str
-    """Of the recordings, the one that is learned from."""
+    """As datasets call it."""
+    orientation: str
+    """Of the pictures that the run sees (``EnvironmentConfig``)."""
 
     @property
     def has_masks(self) -> bool:
-        """Whether some of its frames have masks."""
-        if self.replay is not None:
-            return "mask" in self.replay.entries
+        """As `Source`."""
         return any(self.camera in recording.masks for recording in self.recordings)
 
-    def episodes(self) -> Iterator[tuple[Arrays, dict]]:
-        """Arrays (L + 1, ...) in the convention of `agents.replay`, and a record of each."""
-        if self.replay is not None:
-            yield from self.replay.episodes()
+    def episodes(self) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
+        """As `Source`."""
         for recording in self.recordings:
             for episode in recording.episodes:
-                yield _arrays(recording, episode, self.camera), {"success": episode.success}
+                yield self._arrays(recording, episode), {"success": episode.success}
+
+    def _arrays(self, recording: Recording, episode: Episode) -> dict[str, np.ndarray]:
+        """An episode of a file, in the replay's convention: every frame with what led to it.
+
+        A file of ours pairs ``obs[j]`` with the action that was chosen on seeing it, so what the
+        last action led to is not in it, and that action is left out. Where a success ends the
+        episode the reward lies there, and the last picture stands for the one after it. LIBERO's
+        own files (a lag of 1) lack the first picture instead.
+        """
+        with open_file(recording.path) as file:
+            try:
+                return self._read(recording, episode, file[f"data/{episode.name}"])
+            except DAMAGED as error:
+                raise UserError(
+                    f"{recording.path}: data/{episode.name} cannot be read: {error}"
+                ) from error
+
+    def _read(self, recording: Recording, episode: Episode, demo: Any) -> dict[str, np.ndarray]:
+        steps, lag = episode.steps, recording.lag
+        ends = envs.suite(recording.task) == "libero" and episode.success
+        rows = np.arange(steps + 1 if ends and not lag else steps)
+        rows, led = np.minimum(rows, steps - 1), slice(lag, lag + len(rows) - 1)
+        actions, rewards = demo["actions"][:], demo["rewards"][:]
+        if rewards.shape != (steps,):
+            raise ValueError(f"rewards has shape {rewards.shape}, not {(steps,)}")
+        arrays = {
+            "image": self._upright(recording, demo[f"obs/{self.camera}_rgb"][:])[rows],
+            "proprio": proprio_of(demo)[rows],
+            "action": np.concatenate([np.zeros_like(actions[:1]), actions[led]]),
+            "reward": np.concatenate([np.zeros_like(rewards[:1]), rewards[led]]),
+            "is_first": np.zeros(len(rows), bool),
+            "is_terminal": np.zeros(len(rows), bool),
+        }
+        for name in ("action", "reward"):
+            arrays[name] = arrays[name].astype(np.float32)
+        arrays["is_first"][0] = True
+        arrays["is_terminal"][-1] = ends
+        if self.camera in recording.masks:
+            mask = self._upright(recording, demo[f"obs/{self.camera}_mask"][:])
+            arrays["mask"] = mask[rows]
+        return arrays
+
+    def _upright(self, recording: Recording, frames: np.ndarray) -> np.ndarray:
+        """Frames (T, S, S, ...) as the run sees them: both turns are their own inverses."""
+        stored, seen = ORIENTATIONS[recording.orientation], ORIENTATIONS[self.orientation]
+        return np.stack([seen(stored(frame)) for frame in frames])
 
 
-def open_source(name: str, config: OnlineConfig) -> Source:
-    """The recorded episodes that `name` means, checked against the run that will learn from them.
+def open_source(name: str, config: OnlineConfig, camera: str) -> Source:
+    """The recorded episodes that `name` means, if the run can learn from them.
+
+    Args:
+        name: a run folder, a demonstration file, or a folder of those.
+        config: of the run.
+        camera: what the run sees, by the simulator's name.
 
     Raises:
-        UserError: there are none, or they are of another task or seen otherwise.
+        UserError: there are none, or they are of another task or were seen otherwise.
     """
-    path = Path(name)
+    path, ours = Path(name), config.environment
+    wanted = {
+        "task": config.task,
+        "action repeat": envs.action_repeat(config.task, ours.action_repeat),
+        "picture edge": ours.size,
+        "quality": ours.quality,
+        "shift": ours.shift,
+        "camera": short_name(camera),
+    }
+    if not path.exists():
+        raise UserError(f"there is no {name}; --recorded takes run folders and demonstration files")
     files = path.suffix in SUFFIXES
     if not files and path.is_dir() and not (path / "replay").exists():
-        files = any(p.suffix in SUFFIXES for p in path.rglob("*"))
-    if not files:
-        return Source(name, Replay.at(path / "replay"), (), "")
-    recordings = tuple(read_header(file) for file in find_files([path]))
-    repeat = envs.action_repeat(config.task, config.environment.action_repeat)
-    for recording in recordings:
-        for what, theirs, ours in (
-            ("task", recording.task, config.task),
-            ("action repeat", recording.action_repeat, repeat),
-            ("picture edge", recording.size, config.environment.size),
-        ):
-            if theirs != ours:
-                raise UserError(f"{recording.path} has {what} {theirs}, this run {ours}")
-    return Source(name, None, recordings, _camera(recordings, config))
-
-
-def _camera(recordings: tuple[Recording, ...], config: OnlineConfig) -> str:
-    """The camera that this run sees, as datasets call it."""
-    wanted = config.environment.camera
-    cameras = set.intersection(*(set(recording.cameras) for recording in recordings))
-    if wanted is None and len(cameras) == 1:
-        return cameras.pop()
-    if wanted is None or short_name(str(wanted)) not in cameras:
-        raise UserError(
-            f"{recordings[0].path} was seen by {', '.join(recordings[0].cameras)}; name one of them"
-            " with --environment.camera"
-        )
-    return short_name(str(wanted))
-
-
-def _arrays(recording: Recording, episode: Episode, camera: str) -> Arrays:
-    """An episode of a file, in the replay's convention: every frame with what led to it.
-
-    A file of ours pairs ``obs[j]`` with the action that was chosen on seeing it, so what the last
-    action led to is not in it: the last picture stands for it, a control step older, because the
-    reward of a success lies there. LIBERO's own files (a lag of 1) lack the first picture instead.
-    """
-    turn, lag = ORIENTATIONS[recording.orientation], recording.lag
-    with open_file(recording.path) as file:
-        try:
-            demo = file[f"data/{episode.name}"]
-            rows = np.minimum(np.arange(episode.steps + 1 - lag), episode.steps - 1)
-            actions = demo["actions"][lag:].astype(np.float32)
-            rewards = demo["rewards"][lag:].astype(np.float32)
-            arrays = {
-                "image": turn_all(turn, demo[f"obs/{camera}_rgb"], rows),
-                "proprio": proprio_of(demo)[rows],
-                "action": np.concatenate([np.zeros((1, actions.shape[1]), np.float32), actions]),
-                "reward": np.concatenate([np.zeros(1, np.float32), rewards]),
-                "is_first": rows == -1,
-                "is_terminal": rows == -1,
+        files = any(each.suffix in SUFFIXES for each in path.rglob("*"))
+    if files:
+        recordings = tuple(read_header(file) for file in find_files([path]))
+        for recording in recordings:
+            with open_file(recording.path) as file:
+                shift = str(file["data"].attrs.get("shift", ""))
+            seen = {
+                "task": recording.task,
+                "action repeat": recording.action_repeat,
+                "picture edge": recording.size,
+                "quality": recording.quality,
+                "shift": shift,
+                "camera": wanted["camera"],
             }
-            if camera in recording.masks:
-                arrays["mask"] = turn_all(turn, demo[f"obs/{camera}_mask"], rows)
-        except DAMAGED as error:
+            if wanted["camera"] not in recording.cameras:
+                seen["camera"] = " and ".join(recording.cameras)
+            _check(recording.path, seen, wanted)
+        return RecordedFiles(name, recordings, wanted["camera"], ours.orientation)
+    source = RecordedRun(name)
+    theirs = RunFolder.read_config(path, type(config))
+    view, camera = theirs.environment, wanted["camera"]
+    if view.camera != ours.camera:
+        camera = "the suite's own" if view.camera is None else short_name(str(view.camera))
+    seen = {
+        "task": theirs.task,
+        "action repeat": envs.action_repeat(theirs.task, view.action_repeat),
+        "picture edge": view.size,
+        "quality": view.quality,
+        "shift": view.shift,
+        "camera": camera,
+    }
+    _check(path, seen, wanted)
+    return source
+
+
+def _check(path: Path, seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse recordings that are not like what the run itself sees; says how to make them so."""
+    for what, theirs in seen.items():
+        if theirs != wanted[what]:
+            remedy = f"give the same {OPTIONS[what]}"
+            if what in ("picture edge", "quality") and path.suffix in SUFFIXES:
+                option = "size" if what == "picture edge" else "quality"
+                remedy += (
+                    f", or draw the file again: python run.py annotate --data {path} --{option}"
+                    f" {wanted[what]}"
+                )
             raise UserError(
-                f"{recording.path}: data/{episode.name} cannot be read: {error}"
-            ) from error
-    arrays["is_first"][0] = True
-    # Elsewhere a success is no end: the environment goes on.
-    arrays["is_terminal"][-1] = envs.suite(recording.task) == "libero" and episode.success
-    return arrays
-
-
-def turn_all(
-    turn: Callable[[np.ndarray], np.ndarray], frames: h5py.Dataset, rows: np.ndarray
-) -> np.ndarray:
-    """Some frames of a file, upright."""
-    whole = frames[:]
-    return np.stack([turn(whole[row]) for row in rows])
+                f"{path} has {what} {theirs or 'none'}, this run {wanted[what] or 'none'}; {remedy}"
+            )

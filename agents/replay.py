@@ -47,6 +47,17 @@ def entries_for(observation_space, action_space) -> dict[str, Entry]:
     return entries
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be had on a device now; of the CPU's those not in use, caches included."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration, ValueError):  # no Linux: as much as there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 class Replay:
     """Episodes of a task, oldest dropped first once `capacity` frames are reached.
 
@@ -113,8 +124,8 @@ class Replay:
             yield {name: array[place] for name, array in self._arrays.items()}, record
 
     @property
-    def size(self) -> int:
-        """Bytes of a full replay."""
+    def bytes_when_full(self) -> int:
+        """What `capacity` frames take."""
         steps = sum(np.dtype(e.dtype).itemsize * math.prod(e.shape) for e in self.entries.values())
         return self.capacity * steps
 
@@ -125,7 +136,18 @@ class Replay:
 
     def keep_on(self, device: torch.device) -> None:
         """Keep a copy of every frame in a device's memory, and sample there from now on: the same
-        samples, already where they are used. The files stay what counts after a restart."""
+        samples, already where they are used. The files stay what counts after a restart.
+
+        Raises:
+            UserError: a full replay does not fit there.
+        """
+        room = free_memory(device)
+        if self.bytes_when_full > room:
+            raise UserError(
+                f"a replay of {self.capacity:,} frames takes {self.bytes_when_full / 2**30:.1f} GiB"
+                f" and {device} has {room / 2**30:.1f} free; keep it on the disk (--replay-memory"
+                " disk), or give a smaller --replay-capacity"
+            )
         self._copies = {
             name: torch.empty(array.shape, dtype=torch.from_numpy(array[:0]).dtype, device=device)
             for name, array in self._arrays.items()
@@ -212,12 +234,14 @@ class Replay:
                 f"an episode of {length} frames does not fit a replay of {self.capacity}"
             )
         for name, entry in self.entries.items():
-            shape = np.shape(episode[name])[1:] if name in episode else None
-            if shape != entry.shape:
+            shape = np.shape(episode[name]) if name in episode else None
+            if shape is None or shape[1:] != entry.shape:
                 raise UserError(
-                    f"an episode's {name} is {'missing' if shape is None else shape} where the "
+                    f"an episode's {name} is {'missing' if shape is None else shape[1:]} where the "
                     f"replay in {self.folder} holds {entry.shape}"
                 )
+            if shape[0] != length:
+                raise ValueError(f"{name} has {shape[0]} frames, reward {length}")
         drop = 0
         while drop < len(self._starts) and self._starts[drop] + self.capacity < self._end + length:
             drop += 1
@@ -239,7 +263,10 @@ class Replay:
         place = index % self.capacity
         names = names or list(self._arrays)
         if self._copies:
-            there = torch.from_numpy(place).to(self.device)
+            there = torch.from_numpy(place)
+            if self.device.type == "cuda":  # from ordinary memory the copy would wait for the GPU
+                there = there.pin_memory()
+            there = there.to(self.device, non_blocking=True)
             return {name: self._copies[name][there] for name in names}
         return {name: torch.from_numpy(self._arrays[name][place]) for name in names}
 

@@ -20,6 +20,7 @@ __all__ = [
     "expand",
     "make",
     "make_vector",
+    "recorded_starts",
     "suite",
     "tasks",
 ]
@@ -36,7 +37,7 @@ _ENVIRONMENTS = {
 }
 _GROUPS = {"metaworld/mt10": metaworld.MT10} | {
     f"libero/{part}": [f"{part}/{number}" for number in range(count)]
-    for part, count in libero.PARTS.items()
+    for part, count in libero.SUITES.items()
 }
 
 
@@ -79,6 +80,13 @@ def expand(names: str) -> list[str]:
 def action_repeat(task: str, asked: int | None = None) -> int:
     """Control steps per agent step: `asked`, else the suite's published number."""
     return asked or _ENVIRONMENTS[suite(task)].default_action_repeat
+
+
+def recorded_starts(task: str) -> int:
+    """How many starts of a task its benchmark has recorded, for ``reset(options={"init_state":
+    k})``; 0 where every seed is a start of its own."""
+    recorded = suite(task) == "libero" and task.split("/")[1] in libero.PARTS
+    return libero.RECORDED_STARTS if recorded else 0
 
 
 def suite(task: str) -> str:

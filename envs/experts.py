@@ -1,6 +1,7 @@
 """Scripted experts that act from the simulator's state, to record demonstrations with.
 
-``expert(environment)`` knows every task of Meta-World, and LIBERO's suites object and spatial.
+``expert(environment)`` knows every task of Meta-World, and LIBERO's suites object, shuffled or
+not, and spatial.
 """
 
 import abc
@@ -10,12 +11,12 @@ import warnings
 
 import numpy as np
 
-from envs.libero import PARTS, Libero
+from envs.libero import SHUFFLED, SUITES, Libero
 from envs.metaworld import MetaWorld
 from envs.simulation import MujocoEnvironment, import_suite
 from errors import UserError
 
-LIBERO_PARTS = ("object", "spatial")
+LIBERO_PARTS = ("object", "spatial", SHUFFLED)
 """LIBERO's suites with an expert: all their tasks are to pick one thing up and put it somewhere."""
 
 
@@ -69,7 +70,7 @@ def expert(
     if isinstance(environment, Libero) and environment.name.partition("/")[0] in LIBERO_PARTS:
         return PickAndPlaceExpert(environment, noise, rng)
     suite = type(environment).__module__.rpartition(".")[2]
-    parts = [f"libero/{part}/0 to {PARTS[part] - 1}" for part in LIBERO_PARTS]
+    parts = [f"libero/{part}/0 to {SUITES[part] - 1}" for part in LIBERO_PARTS]
     raise UserError(
         f"{suite}/{environment.name} has no scripted expert; these have one: every metaworld task, "
         + ", ".join(parts)

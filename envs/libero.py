@@ -20,9 +20,15 @@ from envs.simulation import EnvironmentConfig, ModelSnapshot, MujocoEnvironment,
 from errors import UserError
 
 PARTS = {"spatial": 10, "object": 10, "goal": 10, "10": 10, "90": 90}
-"""Number of tasks of each suite."""
-TASKS = tuple(f"{part}/{number}" for part, count in PARTS.items() for number in range(count))
-MAX_ENV_STEPS = {"spatial": 220, "object": 280, "goal": 300, "10": 520, "90": 400}
+"""Number of tasks of each of the benchmark's suites."""
+SHUFFLED = "object-shuffled"
+"""A suite of ours: object, whose things change places with each other at every reset. The benchmark
+puts each of them within centimetres of a place of its own: whoever knows the instruction need not
+look where to reach."""
+SUITES = PARTS | {SHUFFLED: PARTS["object"]}
+"""All of them."""
+TASKS = tuple(f"{part}/{number}" for part, count in SUITES.items() for number in range(count))
+MAX_ENV_STEPS = {"spatial": 220, "object": 280, "goal": 300, "10": 520, "90": 400, SHUFFLED: 280}
 RECORDED_STARTS = 50
 """Initial states that the benchmark has recorded of every task."""
 SETTLING_STEPS = 10
@@ -40,8 +46,9 @@ class Libero(MujocoEnvironment):
 
     ``reset(options={"init_state": k})`` starts from the benchmark's k-th recorded state, with
     "seed" for k from the one that the seed counts off (seed modulo 50); without, objects are placed
-    anew by the task's own rules, as a function of the seed. Actions (7,): hand
-    displacement (±1 is ±0.05 m), rotation (±0.5 rad), gripper (-1 open, +1 close), 20 a second.
+    anew by the task's own rules, as a function of the seed. Those of ``object-shuffled`` then
+    change places with each other; no starts are recorded of it. Actions (7,): hand displacement
+    (±1 is ±0.05 m), rotation (±0.5 rad), gripper (-1 open, +1 close), 20 a second.
     Proprioception (12,): joint angles (7, radians), finger positions (2, metres), hand position
     (3, metres, in the world).
 
@@ -62,7 +69,8 @@ class Libero(MujocoEnvironment):
         self.name = name
         part, _, number = name.partition("/")
         package = pathlib.Path(_import_libero().__file__).parent
-        folder = f"libero_{part}"
+        self._shuffled = part == SHUFFLED
+        folder = "libero_object" if self._shuffled else f"libero_{part}"
         self.task_name = _task_names(package)[folder][int(number)]
         self.bddl_file = package / "bddl_files" / folder / f"{self.task_name}.bddl"
         self._init_states_file = package / "init_files" / folder / f"{self.task_name}.pruned_init"
@@ -123,7 +131,12 @@ class Libero(MujocoEnvironment):
         # The gripper integrates its commands, and a soft reset leaves it where the last episode did
         gripper = self._simulation.robots[0].gripper
         gripper.current_action = np.zeros(gripper.dof)
-        if (number := options.get("init_state")) is not None:
+        number = options.get("init_state")
+        if self._shuffled:
+            if number is not None:
+                raise UserError(f"libero/{self.name} has no recorded states; leave init_state out")
+            self._shuffle(np.random.default_rng(seed))
+        if number is not None:
             if number == "seed":
                 number = self.np_random_seed % len(self.init_states)
             if not 0 <= number < len(self.init_states):
@@ -136,6 +149,20 @@ class Libero(MujocoEnvironment):
         for _ in range(SETTLING_STEPS):
             self._simulation.step(np.array(STAND_STILL))
         self._steps = 0
+
+    def _shuffle(self, rng: np.random.Generator) -> None:
+        """Let all things but the one that something is to be put in change places."""
+        simulation, (_, *places) = self._simulation, self.objects_of_interest
+        joints = [
+            thing.joints[0]
+            for name, thing in simulation.objects_dict.items()
+            if name not in places
+        ]  # fmt: skip
+        poses = np.stack([simulation.sim.data.get_joint_qpos(joint) for joint in joints])
+        poses[:, :2] = poses[rng.permutation(len(joints)), :2]  # each keeps its height and turn
+        for joint, pose in zip(joints, poses, strict=True):
+            simulation.sim.data.set_joint_qpos(joint, pose)
+        simulation.sim.forward()
 
     def _step_simulation(self, action):
         _, reward, success, _ = self._simulation.step(action)

@@ -5,8 +5,8 @@
 The scripted expert's episode of each task is played again under every visual shift: the same
 physics step for step, other pictures. On the same windows of both, three numbers a run and shift:
 
-    features   how far the features that the policy attends to move, over how far they move from
-               one window of the episode to the next: root mean squares, the mean over blocks
+    features   how far the features that the policy attends to move, over their deviation from
+               their mean over the episode: root mean squares, the mean over blocks
     action     how far the chunk of actions moves, as a root mean square in units of the action
                space; the noise is the same
     IoU        of the masks that stage 1 predicts with the true ones, where it predicts masks
@@ -62,6 +62,8 @@ class ShiftedFeatures:
     """Of each task."""
     seed: int = 0
     """Of the first episode's start; the others follow."""
+    device: str = "auto"
+    """torch device of the agents."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def measure(
     """``features``, ``action`` and ``iou`` of one episode, see the top of this file."""
     windows = agent.config.windows()
     steps = np.arange(0, plain.steps, EVERY)
+    if len(steps) < 2:
+        raise UserError(f"an episode of {plain.steps - 1} steps is too short to measure on")
     past = np.maximum(steps[:, None] + windows.past(), 0)
     caption = agent.caption([instruction] * len(steps))
     proprio = torch.from_numpy(plain.proprio[steps]).to(agent.device)
@@ -138,20 +142,18 @@ def measure(
         "action": (moved - chunk).square().mean().sqrt().item(),
         "iou": None,
     }
-    world_model = agent.predictor or agent.averaged.world_model
-    if agent.config.world_model == "video" and "mask" in reads(world_model.target):
+    if agent.config.world_model == "video" and "mask" in reads(agent.target):
         noise = torch.Generator(agent.device).manual_seed(0)
-        future = world_model.predict(image, **caption, generator=noise)
+        future = agent.target.decode(agent.future(image, caption, noise))
         ahead = np.minimum(steps[:, None] + windows.ahead(), shifted.steps - 1)
         truth = torch.from_numpy(shifted.mask[ahead].swapaxes(1, 2)).to(agent.device)
-        iou = class_iou(world_model.target.decode(future).long(), truth)
-        found["iou"] = iou.nanmean().item()
+        found["iou"] = class_iou(future.long(), truth).nanmean().item()
     return found
 
 
 def rows_of(path: Path, options: ShiftedFeatures) -> dict[str, dict[str, float | None]]:
     """By shift, `none` first: the means over tasks and episodes of one run's three numbers."""
-    agent, config, view, _ = load_agent(path, "auto")
+    agent, config, view, _ = load_agent(path, options.device)
     agent.predictor = load_predictor(agent, path)
     collected: dict[str, list[dict[str, float | None]]] = {}
     for task in envs.expand(config.task):
@@ -203,7 +205,7 @@ def markdown(runs: dict[str, dict[str, dict[str, float | None]]], command: str) 
         "# What visual shifts do to features, actions and predictions",
         "",
         f"Made by `{command}`. Features: how far they move under the shift, in the same states,"
-        " over how far they move in the course of an episode; action: root mean square change of"
+        " over their deviation from their mean over an episode; action: root mean square change of"
         " a chunk; IoU: of the masks that stage 1 predicts with the true ones, mean of classes.",
         "",
         "| shift | " + " | ".join(f"{name}: features | action | IoU" for name in runs) + " |",
@@ -223,9 +225,12 @@ def main(options: ShiftedFeatures) -> None:
     """Measure, write. Raises UserError for runs that cannot be used."""
     if not options.inputs:
         raise UserError("name at least one run folder")
-    runs = {Path(path).name: rows_of(Path(path), options) for path in options.inputs}
+    page, paths = page_of(options.out), [Path(path) for path in options.inputs]
+    if len({path.name for path in paths}) < len(paths):
+        raise UserError("two of the run folders have the same name, by which the report tells them")
+    runs = {path.name: rows_of(path, options) for path in paths}
     command = " ".join(["python results/shifted_features.py", *sys.argv[1:]])
-    page_of(options.out).write_text(markdown(runs, command))
+    page.write_text(markdown(runs, command))
     written = {"runs": runs, **provenance()}
     (options.out / "measured.json").write_text(json.dumps(written, indent=1) + "\n")
     print(markdown(runs, command))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -104,8 +105,9 @@ def test_measured_runs_are_reported_and_the_report_can_be_made_again(trained, tm
     assert f"| {found['pruning']['area']:.3f} |" in page
     assert (first / "measured.png").stat().st_size > 0
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write in"):
-        report.main(report.Imitation((str(trained),), tmp_path / "file"))
+    for out, words in (("file", "cannot write .*file"), ("page.md", "name a folder"), ("", "name")):
+        with pytest.raises(UserError, match=words):
+            report.main(report.Imitation((str(trained),), Path(out and tmp_path / out)))
     shutil.copy(trained / "config.yaml", tmp_path)
     with pytest.raises(UserError, match="has not been evaluated yet; python run.py evaluate"):
         report.read([str(tmp_path)])

@@ -342,7 +342,7 @@ def test_copying_that_was_cut_off_is_taken_up_again(masked, tmp_path):
 
 
 def test_recorded_runs_that_cannot_be_used_are_named(masked, straight, tmp_path):
-    with pytest.raises(UserError, match="no replay in .*nowhere"):
+    with pytest.raises(UserError, match="there is no .*nowhere; --recorded takes"):
         run(tmp_path / "a", predicting("masks", recorded=(str(tmp_path / "nowhere"),)))
     with pytest.raises(UserError, match="with --recorded"):
         predicting("masks", render_masks=False)
@@ -358,7 +358,9 @@ def test_recorded_runs_that_cannot_be_used_are_named(masked, straight, tmp_path)
             ),
         ),
     )
-    with pytest.raises(UserError, match=r"image is \(24, 24, 3\)"):
+    with pytest.raises(
+        UserError, match="has picture edge 24, this run 16; give the same --environment.size"
+    ):
         run(tmp_path / "b", predicting("masks", recorded=(str(other),)))
 
 

@@ -254,7 +254,16 @@ def test_a_copy_in_memory_gives_the_same_samples(tmp_path):
 
 def test_the_size_of_a_full_replay_is_that_of_its_files(tmp_path):
     replay = Replay(tmp_path, ENTRIES, 40)
-    assert replay.size == sum(path.stat().st_size for path in tmp_path.glob("*.bin"))
+    assert replay.bytes_when_full == sum(p.stat().st_size for p in tmp_path.glob("*.bin"))
+
+
+def test_a_replay_that_the_memory_cannot_hold_stays_on_the_disk(tmp_path):
+    replay = Replay(tmp_path, ENTRIES, 10**11)  # the files are sparse
+    with pytest.raises(
+        UserError, match=r"100,000,000,000 frames takes .* \(--replay-memory disk\)"
+    ):
+        replay.keep_on(torch.device("cpu"))
+    assert replay.device is None
 
 
 # ----------------------------------------------------------------------------- determinism

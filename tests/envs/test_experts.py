@@ -53,6 +53,7 @@ def test_metaworlds_experts_succeed_at_the_published_action_repeat(task, unseen)
     [
         pytest.param("object/0", [0], id="a can"),
         pytest.param("object/1", [0, 1], id="a flat box"),
+        pytest.param("object-shuffled/3", [0, 2], id="a bottle anywhere"),
         pytest.param("spatial/2", [0, 1], id="a bowl"),
     ],
 )

@@ -97,13 +97,15 @@ def test_the_tasks_are_those_of_the_installed_benchmark(libero_assets):
     }
 
 
-@pytest.mark.parametrize("task", ["spatial/4", "object/3", "goal/0", "10/8", "10/9"])
+@pytest.mark.parametrize(
+    "task", ["spatial/4", "object/3", "object-shuffled/3", "goal/0", "10/8", "10/9"]
+)
 def test_an_episode_is_a_function_of_its_seed(task, libero_assets):
     """Whatever came before, drawn or not, and wherever NumPy's global generator stands."""
     one = envs.make(f"libero/{task}", quality="fast", size=8)
     first = episode(one, seed=3)
     assert not same(first, episode(one, seed=4))
-    one.reset(seed=5, options={"init_state": 7})
+    one.reset(seed=5, options={"init_state": 7} if envs.recorded_starts(f"libero/{task}") else {})
     for _ in range(5):
         one.step(np.ones(7, np.float32))  # the gripper closed: it integrates what it is told
     assert same(first, episode(one, seed=3))
@@ -114,6 +116,41 @@ def test_an_episode_is_a_function_of_its_seed(task, libero_assets):
     assert same(first, episode(fresh, seed=3))
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
     one.close(), fresh.close()
+
+
+def test_shuffled_things_change_places_and_nothing_else(basket, libero_assets):
+    """Each at the place of another, with its own height and turn; the basket stays."""
+    shuffled = envs.make("libero/object-shuffled/0", quality="fast", size=8)
+    assert shuffled.instruction == basket.instruction
+    movable = [name for name in basket._simulation.objects_dict if name != "basket_1"]
+    moved = set()
+    for seed in range(4):
+        poses = []
+        for one in (basket, shuffled):
+            one.reset(seed=seed)
+            data = one._simulation.sim.data
+            things = one._simulation.objects_dict
+            poses.append({name: data.get_joint_qpos(things[name].joints[0]) for name in things})
+        plain, changed = poses
+        np.testing.assert_allclose(changed["basket_1"], plain["basket_1"], atol=1e-6)
+        places = [plain[name][:2] for name in movable]
+        taken = []
+        for name in movable:
+            distance = np.linalg.norm(places - changed[name][:2], axis=1)
+            taken.append(int(distance.argmin()))
+            assert distance.min() < 0.02  # settling moves a little
+        assert sorted(taken) == list(range(len(movable)))
+        moved.add(taken[0])
+    assert len(moved) > 1  # the thing to pick is not always at the same place
+    with pytest.raises(UserError, match="has no recorded states; leave init_state out"):
+        shuffled.reset(seed=0, options={"init_state": 3})
+    shuffled.close()
+
+
+def test_only_the_benchmarks_own_suites_have_recorded_starts():
+    assert envs.recorded_starts("libero/10/3") == libero.RECORDED_STARTS == 50
+    assert envs.recorded_starts("libero/object-shuffled/3") == 0
+    assert envs.recorded_starts("metaworld/reach") == 0
 
 
 @pytest.mark.parametrize("task", ["spatial/7", "goal/1"])
