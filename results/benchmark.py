@@ -44,10 +44,12 @@ from errors import UserError
 from results.benchmark_tables import markdown
 from results.loading import measure_loading
 from results.pictures import measure_pictures
-from results.public_code import from_every_state, measure_public
+from results.public_code import check_public, from_every_state, measure_public
 
 Mode = Literal["eager", "preset", "compiled"]
 ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("disk", "read ahead", "device's memory")
+"""Where an update's frames come from (`OnlineConfig.replay_memory`)."""
 FILL_EPISODES = 6
 """Random episodes that the parts learn from."""
 
@@ -217,6 +219,33 @@ def _spread(times: list[float]) -> dict[str, float]:
     """Median, quartiles and mean of some times."""
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     return {"median": middle, "low": low, "high": high, "mean": statistics.fmean(times)}
+
+
+def measure_sources(
+    options: Benchmark, config: OnlineConfig, replay: Replay, action: int, folder: Path
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of a whole update by where its frames come from, in turns."""
+    device = choose_device(options.device)
+    agents = {name: build(config, "preset", action, options.device) for name in SOURCES}
+    replays = {}
+    for name, agent in agents.items():
+        agent.prefetch = name == "read ahead"
+        # As large as what it holds: a copy has to fit.
+        replays[name] = Replay(folder / name.replace(" ", "-"), replay.entries, replay.frames)
+        for episode, record in replay.episodes():
+            replays[name].add_episode(episode, env_steps=record["env_steps"])
+        if name == "device's memory":
+            replays[name].keep_on(device)
+        for _ in range(2):
+            agent.update(replays[name])
+    period = config.agent.autoencoder_every
+    repeats = period * max(2, -(-options.repeats // period))
+    times: dict[str, list[float]] = {name: [] for name in SOURCES}
+    for _ in range(options.rounds):
+        for name, agent in agents.items():
+            found = timed(lambda a=agent, r=replays[name]: a.update(r), repeats, device)
+            times[name] += np.reshape(found, (-1, period)).mean(1).tolist()
+    return {name: _spread(found) for name, found in times.items()}
 
 
 def measure_environments(options: Benchmark, config: OnlineConfig) -> dict[str, dict[str, float]]:
@@ -421,6 +450,7 @@ def measure(options: Benchmark) -> dict[str, Any]:
         replay, action = fill(Path(folder) / "replay", config)
         result["arithmetic"] = measure_arithmetic(options, config, replay, action)
         result["parts"] = measure_parts(options, config, replay, action)
+        result["sources"] = measure_sources(options, config, replay, action, Path(folder))
         if options.public is not None:
             every = from_every_state(config)
             agents = {
@@ -455,6 +485,8 @@ def main(options: Benchmark) -> None:
     """Measure, print, write. Raises UserError for a task that does not exist."""
     for task in (options.task, *options.environments):
         envs.suite(task)  # before minutes have passed
+    if options.public is not None:
+        check_public(options.public)
     result = measure(options)
     text = json.dumps(result, indent=1)
     print(text if options.json else markdown(result))

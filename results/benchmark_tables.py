@@ -56,6 +56,12 @@ def markdown(result: dict[str, Any]) -> str:
         + ".",
         "",
     ]
+    sources = result["sources"]
+    lines += ["| frames of an update from | ms (median) | disk / this |", "|---|---|---|"]
+    for name, spread in sources.items():
+        ratio = sources["disk"]["median"] / spread["median"]
+        lines.append(f"| {name} | {spread['median']:.1f} | {ratio:.2f} |")
+    lines.append("")
     if "public" in result:
         lines += [*public_table(result["public"]), ""]
     if "loop" in result:

@@ -4,8 +4,8 @@ python results/imitation.py runs/imitation/* --out results/imitation
 
 Takes run folders of `run.py imitate` that `run.py evaluate` has measured (with `--shifts all` and
 `--token-pruning 0.1,0.4,0.6,0.8,0.9` for these tables), or the measured.json that this script wrote
-before. Writes OUT.md, and in the folder OUT measured.json (every episode), measured.png (success
-under pruning and shifts), and one video and one picture of predictions a run.
+before. Writes OUT.md, and in the folder OUT measured.json (every episode), measured.png and .svg
+(success under pruning and shifts), and one video and one picture of predictions a run.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def read(inputs: Sequence[str]) -> list[dict[str, Any]]:
     return runs
 
 
-def markdown(runs: Sequence[dict[str, Any]], command: str) -> str:
-    """The report."""
+def markdown(runs: Sequence[dict[str, Any]], command: str, folder: str) -> str:
+    """The report, whose pictures are in `folder`."""
     lines = [
         "# Imitation, by what the world model predicts",
         "",
@@ -108,6 +108,8 @@ def markdown(runs: Sequence[dict[str, Any]], command: str) -> str:
             if success is not None:
                 lines.append(f"| {task} | {run['name']} | {_rate(success)} |")
     lines += _instructions(runs) + _pruning(runs) + _shifts(runs)
+    if any("pruning" in run["evaluation"] or "shifts" in run["evaluation"] for run in runs):
+        lines += ["", f"![Success under pruning and under shifts]({folder}/measured.png)"]
     lines += ["", PAPER, "", "Trained and measured by:", ""]
     for run in runs:
         cores = run["hardware"].get("cores")
@@ -256,7 +258,7 @@ def main(options: Imitation) -> None:
     page = page_of(options.out)
     command = f"python results/imitation.py {options.out}/measured.json --out {options.out}"
     (options.out / "measured.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n")
-    page.write_text(markdown(runs, command))
+    page.write_text(markdown(runs, command, options.out.name))
     draw(runs, options.out / "measured")
     for path in map(Path, options.inputs):
         if path.is_dir():

@@ -35,6 +35,7 @@ def measure_pictures(
     import mujoco
 
     environment = envs.make(task, **{**vars(view), "quality": "fast"})
+    full = None
     try:
         environment.reset(seed=0)
         environment = environment.unwrapped
@@ -59,13 +60,11 @@ def measure_pictures(
                 fast.update(environment.data, camera)
 
         def geoms() -> None:
-            for _ in cameras:
-                mujoco.mjr_render(fast._viewport, fast.scene, fast._context)
-                mujoco.mjr_finish()
+            mujoco.mjr_render(fast._viewport, fast.scene, fast._context)
+            mujoco.mjr_finish()
 
         def reading() -> None:
-            for _ in cameras:
-                mujoco.mjr_readPixels(fast._buffer, None, fast._viewport, fast._context)
+            mujoco.mjr_readPixels(fast._buffer, None, fast._viewport, fast._context)
 
         def median(call: Callable[[], None], times: int = repeats) -> float:
             call()
@@ -80,17 +79,23 @@ def measure_pictures(
             full.scene.flags[flag] = value
         found["fast"] = median(picture(fast))
         found["poses"] = median(poses)
-        drawn = median(geoms)
-        count, fast.scene.ngeom = fast.scene.ngeom, 0
-        found["empty"] = median(geoms)
-        fast.scene.ngeom = count
-        found["geoms"] = drawn - found["empty"]
-        found["reading"] = median(reading)
+        found |= {"empty": 0.0, "geoms": 0.0, "reading": 0.0}
+        for camera in cameras:
+            fast.update(environment.data, camera)
+            drawn = median(geoms)
+            found["reading"] += median(reading)
+            fast.scene.ngeom = 0
+            empty = median(geoms)
+            found["empty"] += empty
+            found["geoms"] += drawn - empty
+        for renderer in (full, fast):
+            renderer.update(environment.data, cameras[0])
         for name, renderer in (("faces", full), ("faces, fast", fast)):
             found[name] = float(_faces(renderer))
-        full.close()
         return found
     finally:
+        if full is not None:
+            full.close()
         environment.close()
 
 

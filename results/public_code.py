@@ -10,20 +10,24 @@ Alike are the recurrent model, the sizes of all heads, the batch, the imagined s
 start from every state of the batch, and the parameters of the world model as nearly as its
 channels allow. Not alike is how pictures are seen: DreamerV2's convolutions learn with the rest, on
 the whole batch; our autoencoder learns on frames of its own, the dynamics model on its features.
-That is why operations are counted, too.
+That is why operations are counted, too. sheeprl can compile its losses, which is off by default;
+that is measured where ours are compiled too (`--compare eager preset compiled`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,7 +44,7 @@ class PublicCode:
 
     Args:
         python: of that environment.
-        sizes: what results/public_worker.py takes.
+        sizes: what results/public_worker.py takes; {} only looks whether it could.
 
     Raises:
         UserError: it cannot be started.
@@ -50,36 +54,57 @@ class PublicCode:
     """
 
     def __init__(self, python: Path, sizes: dict[str, Any]):
+        self._python = python
+        # A pipe that nobody reads would fill up.
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in `close`)
         try:
             self._process = subprocess.Popen(
                 [str(python), "-W", "ignore", str(WORKER), json.dumps(sizes)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                env=os.environ | {"OMP_NUM_THREADS": str(sizes["threads"])},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True,
+                env=os.environ | {"OMP_NUM_THREADS": str(sizes.get("threads", 1))},
             )  # fmt: skip
         except OSError as error:
+            self._said.close()
             raise UserError(f"--public {python} cannot be started: {error.strerror}") from error
-        self.built: dict[str, Any] = self._answer(python)
+        try:
+            self.built: dict[str, Any] = self._answer()
+        except UserError:
+            self.close()
+            raise
 
-    def _answer(self, python: Path | str = "") -> Any:
+    def _answer(self) -> Any:
         line = self._process.stdout.readline()
-        if not line:
-            last = (self._process.stderr.read().strip().splitlines() or ["it ended"])[-1]
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            self._said.seek(0)
+            last = (self._said.read().strip().splitlines() or [f"it said {line!r}"])[-1]
             raise UserError(
-                f"--public {python} does not run sheeprl ({last}); make an environment for it:"
-                " python3.11 -m venv DIR && DIR/bin/pip install torch==2.13.0 sheeprl==0.8.4"
-            )
-        return json.loads(line)
+                f"--public {self._python} does not run sheeprl ({last}); make an environment for"
+                " it: python3.11 -m venv DIR && DIR/bin/pip install torch==2.13.0 sheeprl==0.8.4"
+            ) from error
 
     def updates(self, count: int) -> list[float]:
         """Milliseconds of each of some updates."""
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(f"{count}\n")
+            self._process.stdin.flush()
+        except OSError:
+            pass  # it has ended; why, the answer says
         return self._answer()
 
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._said):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def check_public(python: Path) -> None:
+    """Raises UserError when `python` cannot run sheeprl; in seconds."""
+    PublicCode(python, {}).close()
 
 
 def measure_public(
@@ -98,7 +123,8 @@ def measure_public(
         python: of the environment that has sheeprl.
         config: whose sizes both get.
         agents: ours by name, which imagine from every state (`from_every_state`).
-        replay: what ours learn from; sheeprl's learn from random numbers of the same shapes.
+        replay: what ours learn from, sampling included; sheeprl's learn from random numbers of the
+            same shapes that lie ready.
         action: size of an action.
         rounds: turns of each.
         repeats: updates in a turn.
@@ -118,12 +144,18 @@ def measure_public(
         "deterministic": rssm.deterministic, "hidden": rssm.hidden,
         "variables": rssm.variables, "classes": rssm.classes,
     }  # fmt: skip
+    kinds = {
+        "sheeprl, float32": {"bfloat16": False, "compiled": False},
+        "sheeprl, bfloat16": {"bfloat16": True, "compiled": False},
+    }
+    if any("compiled" in name for name in agents):
+        kinds["sheeprl, bfloat16, compiled"] = {"bfloat16": True, "compiled": True}
     operations: dict[str, float] = {}
     times: dict[str, list[float]] = {}
     public: dict[str, PublicCode] = {}
     try:
-        for name, half in (("sheeprl, float32", False), ("sheeprl, bfloat16", True)):
-            public[name] = PublicCode(python, sizes | {"bfloat16": half})
+        for name, kind in kinds.items():
+            public[name] = PublicCode(python, sizes | kind)
             operations[name] = public[name].built["operations"]
         for name, agent in agents.items():
             for _ in range(2):
@@ -139,15 +171,16 @@ def measure_public(
                 times.setdefault(name, []).extend(code.updates(repeats))
             for name, agent in agents.items():
                 found = timed(lambda a=agent: a.update(replay), repeats, agent.device)
-                times.setdefault(name, []).extend(found)
-        built = next(iter(public.values())).built
+                means = np.reshape(found, (-1, period)).mean(1)
+                times.setdefault(name, []).extend(means.tolist())
+        built = public["sheeprl, float32"].built
     finally:
         for code in public.values():
             code.close()
     return {
         "built": {key: value for key, value in built.items() if key != "operations"},
         "parameters": parameters,
-        "milliseconds": {name: statistics.fmean(found) for name, found in times.items()},
+        "milliseconds": {name: statistics.median(found) for name, found in times.items()},
         "operations": operations,
     }
 
@@ -168,7 +201,7 @@ def public_table(found: dict[str, Any]) -> list[str]:
         f" results/public_code.py): world model of {found['parameters']:,} parameters, theirs of"
         f" {built['parameters']:,} ({built['channels']} channels); both imagine from every state.",
         "",
-        "| update | ms (mean) | sheeprl in float32 / this | G operations | G operations a second |",
+        "| update | ms (median) | sheeprl, float32 / this | G operations | G operations a second |",
         "|---|---|---|---|---|",
     ]
     for name, milliseconds in found["milliseconds"].items():

@@ -1,7 +1,8 @@
 """Updates of sheeprl's DreamerV2, timed on behalf of results/public_code.py.
 
 Runs with the Python of another environment, one that has sheeprl, and imports nothing of this
-project. The sizes come as one JSON argument; then every line on standard input is a number of
+project. The sizes come as one JSON argument ({}: only say
+the version); then every line on standard input is a number of
 updates to make, answered with their milliseconds as one JSON list. The first answer says what was
 built. DreamerV2 sees with a convolutional network: it gets the channels that bring its world model
 nearest to the wanted number of parameters.
@@ -27,20 +28,22 @@ def main(sizes: dict) -> None:
     from sheeprl.algos.dreamer_v2.agent import build_agent
     from torch.utils.flop_counter import FlopCounterMode
 
+    if not sizes:
+        answer({"sheeprl": sheeprl.__version__})
+        return
     torch.set_num_threads(sizes["threads"])
     precision = "bf16-mixed" if sizes["bfloat16"] else "32-true"
     fabric = Fabric(accelerator=sizes["accelerator"], devices=1, precision=precision)
     size, action = sizes["size"], sizes["action"]
     seen = spaces.Dict({"rgb": spaces.Box(0, 255, (3, size, size), np.uint8)})
-    built = []
-    for channels in CHANNELS:
-        config = configured(sizes, channels)
-        built.append((channels, config, build_agent(fabric, [action], True, config, seen)))
-
-    def distance(agent: tuple) -> int:
-        return abs(count(agent[2][0]) - sizes["parameters"])
-
-    channels, config, (world_model, actor, critic, target_critic, _) = min(built, key=distance)
+    nearest = None
+    for multiplier in CHANNELS:
+        config = configured(sizes, multiplier)
+        agent = build_agent(fabric, [action], True, config, seen)
+        distance = abs(count(agent[0]) - sizes["parameters"])
+        if nearest is None or distance < nearest[0]:
+            nearest = distance, multiplier, config, agent
+    _, channels, config, (world_model, actor, critic, target_critic, _) = nearest
     parts = [(world_model, "world_model"), (actor, "actor"), (critic, "critic")]
     optimizers = fabric.setup_optimizers(
         *(
@@ -109,6 +112,8 @@ def configured(sizes: dict, channels: int):
                 f"algo.horizon={sizes['horizon']}",
                 f"algo.mlp_layers={sizes['layers']}",
                 f"algo.dense_units={sizes['units']}",
+                f"algo.compile.enabled={sizes['compiled']}",
+                "algo.compile.mode=default",
                 f"{model}.encoder.cnn_channels_multiplier={channels}",
                 f"{model}.stochastic_size={sizes['variables']}",
                 f"{model}.discrete_size={sizes['classes']}",

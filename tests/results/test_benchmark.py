@@ -38,6 +38,13 @@ def test_every_part_is_measured_in_every_mode(result):
     assert set(result["environments"][TASK]) == {"control step", "picture", "mask"}
 
 
+def test_updates_are_measured_by_where_their_frames_come_from(result):
+    assert tuple(result["sources"]) == benchmark.SOURCES
+    assert f"| disk | {result['sources']['disk']['median']:.1f} | 1.00 |" in benchmark.markdown(
+        result
+    )
+
+
 def test_operations_of_an_update_are_those_of_its_parts(result):
     """At least what the largest layer alone takes, forward and twice backward."""
     config = preset("cpu", TASK).agent

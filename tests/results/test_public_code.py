@@ -7,7 +7,7 @@ import pytest
 
 from agents.presets import preset
 from errors import UserError
-from results.public_code import PublicCode, from_every_state, public_table
+from results.public_code import PublicCode, check_public, from_every_state, public_table
 
 SIZES = {"threads": 1}
 
@@ -15,8 +15,9 @@ SIZES = {"threads": 1}
 def test_an_environment_that_cannot_be_used_is_one_sentence():
     with pytest.raises(UserError, match="nowhere/python cannot be started: No such file"):
         PublicCode(Path("nowhere/python"), SIZES)
-    with pytest.raises(UserError, match=r"does not run sheeprl \(.*\); make an environment for it"):
-        PublicCode(Path(sys.executable), SIZES)  # the project's own has none
+    for python, words in ((sys.executable, "No module named 'sheeprl'"), ("/bin/echo", "it said")):
+        with pytest.raises(UserError, match=rf"does not run sheeprl \(.*{words}.*\); make an env"):
+            check_public(Path(python))  # the project's own has none
 
 
 def test_ours_imagines_from_every_state_and_is_otherwise_the_preset():
