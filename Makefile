@@ -25,7 +25,10 @@ ROBUST_STEPS ?= 40000
 # Imitation by what the world model predicts: record, train, evaluate, compare.
 IMITATION_TASKS ?= metaworld/button-press-topdown,metaworld/drawer-open,metaworld/window-open
 LIBERO_TASKS ?= libero/object/0,libero/object/3,libero/object/7
+SHUFFLED_TASKS ?= libero/object-shuffled/0,libero/object-shuffled/3,libero/object-shuffled/7
 IMITATION_STEPS ?= --policy-steps 3000 --evaluate-every 1500
+LIBERO_STEPS ?= --policy-steps 8000 --evaluate-every 1500
+SHUFFLED_STEPS ?= --policy-steps 6000 --evaluate-every 2000
 DYNAMICS_STEPS ?= --dynamics-steps 2000
 
 .PHONY: help setup unit test lint demo curves robustness imitation
@@ -153,10 +156,11 @@ robustness: $(VENV)/.renders
 # $(call imitate,NAME,DATA,TASKS,options of imitate,options of evaluate)
 define imitate
 	$(BIN)/python run.py imitate --preset cpu --data runs/demos/$(2) --task $(3) $(4) \
-		$(IMITATION_STEPS) --seed 0 --logdir runs/imitation/$(1)
+		--seed 0 --logdir runs/imitation/$(1)
 	[ runs/imitation/$(1)/evaluation.json -nt runs/imitation/$(1)/checkpoint.pt ] || \
-		$(BIN)/python run.py evaluate --logdir runs/imitation/$(1) --video $(5)
+		$(BIN)/python run.py evaluate --logdir runs/imitation/$(1) $(5)
 endef
+MASKS = --target masks $(DYNAMICS_STEPS)
 PRUNING = --token-pruning 0.1,0.4,0.6,0.8,0.9
 
 imitation: $(VENV)/.renders
@@ -164,9 +168,18 @@ imitation: $(VENV)/.renders
 		--environment.size 64 --out runs/demos/metaworld
 	$(BIN)/python run.py collect --task $(LIBERO_TASKS) --episodes 40 --noise 0.05 \
 		--environment.size 64 --out runs/demos/libero
-	$(call imitate,mw3-masks-seed0,metaworld,$(IMITATION_TASKS),--target masks $(DYNAMICS_STEPS),--episodes 20 --random --shifts all $(PRUNING))
-	$(call imitate,mw3-pixels-seed0,metaworld,$(IMITATION_TASKS),--target pixels $(DYNAMICS_STEPS),--episodes 20 --shifts all $(PRUNING))
-	$(call imitate,mw3-none-seed0,metaworld,$(IMITATION_TASKS),--world-model none,--episodes 20 --shifts all)
-	$(call imitate,lo3-masks-seed0,libero,$(LIBERO_TASKS),--target masks $(DYNAMICS_STEPS),--episodes 50 --random --swap-instructions)
-	$(call imitate,lo3-blind-seed0,libero,$(LIBERO_TASKS),--world-model blind,--episodes 50)
+	$(BIN)/python run.py collect --task $(SHUFFLED_TASKS) --episodes 100 --noise 0.05 \
+		--environment.size 64 --out runs/demos/shuffled
+	$(call imitate,mw3-masks-seed0,metaworld,$(IMITATION_TASKS),$(MASKS) $(IMITATION_STEPS),--episodes 20 --random --shifts all $(PRUNING) --video)
+	$(call imitate,mw3-pixels-seed0,metaworld,$(IMITATION_TASKS),--target pixels $(DYNAMICS_STEPS) $(IMITATION_STEPS),--episodes 20 --shifts all $(PRUNING) --video)
+	$(call imitate,mw3-none-seed0,metaworld,$(IMITATION_TASKS),--world-model none $(IMITATION_STEPS),--episodes 20 --shifts all --video)
+	$(call imitate,mw3-frozen-seed0,metaworld,$(IMITATION_TASKS),$(MASKS) $(IMITATION_STEPS) --agent.no-train-backbone --dynamics-from runs/imitation/mw3-masks-seed0,--episodes 20 --shifts all)
+	$(call imitate,mw3-blind-seed0,metaworld,$(IMITATION_TASKS),--world-model blind $(IMITATION_STEPS),--episodes 20)
+	$(call imitate,lo3-masks-seed0,libero,$(LIBERO_TASKS),$(MASKS) $(LIBERO_STEPS),--episodes 50 --random --swap-instructions --video)
+	$(call imitate,lo3-blind-seed0,libero,$(LIBERO_TASKS),--world-model blind $(LIBERO_STEPS),--episodes 50)
+	$(call imitate,lo3s-masks-seed0,shuffled,$(SHUFFLED_TASKS),--target masks --dynamics-steps 3000 $(SHUFFLED_STEPS),--episodes 50 --swap-instructions --video)
+	$(call imitate,lo3s-none-seed0,shuffled,$(SHUFFLED_TASKS),--world-model none $(SHUFFLED_STEPS),--episodes 50)
+	$(call imitate,lo3s-blind-seed0,shuffled,$(SHUFFLED_TASKS),--world-model blind $(SHUFFLED_STEPS),--episodes 50)
 	$(BIN)/python results/imitation.py runs/imitation/* --out results/imitation
+	$(BIN)/python results/shifted_features.py $(patsubst %,runs/imitation/mw3-%-seed0,masks frozen pixels none) \
+		--out results/shifted_features
