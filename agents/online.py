@@ -29,6 +29,8 @@ class OnlineConfig:
     """A whole online run. Steps are environment steps unless a field says agent steps
     (environment steps = agent steps × action repeat)."""
 
+    FREE: ClassVar[frozenset[str]] = frozenset({"replay_memory", "checkpoint_seconds"})
+
     task: str
     """What to learn, as "suite/name"; `run.py tasks` lists them."""
     steps: int = 500_000
@@ -83,8 +85,6 @@ class OnlineConfig:
     """Environments an evaluation steps together."""
     checkpoint_seconds: float = 60.0
     """Checkpoint at the first episode boundary this long after the last one."""
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"replay_memory", "checkpoint_seconds"})
 
     def __post_init__(self) -> None:
         for name in POSITIVE:
