@@ -23,8 +23,8 @@ PARTS = {"spatial": 10, "object": 10, "goal": 10, "10": 10, "90": 90}
 """Number of tasks of each of the benchmark's suites."""
 SHUFFLED = "object-shuffled"
 """A suite of ours: object, whose things change places with each other at every reset. The benchmark
-puts each of them within centimetres of a place of its own: whoever knows the instruction need not
-look where to reach."""
+puts each of them within two centimetres of a place of its own: whoever knows the instruction need
+not look where to reach."""
 SUITES = PARTS | {SHUFFLED: PARTS["object"]}
 """All of them."""
 TASKS = tuple(f"{part}/{number}" for part, count in SUITES.items() for number in range(count))
