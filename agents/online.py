@@ -29,7 +29,9 @@ class OnlineConfig:
     """A whole online run. Steps are environment steps unless a field says agent steps
     (environment steps = agent steps × action repeat)."""
 
-    FREE: ClassVar[frozenset[str]] = frozenset({"replay_memory", "checkpoint_seconds"})
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"agent.overlap", "replay_memory", "checkpoint_seconds"}
+    )
 
     task: str
     """What to learn, as "suite/name"; `run.py tasks` lists them."""

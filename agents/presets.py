@@ -115,6 +115,7 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
             ),
             dynamics_optimizer=OptimizerConfig(learning_rate=1e-3),
             precision="bfloat16",
+            overlap=True,
             autoencoder_every=2,
             autoencoder_batch=32,
             batch=16,
