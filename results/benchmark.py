@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import envs
 from agents.allocator import keep_freed_memory
@@ -44,7 +43,12 @@ from errors import UserError
 from results.benchmark_tables import markdown
 from results.loading import measure_loading
 from results.pictures import measure_pictures
-from results.public_code import check_public, from_every_state, measure_public
+from results.public_code import (
+    check_public,
+    from_every_state,
+    measure_public,
+    operations_of,
+)
 
 Mode = Literal["eager", "preset", "compiled"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -286,11 +290,7 @@ def measure_arithmetic(
     """Floating-point operations of an update, and the rate of a large matrix product here."""
     agent = build(config, "eager", action, options.device)
     agent.update(replay)  # what follows is an update as it is in the loop
-    counts = []
-    for _ in range(config.agent.autoencoder_every):
-        with FlopCounterMode(display=False) as counter:
-            agent.update(replay)
-        counts.append(counter.get_total_flops())
+    operations = operations_of(agent, replay)
     device, size = choose_device(options.device), 2048
     if device.type == "cuda":
         size = 8192
@@ -300,7 +300,7 @@ def measure_arithmetic(
         left @ right
         seconds = statistics.median(timed(lambda a=left, b=right: a @ b, 7, device)) / 1e3
         rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds
-    return {"operations_per_update": statistics.fmean(counts), "matrix_product_per_second": rates}
+    return {"operations_per_update": operations, "matrix_product_per_second": rates}
 
 
 # ------------------------------------------------------------------------------- the loop

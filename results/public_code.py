@@ -22,6 +22,7 @@ import os
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from agents.online import OnlineConfig
 from agents.replay import Replay
 from errors import UserError
 
+PAUSE = 0.5
+"""Seconds before a turn, for the threads of whoever was measured last to fall asleep."""
 WORKER = Path(__file__).with_name("public_worker.py")
 
 
@@ -160,16 +163,13 @@ def measure_public(
         for name, agent in agents.items():
             for _ in range(2):
                 agent.update(replay)
-            counts = []
-            for _ in range(period):
-                with FlopCounterMode(display=False) as counter:
-                    agent.update(replay)
-                counts.append(counter.get_total_flops())
-            operations[name] = statistics.fmean(counts)
+            operations[name] = operations_of(agent, replay)
         for _ in range(rounds):
             for name, code in public.items():
+                time.sleep(PAUSE)
                 times.setdefault(name, []).extend(code.updates(repeats))
             for name, agent in agents.items():
+                time.sleep(PAUSE)
                 found = timed(lambda a=agent: a.update(replay), repeats, agent.device)
                 means = np.reshape(found, (-1, period)).mean(1)
                 times.setdefault(name, []).extend(means.tolist())
@@ -183,6 +183,20 @@ def measure_public(
         "milliseconds": {name: statistics.median(found) for name, found in times.items()},
         "operations": operations,
     }
+
+
+def operations_of(agent: MaskedWorldModel, replay: Replay) -> float:
+    """Floating-point operations of an update, the mean over a period of the autoencoder's."""
+    counts, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)  # what runs beside this thread would not be counted
+    try:
+        for _ in range(agent.config.autoencoder_every):
+            with FlopCounterMode(display=False) as counter:
+                agent.update(replay)
+            counts.append(counter.get_total_flops())
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.fmean(counts)
 
 
 def from_every_state(config: OnlineConfig) -> OnlineConfig:
