@@ -132,8 +132,7 @@ class OnlineRun:
         """Whether samples are taken from the device's memory."""
         asked, device = self.config.replay_memory, self.agent.device
         if asked == "auto":
-            roomy = 2 * self.replay.bytes_when_full < free_memory(device)
-            return device.type == "cuda" and roomy
+            return device.type == "cuda" and 2 * self.replay.bytes_when_full < free_memory(device)
         return asked == "device"
 
     # Counters

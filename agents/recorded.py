@@ -36,6 +36,7 @@ OPTIONS = {
     "quality": "--environment.quality",
     "shift": "--environment.shift",
     "camera": "--environment.camera",
+    "orientation": "--environment.orientation",
 }
 """What has to be alike, and the option of `run.py train` that makes it so."""
 
@@ -153,6 +154,7 @@ def open_source(name: str, config: OnlineConfig, camera: str) -> Source:
         "quality": ours.quality,
         "shift": ours.shift,
         "camera": short_name(camera),
+        "orientation": ours.orientation,  # of other runs; files are turned
     }
     if not path.exists():
         raise UserError(f"there is no {name}; --recorded takes run folders and demonstration files")
@@ -188,6 +190,7 @@ def open_source(name: str, config: OnlineConfig, camera: str) -> Source:
         "quality": view.quality,
         "shift": view.shift,
         "camera": camera,
+        "orientation": view.orientation,
     }
     _check(path, seen, wanted)
     return source

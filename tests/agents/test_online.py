@@ -348,6 +348,12 @@ def test_recorded_runs_that_cannot_be_used_are_named(masked, straight, tmp_path)
         predicting("masks", render_masks=False)
     with pytest.raises(UserError, match="has no masks and none are drawn"):
         run(tmp_path / "c", predicting("masks", recorded=(str(straight),), render_masks=False))
+    turned = predicting("masks", recorded=(str(masked),))
+    turned = replace(turned, environment=replace(turned.environment, orientation="mirrored"))
+    with pytest.raises(
+        UserError, match="has orientation upright, this run mirrored; give the same"
+    ):
+        run(tmp_path / "d", turned)
     other = run(
         tmp_path / "other",
         tiny(
