@@ -152,6 +152,6 @@ def main(options: Ablation) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, Ablation, "results/ablation.py"))
+    sys.exit(script(main, Ablation, "results/ablation.py"))

@@ -497,6 +497,6 @@ def main(options: Benchmark) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, Benchmark, "results/benchmark.py"))
+    sys.exit(script(main, Benchmark, "results/benchmark.py"))

@@ -103,6 +103,6 @@ def main(options: Experts) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, Experts, "results/experts.py"))
+    sys.exit(script(main, Experts, "results/experts.py"))

@@ -270,6 +270,6 @@ def main(options: Imitation) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, Imitation, "results/imitation.py"))
+    sys.exit(script(main, Imitation, "results/imitation.py"))

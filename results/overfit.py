@@ -210,6 +210,6 @@ def main(options: Overfit) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, Overfit, "results/overfit.py"))
+    sys.exit(script(main, Overfit, "results/overfit.py"))

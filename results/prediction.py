@@ -71,6 +71,6 @@ def main(options: Prediction) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, Prediction, "results/prediction.py"))
+    sys.exit(script(main, Prediction, "results/prediction.py"))

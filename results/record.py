@@ -74,6 +74,6 @@ def main(options: Record) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, Record, "results/record.py"))
+    sys.exit(script(main, Record, "results/record.py"))

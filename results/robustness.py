@@ -290,6 +290,6 @@ def main(options: Robustness) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, Robustness, "results/robustness.py"))
+    sys.exit(script(main, Robustness, "results/robustness.py"))

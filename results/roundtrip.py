@@ -162,6 +162,6 @@ def main(options: RoundTrip) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, RoundTrip, "results/roundtrip.py"))
+    sys.exit(script(main, RoundTrip, "results/roundtrip.py"))

@@ -237,6 +237,6 @@ def main(options: ShiftedFeatures) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, ShiftedFeatures, "results/shifted_features.py"))
+    sys.exit(script(main, ShiftedFeatures, "results/shifted_features.py"))

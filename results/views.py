@@ -202,6 +202,6 @@ def main(options: Views) -> None:
 
 
 if __name__ == "__main__":
-    import run
+    from commands.command_line import script
 
-    sys.exit(run.script(main, Views, "results/views.py"))
+    sys.exit(script(main, Views, "results/views.py"))

@@ -1,0 +1,80 @@
+"""Reading options and ending well: what every command and every script of results/ shares."""
+
+import argparse
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from typing import Any, NoReturn
+
+import tyro
+
+from errors import UserError
+
+
+def guarded(command: Callable[[], None], stopped: str = "") -> int:
+    """Call `command`; the exit status: 2 for a ``UserError``, 130 for Ctrl-C (`stopped` is said
+    then)."""
+    try:
+        command()
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped{stopped}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, `head` for example, has seen enough; nothing more can be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def script(function: Callable[[Any], None], options: type, program: str) -> int:
+    """Call `function` with its `options` from the command line; the exit status."""
+    return guarded(lambda: function(parse(options, sys.argv[1:], program)))
+
+
+def parse(command: type, arguments: Sequence[str], program: str, **default: Any) -> Any:
+    """``tyro.cli`` with its box of an error message turned into the one line of a ``UserError``."""
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.cli(command, prog=program, args=list(arguments), **default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    raise UserError(_one_line(box.getvalue(), program))
+
+
+def _one_line(box: str, program: str) -> str:
+    """What tyro's box says first, the unknown options, and the option it would have expected."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    # Without the frame, the title is the first row and an empty row parts the paragraphs.
+    rows = [row.strip("│╭╮╰╯─ ") for row in text.splitlines()]
+    paragraphs = [part.splitlines() for part in "\n".join(rows[1:]).strip().split("\n\n")]
+    problem, hint = " ".join(paragraphs[0]).rstrip("."), ""
+    for heading, *items in paragraphs:
+        options = [item.split()[0].rstrip(",") for item in items if item.startswith("--")]
+        if heading.startswith("Missing from"):
+            problem = f"{program} needs {', '.join(options)}"
+        elif heading == "Unrecognized options:":
+            problem += f" and does not know {', '.join(options)}"
+        elif heading.startswith("Perhaps you meant") and options:
+            hint = f"did you mean {options[0]}? "
+    return f"{problem}; {hint}see python {program} --help"
+
+
+class FirstOptions(argparse.ArgumentParser):
+    """Options that have to be known before the others can be parsed."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        # As everywhere else, --world_model is --world-model.
+        named = [re.sub(r"^--[^=]*", lambda name: name[0].replace("_", "-"), a) for a in args or ()]
+        return super().parse_known_args(named, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python {self.prog} --help")

@@ -1,0 +1,240 @@
+"""evaluate and compare: how well a trained agent does, and how its curve lies beside others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from commands.command_line import parse
+from errors import UserError
+
+# Episodes in the evaluation video: enough to see a habit, short enough to watch.
+VIDEO_EPISODES = 3
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained agent, and write what was measured to evaluation.json in its run folder."""
+
+    logdir: str
+    """Run folder of the agent."""
+    task: str | None = None
+    """Tasks to measure an agent of imitate on, separated by commas, or a suite; its own when not
+    given."""
+    episodes: int = 20
+    """Number of episodes, of each task; LIBERO has 50 recorded starts."""
+    seed: int = 0
+    """Seed of the episodes' starts; training and its own evaluations never meet these. Of LIBERO's
+    recorded starts, the one to begin with."""
+    random: bool = False
+    """Measure a uniformly random policy on the same starts, too."""
+    shift: str | None = None
+    """Evaluate under these visual shifts: lighting:0.5, or several, lighting:0.5+noise:0.2
+    (envs/shifts.py lists them)."""
+    shifts: str | None = None
+    """Evaluate without shift and under each of several, and say how much of the score is left: all,
+    all:0.3 (the strength), or some of them, lighting,noise:0.2."""
+    token_pruning: str | None = None
+    """Of an agent of imitate: also with these shares of its video tokens dropped at random, and
+    nPAUC: 0.1,0.4,0.6,0.8,0.9."""
+    swap_instructions: bool = False
+    """Of an agent of imitate: also with every task's instruction replaced by the next task's, to
+    see whether it listens."""
+    execute: int | None = None
+    """Of an agent of imitate: actions of a chunk that are executed before the next one."""
+    video: bool = False
+    """Write the first episodes to videos/evaluation.mp4, predictions laid over them where there
+    are any."""
+    device: str = "auto"
+    """torch device of the agent; auto takes CUDA when there is one."""
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    options = parse(Evaluate, arguments, "run.py evaluate")
+    if options.episodes < 1:
+        raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}; it must be at least 0")
+
+    if options.shift is not None and options.shifts is not None:
+        raise UserError("--shift and --shifts exclude each other; give one of them")
+
+    import numpy as np
+
+    from agents import online
+    from agents.evaluation import retained, summarise
+    from agents.run_folder import RunFolder
+    from envs import shifts as visual
+
+    if options.shift:
+        visual.parse(options.shift)
+    shifts = visual.listed(options.shifts) if options.shifts is not None else []
+
+    folder = RunFolder.open(options.logdir)
+    if folder.of_imitation:
+        evaluate_imitation(options, folder, shifts)
+        return
+    for name in ("task", "token_pruning", "execute", "swap_instructions"):
+        if getattr(options, name) not in (None, False):
+            flag = name.replace("_", "-")
+            raise UserError(
+                f"--{flag} is for agents of imitate; {options.logdir} was trained online"
+            )
+    agent, config, step = online.load_agent(options.logdir, options.device)
+    measured = {
+        "agent": online.evaluate(
+            agent,
+            config,
+            options.episodes,
+            options.seed,
+            options.video,
+            "" if shifts else options.shift,  # of several, what is compared with is none
+        )
+    }
+    if options.random:
+        measured["random"] = online.evaluate(
+            None, config, options.episodes, options.seed, shift=options.shift
+        )
+    for shift in shifts:
+        measured[shift] = online.evaluate(
+            agent, config, options.episodes, options.seed, shift=shift
+        )
+    if options.video:
+        frames = [episode["frames"] for episode in measured["agent"][:VIDEO_EPISODES]]
+        folder.write_video("evaluation", np.concatenate(frames), fps=30)
+    evaluation: dict[str, Any] = {"task": config.task, "step": step, "seed": options.seed}
+    for name, episodes in measured.items():
+        kept = [{k: v for k, v in episode.items() if k != "frames"} for episode in episodes]
+        evaluation[name] = summarise(kept) | {"episodes": kept}
+    if options.shift is not None:
+        evaluation["shift"] = options.shift
+    if shifts:
+        under = {shift: measured[shift] for shift in shifts}
+        evaluation["shifts"] = shifts
+        evaluation["retained"] = retained(measured["agent"], under, options.seed)
+    path = folder.write_evaluation(evaluation)
+
+    under = f" under {options.shift}" if options.shift else ""
+    print(
+        f"{config.task} after {step:,} environment steps{under}: "
+        f"{options.episodes} episodes, seed {options.seed}\n"
+    )
+    width = max(8, *map(len, measured))
+    print(f"{'':{width}}  {'success (95 % interval)':28}  return (mean ± std)")
+    for name, episodes in measured.items():
+        print(
+            f"{name:{width}}  {_success(evaluation[name], len(episodes)):28}  "
+            f"{_return(evaluation[name])}"
+        )
+    if shifts:
+        print(f"\n{_retained(evaluation['retained'], len(shifts))}")
+    print()
+    videos = sorted((folder.path / "videos").glob("*.mp4"))
+    for written in (path, folder.curve_path, *videos, folder.checkpoint_path):
+        if written.exists():
+            print(written)
+
+
+def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
+    """What `evaluate` does for an agent of `imitate`."""
+    import numpy as np
+
+    import envs
+    from agents.imitation_evaluation import Evaluation, Row
+
+    ratios = _ratios(options.token_pruning)
+    names = envs.expand(options.task) if options.task is not None else None
+    evaluation = Evaluation(
+        options.logdir, names, options.episodes, options.seed, options.execute, options.device
+    )
+    plain = "" if shifts else options.shift or ""
+    rows = [Row("agent", plain)]
+    if options.random:
+        rows.append(Row("random", plain, random=True))
+    if options.swap_instructions:
+        rows.append(Row("swapped", plain, told=evaluation.swapped_instructions()))
+    rows += [Row(f"pruned {ratio:g}", plain, ratio) for ratio in ratios]
+    rows += [Row(shift, shift) for shift in shifts]
+
+    agent, tasks = evaluation.agent, evaluation.tasks
+    under = f" under {options.shift}" if options.shift else ""
+    print(
+        f"{options.logdir} after {evaluation.updates:,} updates{under}: {options.episodes} episodes"
+        f" a task, seed {options.seed}, {agent.execute} of {agent.config.policy.chunk} actions"
+        " executed\n"
+    )
+    width = max(8, *(len(row.name) for row in rows), *map(len, tasks))
+
+    def show(name: str, found: dict[str, Any]) -> None:
+        whole = _success(found, options.episodes * len(tasks))
+        if found["success"] is None:
+            whole = f"return {_return(found)}"
+        print(f"{name:{width + 2}}  {whole}", flush=True)
+        if len(tasks) > 1:
+            for task, success in found["tasks"].items():
+                line = _success({"success": success}, options.episodes)
+                print(f"  {task:{width}}  {line}", flush=True)
+
+    with evaluation:
+        found = evaluation.measure(rows, show)
+        frames = evaluation.film(VIDEO_EPISODES, plain) if options.video else []
+    if shifts:
+        print(f"\n{_retained(found['retained'], len(shifts))}")
+    if ratios:
+        pruning = found["pruning"]
+        grid = ", ".join(f"{ratio:g}" for ratio in ratios)
+        relative = pruning["area_over_unpruned"]
+        print(f"\nnPAUC {pruning['area']:.3f} over the grid {grid}", end="")
+        print(f"; {relative:.3f} of the unpruned success" if relative is not None else "")
+    if frames:
+        folder.write_video("evaluation", np.stack(frames), fps=20)
+    print()
+    path = folder.path / "evaluation.json"
+    for written in (path, folder.curve_path, *sorted((folder.path / "videos").glob("*.mp4"))):
+        if written.exists():
+            print(written)
+
+
+def _ratios(text: str | None) -> list[float]:
+    """ "0.1,0.4" → [0.1, 0.4]."""
+    if text is None:
+        return []
+    try:
+        ratios = [float(part) for part in text.split(",")]
+    except ValueError:
+        ratios = []
+    if len(ratios) < 2 or sorted(set(ratios)) != ratios or not 0 <= ratios[0] <= ratios[-1] < 1:
+        raise UserError(
+            f"--token-pruning takes two or more ascending shares below 1, such as"
+            f" 0.1,0.4,0.6,0.8,0.9, not {text!r}"
+        )
+    return ratios
+
+
+def compare(arguments: Sequence[str]) -> None:
+    from results import compare as comparison
+
+    options = parse(comparison.Compare, arguments, "run.py compare", description=comparison.__doc__)
+    comparison.main(options)
+
+
+def _success(summary: dict[str, Any], episodes: int) -> str:
+    success = summary["success"]
+    if success is None:
+        return "not defined"
+    low, high = success["interval"]
+    return f"{success['count']}/{episodes} = {success['mean']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _retained(left: dict[str, Any], shifts: int) -> str:
+    """The sentence under a table of shifts."""
+    text = f"mean {left['score']} {left['id']:.3g} without shift, {left['ood']:.3g} under {shifts} "
+    text += "shifts: "
+    if left["retain"] is None:
+        return text + "nothing to retain"
+    low, high = left["interval"]
+    return text + f"Retain {left['retain']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _return(summary: dict[str, Any]) -> str:
+    mean, std = summary["return"]["mean"], summary["return"]["std"]
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
