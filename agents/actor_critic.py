@@ -212,8 +212,10 @@ class ActorCritic(nn.Module):
         self, actor_loss: Tensor, critic_loss: Tensor, metrics: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """One update of actor, critic and target critic from what `losses` returned."""
-        metrics["actor_gradient"] = self.actor_optimizer.step(actor_loss)
-        metrics["critic_gradient"] = self.critic_optimizer.step(critic_loss)
+        actor, critic = self.actor_optimizer, self.critic_optimizer
+        # Neither loss reaches the other's weights, and a compiled graph goes backward only once.
+        (actor_loss + critic_loss).backward(inputs=[*actor.parameters, *critic.parameters])
+        metrics["actor_gradient"], metrics["critic_gradient"] = actor.apply(), critic.apply()
         if self.critic_optimizer.updates % self.config.target_every == 0:
             with torch.no_grad():
                 torch._foreach_lerp_(

@@ -17,7 +17,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents.diffusion_policy import ActionQueue, DiffusionPolicy, DiffusionPolicyConfig, Normaliser
+from agents.action_chunks import ActionQueue, Normaliser
+from agents.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
 from envs.windows import WindowConfig
 from errors import UserError
 from world_models.image_encoder import ImageEncoder, ImageEncoderConfig

@@ -13,12 +13,9 @@ from agents.imitation_agent import ImitationAgentConfig
 from errors import UserError
 from world_models.image_encoder import ImageEncoderConfig
 from world_models.layers import OptimizerConfig
-from world_models.mask_dynamics import (
-    MaskDynamicsConfig,
-    TransformerConfig,
-    VideoVAEConfig,
-    small,
-)
+from world_models.mask_dynamics import MaskDynamicsConfig, small
+from world_models.video_transformer import TransformerConfig
+from world_models.video_vae import VideoVAEConfig
 
 LTX_VIDEO = "Lightricks/LTX-Video"
 """Hub name of the weights that the paper's size starts from; a folder with them does as well."""

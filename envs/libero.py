@@ -7,15 +7,17 @@ initial states, ten control steps of standing still, then as many steps as the s
 
 import contextlib
 import functools
-import io
-import json
-import os
 import pathlib
-import re
-import runpy
 
 import numpy as np
 
+from envs.libero_package import (
+    REQUIREMENT,
+    import_libero,
+    quiet,
+    task_names,
+    with_local_assets,
+)
 from envs.simulation import EnvironmentConfig, ModelSnapshot, MujocoEnvironment, import_suite
 from errors import UserError
 
@@ -34,8 +36,6 @@ RECORDED_STARTS = 50
 SETTLING_STEPS = 10
 STAND_STILL = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # the gripper open
 CAMERAS = "agentview,robot0_eye_in_hand"
-REQUIREMENT = "hf-libero==0.1.4 robosuite==1.4.0"
-ASSETS = ("scenes", "articulated_objects", "stable_scanned_objects", "stable_hope_objects")
 COLLISION_GROUP = 0  # robosuite draws group 1 only
 JOINT_TAGS = ("joint", "freejoint")
 BURNER_ON = 0.5  # radians of a stove's knob; libero's FlatStove
@@ -68,13 +68,13 @@ class Libero(MujocoEnvironment):
     def __init__(self, name: str, config: EnvironmentConfig, seed: int | None = None):
         self.name = name
         part, _, number = name.partition("/")
-        package = pathlib.Path(_import_libero().__file__).parent
+        package = pathlib.Path(import_libero().__file__).parent
         self._shuffled = part == SHUFFLED
         folder = "libero_object" if self._shuffled else f"libero_{part}"
-        self.task_name = _task_names(package)[folder][int(number)]
+        self.task_name = task_names(package)[folder][int(number)]
         self.bddl_file = package / "bddl_files" / folder / f"{self.task_name}.bddl"
         self._init_states_file = package / "init_files" / folder / f"{self.task_name}.pruned_init"
-        with _quiet(), _global_generator(0):
+        with quiet(), _global_generator(0):
             control = import_suite("libero.libero.envs.env_wrapper", REQUIREMENT).ControlEnv
             make = functools.partial(
                 control,
@@ -126,7 +126,7 @@ class Libero(MujocoEnvironment):
     def _reset_simulation(self, options) -> None:
         seed = int(self.np_random.integers(2**32, dtype=np.uint32))
         self._snapshot.restore()
-        with _global_generator(seed), _quiet():
+        with _global_generator(seed), quiet():
             _until_placed(self._simulation.reset)
         # The gripper integrates its commands, and a soft reset leaves it where the last episode did
         gripper = self._simulation.robots[0].gripper
@@ -250,8 +250,8 @@ class Libero(MujocoEnvironment):
                     f"the recorded model has no joint {min(missing)}, that of libero/{self.name}"
                     " has: it is another task's"
                 )
-            with _quiet():
-                self._simulation.reset_from_xml_string(_with_local_assets(recorded["model_file"]))
+            with quiet():
+                self._simulation.reset_from_xml_string(with_local_assets(recorded["model_file"]))
         except UserError:
             raise
         except Exception as error:
@@ -354,7 +354,7 @@ def task_of_problem(folder: str, name: str) -> str:
     Raises:
         UserError: LIBERO is not installed, or knows no such task.
     """
-    names = _task_names(pathlib.Path(_import_libero().__file__).parent).get(folder, ())
+    names = task_names(pathlib.Path(import_libero().__file__).parent).get(folder, ())
     if name not in names:
         raise UserError(f"LIBERO has no task {folder}/{name}")
     return f"libero/{folder.removeprefix('libero_')}/{list(names).index(name)}"
@@ -362,95 +362,6 @@ def task_of_problem(folder: str, name: str) -> str:
 
 def _numbers(values: np.ndarray) -> str:
     return " ".join(repr(float(value)) for value in values)
-
-
-def _import_libero():
-    """The package ``libero.libero``, without the questions it asks and the downloads it starts.
-
-    Raises:
-        UserError: not installed, or its assets are nowhere.
-    """
-    config_folder = pathlib.Path(
-        os.environ.get("LIBERO_CONFIG_PATH") or pathlib.Path.home() / ".libero"
-    )
-    config_file = config_folder / "config.yaml"
-    if not config_file.exists():
-        # With no such file, importing libero waits for an answer on standard input.
-        spec = _find_libero()
-        package = pathlib.Path(next(iter(spec.submodule_search_locations))) / "libero"
-        paths = {
-            "assets": str(package / "assets"),
-            "bddl_files": str(package / "bddl_files"),
-            "benchmark_root": str(package),
-            "datasets": str(package.parent / "datasets"),
-            "init_states": str(package / "init_files"),
-        }
-        try:
-            config_folder.mkdir(parents=True, exist_ok=True)
-            written = config_file.with_suffix(
-                f".{os.getpid()}"
-            )  # several workers may start at once
-            written.write_text(json.dumps(paths, indent=2))  # JSON is YAML
-            written.replace(config_file)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {config_file} ({error.strerror}); set LIBERO_CONFIG_PATH to a folder"
-                " that can be written"
-            ) from error
-    with _quiet():
-        libero = import_suite("libero.libero", REQUIREMENT)
-    libero._assets_path_cache = str(_find_assets(config_file, pathlib.Path(libero.__file__).parent))
-    return libero
-
-
-def _find_libero():
-    import importlib.util
-
-    try:
-        spec = importlib.util.find_spec("libero")
-    except (ImportError, ValueError):  # made unimportable
-        spec = None
-    if spec is None:
-        raise UserError(
-            f"libero is not installed; install the suite with `pip install {REQUIREMENT}`"
-        )
-    return spec
-
-
-def _find_assets(config_file: pathlib.Path, package: pathlib.Path) -> pathlib.Path:
-    """The folder of LIBERO's meshes and textures.
-
-    Raises:
-        UserError: there is none; says how to get it.
-    """
-    import yaml
-
-    try:
-        configured = yaml.safe_load(config_file.read_text())["assets"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{config_file} does not say where LIBERO's assets are ({error!r}); delete it, and it"
-            " is written anew"
-        ) from error
-    downloaded = pathlib.Path.home() / ".cache" / "libero" / "assets"
-    for folder in (pathlib.Path(configured), package / "assets", downloaded):
-        if all((folder / part).is_dir() for part in ASSETS):
-            return folder
-    raise UserError(
-        "LIBERO's meshes and textures are not here; download them with `python -c 'from"
-        " libero.libero import get_assets_path; get_assets_path()'`, or name the folder that holds"
-        f" them as assets: in {config_file}"
-    )
-
-
-def _task_names(package: pathlib.Path) -> dict[str, list[str]]:
-    """The tasks of each suite in the benchmark's order.
-
-    The file alone: importing the package around it takes PyTorch, seconds in every worker process.
-    """
-    return runpy.run_path(str(package / "benchmark" / "libero_suite_task_map.py"))[
-        "libero_task_map"
-    ]
 
 
 def _until_placed(draw):
@@ -462,28 +373,6 @@ def _until_placed(draw):
             return draw()
 
 
-def _with_local_assets(model_file: str) -> str:
-    """A recorded model whose mesh and texture files are those of this machine."""
-    import libero.libero
-    import robosuite
-
-    roots = {
-        "robosuite": pathlib.Path(robosuite.__file__).parent,
-        "assets": pathlib.Path(libero.libero.get_assets_path()),
-    }
-
-    def local(match: re.Match) -> str:
-        path = match.group(1)
-        for name in ("robosuite", "assets"):
-            # the last folder of that name: robosuite/models/assets is robosuite's
-            head, found, tail = path.rpartition(f"/{name}/")
-            if found and (name == "assets" or (roots[name] / tail).exists()):
-                return f'file="{roots[name] / tail}"'
-        return match.group(0)
-
-    return re.sub(r'file="([^"]*)"', local, model_file)
-
-
 @contextlib.contextmanager
 def _global_generator(seed: int):
     """LIBERO draws from NumPy's global generator: seeded here, as it was afterwards."""
@@ -493,10 +382,3 @@ def _global_generator(seed: int):
         yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
-
-
-@contextlib.contextmanager
-def _quiet():
-    """robosuite and libero print notes to developers."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield

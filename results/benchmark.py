@@ -5,6 +5,7 @@ machine's matrix-product rate is used. What is compared is measured in one run, 
 and reported as medians and ratios; nothing here is a test.
 
     eager      the modules as they are, one operation after the other in float32
+    serial     as the preset trains, but one operation after the other
     preset     as the preset trains: precision, overlap
     compiled   the preset with its losses through torch.compile
 """
@@ -50,7 +51,14 @@ from results.public_code import (
     operations_of,
 )
 
-Mode = Literal["eager", "preset", "compiled"]
+Mode = Literal["eager", "serial", "preset", "compiled"]
+CHANGES: dict[str, dict[str, Any]] = {
+    "eager": {"precision": "float32", "autoencoder_precision": "float32", "overlap": False},
+    "serial": {"overlap": False},
+    "preset": {},
+    "compiled": {"compile": True},
+}
+"""What a mode changes of the agent."""
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("disk", "read ahead", "device's memory")
 """Where an update's frames come from (`OnlineConfig.replay_memory`)."""
@@ -111,29 +119,13 @@ def timed(call: Callable[[], Any], repeats: int, device: torch.device) -> list[f
 
 def in_mode(config: OnlineConfig, mode: Mode) -> OnlineConfig:
     """The configuration of one mode."""
-    if mode != "eager":
-        return config
-    return replace(
-        config,
-        agent=replace(
-            config.agent, precision="float32", autoencoder_precision="float32", overlap=False
-        ),
-    )
+    return replace(config, agent=replace(config.agent, **CHANGES[mode]))
 
 
 def build(config: OnlineConfig, mode: Mode, action: int, device: str) -> MaskedWorldModel:
     """A fresh agent of one mode."""
     torch.manual_seed(0)
-    agent = make_agent(in_mode(config, mode), action, device)
-    if mode == "compiled":
-        for part, name in (
-            (agent.autoencoder, "encode"),
-            (agent.autoencoder, "loss"),
-            (agent.dynamics, "loss"),
-            (agent.behaviour, "losses"),
-        ):
-            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
-    return agent
+    return make_agent(in_mode(config, mode), action, device)
 
 
 def fill(folder: Path, config: OnlineConfig) -> tuple[Replay, int]:
@@ -433,7 +425,7 @@ def measure(options: Benchmark) -> dict[str, Any]:
     """Everything, as plain values."""
     config = preset(options.preset, options.task)
     if not options.compare:
-        raise UserError("--compare needs at least one of eager, preset, compiled")
+        raise UserError("--compare needs at least one of eager, serial, preset, compiled")
     if options.rounds < 1 or options.repeats < 2:
         raise UserError("--rounds must be at least 1 and --repeats at least 2")
     keep_freed_memory()

@@ -30,75 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
-from world_models.imports import hide_broken_torchvision
 from world_models.targets import measure
 from world_models.video_targets import make_video_target, to_unit, weighted_mean
-
-hide_broken_torchvision()
-
-from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel  # noqa: E402
-
-Posterior = tuple[Tensor, Tensor]
-"""Mean and log-variance of a latent, each float32 (n, C, frames, height/f_s, width/f_s)."""
-
-
-@dataclass(frozen=True)
-class VideoVAEConfig:
-    """The VAE between pictures and latents. The defaults are LTX-Video's, as in the paper:
-    f_s = 32, f_t = 8, 419 million parameters."""
-
-    latent_channels: int = 128
-    """Channels C of a latent."""
-    widths: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels of each stage, from the picture's side; encoder and decoder alike."""
-    blocks: tuple[int, ...] = (4, 3, 3, 3, 4)
-    """Residual blocks of each stage, and of the middle; 0 leaves a stage its scaling alone."""
-    scaling: tuple[bool, ...] = (True, True, True, False)
-    """Stages that halve height, width and time."""
-    patch: int = 4
-    """Pixels a side that are folded into channels before the first stage."""
-    kl_weight: float = 1e-6
-    """Weight of the posterior's divergence from N(0, I), in nats a clip (spec)."""
-    windows: int = 0
-    """Windows of a batch that the VAE learns from, the first ones; 0: all. It takes half of an
-    update's time at small sizes and needs the fewest of its examples."""
-    pretrained: str = ""
-    """Folder or hub name of a diffusers model whose `vae` to start from; the sizes above are then
-    its own. Empty: from scratch."""
-
-    def __post_init__(self) -> None:
-        if not len(self.widths) == len(self.scaling) == len(self.blocks) - 1 > 0:
-            raise UserError(
-                "the VAE needs one width and one scaling a stage, and one number of blocks more; "
-                f"it got {len(self.widths)}, {len(self.scaling)} and {len(self.blocks)}"
-            )
-        if min(self.latent_channels, self.patch, *self.widths) < 1 or min(self.blocks) < 0:
-            raise UserError("latent_channels, patch and widths must be above 0, blocks at least 0")
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The video transformer. The defaults are the paper's: 1.92 billion parameters."""
-
-    layers: int = 28
-    """Transformer blocks (paper, table of hyperparameters)."""
-    heads: int = 32
-    """Attention heads of every block (paper)."""
-    head_width: int = 64
-    """Width of a head; the tokens' width D is heads · head_width (paper: 2048)."""
-    cross_view_every: int = 3
-    """Every so many blocks, the tokens of all cameras attend to each other; 0: never."""
-    pretrained: str = ""
-    """Folder or hub name of a diffusers model whose `transformer` to start from; the sizes above
-    are then its own. Empty: from scratch."""
-
-    def __post_init__(self) -> None:
-        if min(self.layers, self.heads, self.head_width) < 1 or self.cross_view_every < 0:
-            raise UserError(
-                "layers, heads and head_width must be above 0, cross_view_every not < 0"
-            )
-        if self.heads * self.head_width % 2:
-            raise UserError("heads · head_width must be even: rotary positions turn pairs")
+from world_models.video_transformer import TransformerConfig, make_transformer
+from world_models.video_vae import LatentStatistics, Posterior, VideoVAEConfig, kl, make_vae
 
 
 @dataclass(frozen=True)
@@ -139,129 +74,6 @@ def small(target: str = "masks") -> MaskDynamicsConfig:
         vae=VideoVAEConfig(32, widths=(16, 32), blocks=(0, 0, 1), scaling=(True, True)),
         transformer=TransformerConfig(layers=4, heads=4, head_width=32),
     )
-
-
-class LatentStatistics(nn.Module):
-    """Mean and deviation of every latent channel: those of all latents seen so far.
-
-    Past 1,000 batches each new one counts as a thousandth: a VAE that learns leaves its early
-    latents behind. Frozen, they stay as they are.
-    """
-
-    slowest = 1e-3
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("variance", torch.ones(channels))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
-
-    @torch.no_grad()
-    def see(self, latents: Tensor) -> None:
-        """Take in latents (..., C): Chan's merging of two means and variances."""
-        rows = latents.flatten(0, -2).to(self.mean.dtype)
-        share = len(rows) / (self.count + len(rows)).to(self.mean.dtype)
-        share = torch.where(self.frozen, 0.0, share.clamp(min=self.slowest))
-        moved = rows.mean(0) - self.mean
-        self.variance.lerp_(rows.var(0, correction=0), share)
-        self.variance.add_(share * (1.0 - share) * moved.square())
-        self.mean.add_(share * moved)
-        self.count += torch.where(self.frozen, 0, len(rows))
-
-    def normalise(self, latents: Tensor) -> Tensor:
-        """(z − μ)/σ of latents (..., C)."""
-        return (latents - self.mean) * self.variance.clamp(min=1e-6).rsqrt()
-
-    def undo(self, normalised: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
-        return self.mean + normalised * self.variance.clamp(min=1e-6).sqrt()
-
-
-class MultiViewTransformer(LTXVideoTransformer3DModel):
-    """LTX-Video's transformer for several cameras, and for those who want to see inside.
-
-    Every camera's tokens attend among themselves; in every `cross_view_every`-th block those of
-    all cameras attend to each other. Which camera a token is from, it knows from a vector added to
-    its time embedding.
-    """
-
-    def forward(
-        self,
-        latents: Tensor,
-        positions: Tensor,
-        timestep: Tensor,
-        view: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
-        cross_view_every: int,
-        keep: Tensor | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """
-        Args:
-            latents: (B, V, N, C).
-            positions: (3, N) seconds, pixel row and pixel column of each token.
-            timestep: (B, T) of every latent frame, LTX's: 1000 is noise.
-            view: (V, D) what is added to the time embedding of a camera's tokens.
-            text: (B, L, caption width); text_mask: (B, L) bool, the tokens that are there.
-            cross_view_every: see `TransformerConfig`.
-            keep: (B, V, M) indices of the tokens that stay, after the input projection; None: all.
-
-        Returns:
-            LTX's output (B, V, M, C), and what each block put out, (B, V·M, D).
-        """
-        batch, views, tokens, _ = latents.shape
-        frames = timestep.shape[1]
-
-        hidden = self.proj_in(latents).flatten(0, 1)  # (B·V, N, D)
-        rotary = self.rope(latents, video_coords=positions[None])  # cosines, sines (1, N, D)
-        time = self.time_embed.emb(
-            timestep.flatten(), None, None, batch, hidden_dtype=self.proj_in.weight.dtype
-        )
-        time = time.view(batch, 1, frames, -1) + view[:, None]  # (B, V, T, D)
-        time = time.flatten(0, 1)
-        modulation = self.time_embed.linear(self.time_embed.silu(time))  # (B·V, T, 6·D)
-        time = time.repeat_interleave(tokens // frames, dim=1)  # (B·V, N, D)
-        modulation = modulation.repeat_interleave(tokens // frames, dim=1)
-        if keep is not None:
-            keep = keep.flatten(0, 1)[:, :, None]  # (B·V, M, 1)
-            rotary = tuple(_take(part.expand(len(keep), -1, -1), keep) for part in rotary)
-            hidden, time, modulation = (_take(part, keep) for part in (hidden, time, modulation))
-
-        caption = self.caption_projection(text)
-        absent = (~text_mask[:, None]).to(caption.dtype) * -10_000.0  # (B, 1, L), as LTX does
-
-        def of_all(sequences: Tensor) -> Tensor:
-            """(B·V, M, ·) → (B, V·M, ·): all cameras of a window in one sequence."""
-            return sequences.reshape(batch, -1, sequences.shape[-1])
-
-        def of_each(rows: Tensor) -> Tensor:
-            """(B, ...) → (B·V, ...)."""
-            return rows.repeat_interleave(views, dim=0)
-
-        alone = (of_each(caption), modulation, rotary, of_each(absent))
-        if keep is None:
-            rotary = tuple(part.repeat(1, views, 1) for part in rotary)
-        else:
-            rotary = tuple(of_all(part) for part in rotary)
-        together = (caption, of_all(modulation), rotary, absent)
-
-        features = []
-        for index, block in enumerate(self.transformer_blocks, start=1):
-            if views > 1 and cross_view_every and index % cross_view_every == 0:
-                hidden = block(of_all(hidden), *together).view(hidden.shape)
-            else:
-                hidden = block(hidden, *alone)
-            features.append(of_all(hidden))
-
-        shift, scale = (self.scale_shift_table + time[:, :, None]).unbind(dim=2)
-        output = self.proj_out(self.norm_out(hidden) * (1.0 + scale) + shift)
-        return output.unflatten(0, (batch, views)), features
-
-
-def _take(sequences: Tensor, keep: Tensor) -> Tensor:
-    """Rows `keep` (n, M, 1) of (n, N, ·)."""
-    return sequences.gather(1, keep.expand(-1, -1, sequences.shape[-1]))
 
 
 def photometric_jitter(
@@ -310,9 +122,9 @@ class MaskDynamics(nn.Module):
         super().__init__()
         self.config, self.cameras = config, cameras
         self.target = make_video_target(config.target)
-        self.vae = _make_vae(config.vae)
+        self.vae = make_vae(config.vae)
         channels = self.vae.config.latent_channels
-        self.transformer = _make_transformer(config.transformer, channels, caption_width)
+        self.transformer = make_transformer(config.transformer, channels, caption_width)
         self.layers = len(self.transformer.transformer_blocks)
         self.width = self.transformer.proj_in.out_features
         self.view_token = nn.Parameter(0.02 * torch.randn(cameras, self.width))
@@ -623,72 +435,3 @@ def interpolate(noise: Tensor, data: Tensor, time: Tensor) -> Tensor:
     """z_s = (1 − s)·z_0 + s·z_1 of tensors (B, ...) at `time` s (B,)."""
     time = time.view(-1, *[1] * (data.ndim - 1))
     return (1.0 - time) * noise + time * data
-
-
-def kl(posterior: Posterior) -> Tensor:
-    """Divergence from N(0, I) in nats: the sum over a clip's latent, the mean over clips.
-
-    The library's own sums over four axes of five.
-    """
-    mean, logvar = posterior
-    nats = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)
-    return nats.flatten(1).sum(1).mean()
-
-
-def _make_vae(config: VideoVAEConfig) -> AutoencoderKLLTXVideo:
-    if config.pretrained:
-        vae = _pretrained(AutoencoderKLLTXVideo, config.pretrained, "vae")
-        if vae.config.timestep_conditioning:
-            raise UserError(
-                f"the VAE of {config.pretrained!r} denoises while it decodes, which is not "
-                "supported; use one without, such as Lightricks/LTX-Video"
-            )
-        return vae
-    stages = len(config.widths)
-    return AutoencoderKLLTXVideo(
-        latent_channels=config.latent_channels,
-        block_out_channels=config.widths,
-        decoder_block_out_channels=config.widths,
-        layers_per_block=config.blocks,
-        decoder_layers_per_block=config.blocks,
-        spatio_temporal_scaling=config.scaling,
-        decoder_spatio_temporal_scaling=config.scaling,
-        patch_size=config.patch,
-        # Defaults of the library, but one for each stage.
-        down_block_types=("LTXVideoDownBlock3D",) * stages,
-        downsample_type=("conv",) * stages,
-        decoder_inject_noise=(False,) * (stages + 1),
-        upsample_residual=(False,) * stages,
-        upsample_factor=(1,) * stages,
-    )
-
-
-def _make_transformer(
-    config: TransformerConfig, channels: int, caption_width: int
-) -> MultiViewTransformer:
-    if config.pretrained:
-        transformer = _pretrained(MultiViewTransformer, config.pretrained, "transformer")
-        wanted = {"in_channels": channels, "caption_channels": caption_width}
-        for name, value in wanted.items():
-            if (given := transformer.config[name]) != value:
-                raise UserError(
-                    f"the transformer of {config.pretrained!r} has {name} = {given}, not {value}"
-                )
-        return transformer
-    return MultiViewTransformer(
-        in_channels=channels,
-        out_channels=channels,
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_width,
-        cross_attention_dim=config.heads * config.head_width,  # of projected captions: the width
-        num_layers=config.layers,
-        caption_channels=caption_width,
-    )
-
-
-def _pretrained(model: type[nn.Module], name: str, part: str) -> nn.Module:
-    try:
-        return model.from_pretrained(name, subfolder=part)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"no {part} can be loaded from {name!r}: {reason}") from error

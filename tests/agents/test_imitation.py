@@ -31,7 +31,9 @@ from errors import UserError
 from world_models.image_encoder import ImageEncoderConfig
 from world_models.language import make_language
 from world_models.layers import OptimizerConfig
-from world_models.mask_dynamics import MaskDynamicsConfig, TransformerConfig, VideoVAEConfig
+from world_models.mask_dynamics import MaskDynamicsConfig
+from world_models.video_transformer import TransformerConfig
+from world_models.video_vae import VideoVAEConfig
 
 TASK = "metaworld/drawer-close"
 ROOT = Path(__file__).parents[2]

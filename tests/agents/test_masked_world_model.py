@@ -1,5 +1,6 @@
 """The agent: who learns from what, what a checkpoint holds, and what may not touch chance."""
 
+import functools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -564,3 +565,22 @@ def test_parameter_counts_of_the_paper_agent():
     target = sum(p.numel() for p in agent.behaviour.target_critic.parameters())
     everything = sum(p.numel() for p in agent.parameters())
     assert everything == sum(counts.values()) + target == 26_000_428
+
+
+def test_compiled_updates_compute_the_same(tmp_path, monkeypatch):
+    # Captured as graphs with their gradients, but run by PyTorch: code generation takes minutes.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    metrics, weights = [], []
+    for compiled in (False, True):
+        agent = make(replace(TINY, autoencoder_pretraining=1, compile=compiled))
+        replay = make_replay(tmp_path / str(compiled))
+        metrics.append([*agent.pretrain(replay), agent.update(replay), agent.update(replay)])
+        weights.append(agent.state_dict())
+    torch.testing.assert_close(*metrics)
+    torch.testing.assert_close(*weights)
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    with pytest.raises(UserError, match="needs a C.. compiler"):
+        make(replace(TINY, compile=True))

@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from envs import libero
+from envs import libero, libero_package
 from envs.rendering import Renderer
 from errors import UserError
 from mask_classes import HAND, OBJECT, OTHER, ROBOT
@@ -91,7 +91,7 @@ def test_every_task_shows_the_robot_and_what_the_instruction_speaks_of(task, lib
 
 
 def test_the_tasks_are_those_of_the_installed_benchmark(libero_assets):
-    names = libero._task_names(pathlib.Path(libero._import_libero().__file__).parent)
+    names = libero_package.task_names(pathlib.Path(libero_package.import_libero().__file__).parent)
     assert {f"libero_{part}": count for part, count in libero.PARTS.items()} == {
         folder: len(tasks) for folder, tasks in names.items() if folder != "libero_100"
     }
@@ -474,6 +474,6 @@ def test_missing_assets_are_a_sentence_and_no_question(config, sentence, tmp_pat
         (tmp_path / "config").mkdir()
         (tmp_path / "config" / "config.yaml").write_text(config)
     # An installation of the assets into the package itself must not count here.
-    before = "import envs.libero as suite; suite.ASSETS = ('nothing of that name',)"
+    before = "import envs.libero_package as suite; suite.ASSETS = ('nothing of that name',)"
     assert sentence in mistake(tmp_path, before)
     assert not (tmp_path / "home").exists()

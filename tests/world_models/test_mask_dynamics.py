@@ -12,18 +12,15 @@ from torch import nn
 from errors import UserError
 from mask_classes import NAMES, UNLABELLED
 from world_models.mask_dynamics import (
-    LatentStatistics,
-    LTXVideoTransformer3DModel,
     MaskDynamics,
     MaskDynamicsConfig,
-    TransformerConfig,
-    VideoVAEConfig,
     interpolate,
-    kl,
     photometric_jitter,
     small,
 )
 from world_models.video_targets import MaskVideoTarget, PixelVideoTarget, make_video_target
+from world_models.video_transformer import LTXVideoTransformer3DModel, TransformerConfig
+from world_models.video_vae import LatentStatistics, VideoVAEConfig, kl
 
 B, V, H, FUTURE, SIZE, L, CAPTION = 2, 2, 3, 5, 16, 4, 6
 G, K, C, D = 4, 3, 5, 24  # f_s = 8 and f_t = 2: a 2×2 grid, 3 latent frames of the future
