@@ -49,10 +49,10 @@ class MaskedWorldModelConfig:
     overlap: bool = False
     """On a CPU with two threads or more, learn to see and encode the next batch in a thread of its
     own while learning to act on this one: the same computation, in nine tenths of the time on two
-    cores. With one thread and on a GPU it changes nothing."""
+    cores. With one thread, compiled and on a GPU it changes nothing."""
     compile: bool = False
     """Compile the losses with torch.compile, on a GPU into CUDA graphs; needs a C++ compiler. A
-    minute at the start for an eighth less of every update on one core (`results/benchmark.py
+    minute at the start for a seventh of every update on two cores (`results/benchmark.py
     --compare preset compiled`). It draws other random numbers."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
@@ -147,13 +147,14 @@ class MaskedWorldModel(nn.Module):
                 "--agent.compile needs a C++ compiler and none was found; install g++,"
                 " set CXX, or leave it out"
             )
-        mode = "reduce-overhead" if self.device.type == "cuda" else None
-        for part, name in (
-            (self, "_features"),
-            (self.autoencoder, "loss"),
-            (self.dynamics, "loss"),
-            (self.behaviour, "losses"),
-        ):
+        mode, parts = (
+            None,
+            [(self, "_features"), (self.dynamics, "loss"), (self.behaviour, "losses")],
+        )
+        if self.device.type == "cuda":
+            mode = "reduce-overhead"
+            parts.append((self.autoencoder, "loss"))  # its convolutions are slower so on a CPU
+        for part, name in parts:
             setattr(part, name, torch.compile(getattr(part, name), dynamic=False, mode=mode))
 
     # Acting
@@ -234,7 +235,8 @@ class MaskedWorldModel(nn.Module):
         # Drawn here, so that the order of random draws is always the same.
         keep = self._draw_keep(due)
         threads = torch.get_num_threads()
-        self._overlapping = self.config.overlap and self.device.type == "cpu" and threads > 1
+        overlap = self.config.overlap and not self.config.compile  # compiled, it takes longer
+        self._overlapping = overlap and self.device.type == "cpu" and threads > 1
         if not self._overlapping:
             acted = self.update_behaviour(posterior)
             self._seen = self._see(reading, keep)
