@@ -5,6 +5,7 @@ Shape legend: n environments, B batch, T time, H = W image size, A action.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -362,7 +363,7 @@ class MaskedWorldModel(nn.Module):
     def update_behaviour(self, posterior: State) -> dict[str, Tensor]:
         """One update in imagination from posterior states (T, B, ...) (eqs. 10 and 12)."""
         start = self._start_states(posterior)
-        with self._autocast(self.config.precision):
+        with _frozen(self.dynamics), self._autocast(self.config.precision):
             losses = self.behaviour.losses(self.dynamics, start)
         metrics = self.behaviour.step(*losses)
         return {f"behaviour/{name}": value for name, value in metrics.items()}
@@ -520,3 +521,17 @@ class MaskedWorldModel(nn.Module):
         if seen is not None:
             metrics = {name: value.to(self.device) for name, value in seen["metrics"].items()}
             self._seen = Seen(seen["index"].cpu().numpy(), None, metrics)
+
+
+@contextlib.contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Gradients pass through `module` but are not computed for its weights. Eagerly they would not
+    be in any case; a compiled graph computes all that could be asked for."""
+    learned = [p for p in module.parameters() if p.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
