@@ -117,7 +117,7 @@ $(VENV)/.renders: $(VENV)/.installed
 
 # What needs no simulator.
 UNIT_TESTS = tests/world_models tests/results/test_aggregates.py tests/results/test_curves.py \
-	tests/results/test_record.py $(patsubst %,tests/agents/test_%.py,actor_critic checkpoint \
+	tests/results/test_record.py $(patsubst %,tests/agents/test_%.py,action_chunks actor_critic checkpoint \
 	diffusion_policy evaluation masked_world_model presets replay rollout run_folder video)
 
 unit: $(VENV)/.installed

@@ -4,6 +4,7 @@
 class UserError(Exception):
     """A mistake the user can mend.
 
-    Its text is one clear sentence that says what is wrong and what to do about it; ``run.py``
-    prints it on standard error as a single line and exits with status 2.
+    Its text is one clear sentence that says what is wrong and what to do about it; every command
+    prints it on standard error as a single line and exits with status 2
+    (``commands.command_line.guarded``).
     """

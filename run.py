@@ -24,7 +24,8 @@ from commands.command_line import guarded
 from errors import UserError
 
 # Environment workers import this module again, and --help should not take as long as PyTorch
-# does: a command's module is imported when it is called, and what learns or simulates inside it.
+# does: a command's module is imported when the command is called, and imports what learns or
+# simulates inside its functions.
 COMMANDS = {
     "train": "commands.learn",
     "imitate": "commands.learn",

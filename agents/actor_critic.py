@@ -213,8 +213,11 @@ class ActorCritic(nn.Module):
     ) -> dict[str, Tensor]:
         """One update of actor, critic and target critic from what `losses` returned."""
         actor, critic = self.actor_optimizer, self.critic_optimizer
+        weights = [*actor.parameters, *critic.parameters]
         # Neither loss reaches the other's weights, and a compiled graph goes backward only once.
-        (actor_loss + critic_loss).backward(inputs=[*actor.parameters, *critic.parameters])
+        gradients = torch.autograd.grad(actor_loss + critic_loss, weights)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
         metrics["actor_gradient"], metrics["critic_gradient"] = actor.apply(), critic.apply()
         if self.critic_optimizer.updates % self.config.target_every == 0:
             with torch.no_grad():

@@ -5,7 +5,7 @@ proprioception, always clean, and one for each action of the chunk; block i atte
 of the backbone made of the pictures and the instruction. The blocks are LTX-Video's.
 
 Shape legend: B samples, H actions of a chunk, A size of an action, P of proprioception, N context
-tokens of all views, C their width, D width of the head's own tokens, M heads, E environments.
+tokens of all views, C their width, D width of the head's own tokens, M heads.
 """
 
 from __future__ import annotations

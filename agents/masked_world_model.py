@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.compilation import frozen, require_compiler
 from agents.replay import Replay
-from agents.training import compiler
 from errors import UserError
 from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
@@ -50,11 +50,11 @@ class MaskedWorldModelConfig:
     overlap: bool = False
     """On a CPU with two threads or more, learn to see and encode the next batch in a thread of its
     own while learning to act on this one: the same computation, in nine tenths of the time on two
-    cores. With one thread, compiled and on a GPU it changes nothing."""
+    cores. With one thread, compiled or on a GPU it changes nothing."""
     compile: bool = False
-    """Compile the losses with torch.compile, on a GPU into CUDA graphs; needs a C++ compiler. A
-    minute at the start for a seventh of every update on two cores (`results/benchmark.py
-    --compare preset compiled`). It draws other random numbers."""
+    """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. A minute at
+    the start, then three quarters of the time on two cores (`results/benchmark.py --compare preset
+    compiled`). It draws other random numbers."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024
@@ -129,34 +129,15 @@ class MaskedWorldModel(nn.Module):
         self.behaviour.to(self.device)
         self.autoencoder_optimizer = Optimizer([self.autoencoder], config.autoencoder_optimizer)
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
-        self._features = self.features  # of a batch to learn from
-        if config.compile:
-            self._compile()
         self.updates = 0  # joint updates in the loop
         self.pretrained = 0  # updates done by `pretrain`
+        self.compiled = False  # by `compile_updates`
         # Read the replay while the device computes; in joint updates, of which there are most.
         self.prefetch = self.device.type == "cuda"
         self._overlapping = False  # in an update now, with a second thread beside this one
         self._seen: Seen | None = None  # what the next joint update learns from
         self._beside: ThreadPoolExecutor | None = None
         self._reader: ThreadPoolExecutor | None = None
-
-    def _compile(self) -> None:
-        """What an update computes, apart from gradients and optimisers, through torch.compile."""
-        if self.device.type == "cpu" and not compiler():
-            raise UserError(
-                "--agent.compile needs a C++ compiler and none was found; install g++,"
-                " set CXX, or leave it out"
-            )
-        mode, parts = (
-            None,
-            [(self, "_features"), (self.dynamics, "loss"), (self.behaviour, "losses")],
-        )
-        if self.device.type == "cuda":
-            mode = "reduce-overhead"
-            parts.append((self.autoencoder, "loss"))  # its convolutions are slower so on a CPU
-        for part, name in parts:
-            setattr(part, name, torch.compile(getattr(part, name), dynamic=False, mode=mode))
 
     # Acting
 
@@ -195,6 +176,30 @@ class MaskedWorldModel(nn.Module):
 
     # Learning
 
+    def compile_updates(self) -> None:
+        """Put what an update computes, gradients included, through torch.compile; on a GPU into
+        CUDA graphs: then what an update returns is overwritten by the next.
+
+        Raises:
+            UserError: there is no compiler.
+        """
+        require_compiler(self.device)
+        parts = [(self, "_encode"), (self.dynamics, "loss"), (self.behaviour, "losses")]
+        mode = None
+        if self.device.type == "cuda":
+            mode = "reduce-overhead"
+            # Not on a CPU, where its convolutions are slower compiled than eagerly.
+            parts.append((self.autoencoder, "loss"))
+        for part, name in parts:
+            setattr(part, name, torch.compile(getattr(part, name), dynamic=False, mode=mode))
+        self.compiled = True
+
+    def begin(self) -> None:
+        """What CUDA graphs returned so far is overwritten from here on: to be called before an
+        update, where its parts are called one by one."""
+        if self.compiled:
+            torch.compiler.cudagraph_mark_step_begin()
+
     def pretrain(self, replay: Replay) -> Iterator[dict[str, Tensor]]:
         """Updates on the prefill; yields the metrics of each, and goes on where it stopped."""
         while self.pretrained < self.pretraining_updates:
@@ -219,7 +224,7 @@ class MaskedWorldModel(nn.Module):
 
         The last two share nothing, so that they can run beside each other.
         """
-        self._begin()
+        self.begin()
         seen = self._recall(replay)
         if seen is None:
             due = self._autoencoder_due(pretraining)
@@ -236,7 +241,8 @@ class MaskedWorldModel(nn.Module):
         # Drawn here, so that the order of random draws is always the same.
         keep = self._draw_keep(due)
         threads = torch.get_num_threads()
-        overlap = self.config.overlap and not self.config.compile  # compiled, it takes longer
+        # Compiled, an update takes longer with a second thread than without.
+        overlap = self.config.overlap and not self.compiled
         self._overlapping = overlap and self.device.type == "cpu" and threads > 1
         if not self._overlapping:
             acted = self.update_behaviour(posterior)
@@ -296,9 +302,12 @@ class MaskedWorldModel(nn.Module):
             torch.set_num_threads(threads)
         frames = reading()
         metrics = {} if frames.single is None else self._learn_to_see(frames.single, keep)
-        if self.config.compile:  # the next update overwrites what its graphs returned
-            metrics = {name: value.clone() for name, value in metrics.items()}
+        metrics = {name: self._kept(value) for name, value in metrics.items()}
         return Seen(frames.index, self._encode_windows(frames.windows), metrics)
+
+    def _kept(self, value: Tensor) -> Tensor:
+        """`value` for the next update, which overwrites what CUDA graphs returned in this one."""
+        return value.clone() if self.compiled and value.is_cuda else value
 
     def _recall(self, replay: Replay) -> Seen | None:
         """What the last update has seen for this one; after a restart, seen again. Frames that the
@@ -320,13 +329,16 @@ class MaskedWorldModel(nn.Module):
     def _encode_windows(self, windows: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = self._to_device(windows)
         with self._autocast(self.config.precision):
-            feature = self._features(batch.pop("image"))
-        batch["feature"] = feature.clone() if self.config.compile else feature
+            batch["feature"] = self._kept(self._encode(batch.pop("image")))
         return batch
+
+    def _encode(self, image: Tensor) -> Tensor:
+        """`features` of what is learned from."""
+        return self.features(image)
 
     def update_autoencoder(self, replay: Replay, keep: Tensor | None = None) -> dict[str, Tensor]:
         """One update on frames (eq. 13), independent ones unless `autoencoder_window` says so."""
-        self._begin()
+        self.begin()
         return self._learn_to_see(self._read_frames(replay, self._draw_frames(replay)), keep)
 
     def _draw_frames(self, replay: Replay) -> np.ndarray:
@@ -363,7 +375,8 @@ class MaskedWorldModel(nn.Module):
     def update_behaviour(self, posterior: State) -> dict[str, Tensor]:
         """One update in imagination from posterior states (T, B, ...) (eqs. 10 and 12)."""
         start = self._start_states(posterior)
-        with _frozen(self.dynamics), self._autocast(self.config.precision):
+        unasked = frozen(self.dynamics) if self.compiled else contextlib.nullcontext()
+        with unasked, self._autocast(self.config.precision):
             losses = self.behaviour.losses(self.dynamics, start)
         metrics = self.behaviour.step(*losses)
         return {f"behaviour/{name}": value for name, value in metrics.items()}
@@ -392,11 +405,6 @@ class MaskedWorldModel(nn.Module):
             enabled=precision == "bfloat16",
             cache_enabled=not self._overlapping,
         )
-
-    def _begin(self) -> None:
-        """What graphs returned so far may be overwritten from here on."""
-        if self.config.compile:
-            torch.compiler.cudagraph_mark_step_begin()
 
     def _pinned(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """In memory that a GPU copies from while it computes."""
@@ -521,17 +529,3 @@ class MaskedWorldModel(nn.Module):
         if seen is not None:
             metrics = {name: value.to(self.device) for name, value in seen["metrics"].items()}
             self._seen = Seen(seen["index"].cpu().numpy(), None, metrics)
-
-
-@contextlib.contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Gradients pass through `module` but are not computed for its weights. Eagerly they would not
-    be in any case; a compiled graph computes all that could be asked for."""
-    learned = [p for p in module.parameters() if p.requires_grad]
-    for parameter in learned:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)

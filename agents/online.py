@@ -30,7 +30,7 @@ class OnlineConfig:
     (environment steps = agent steps × action repeat)."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(
-        {"agent.overlap", "replay_memory", "checkpoint_seconds"}
+        {"agent.compile", "agent.overlap", "replay_memory", "checkpoint_seconds"}
     )
 
     task: str

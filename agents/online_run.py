@@ -113,6 +113,8 @@ class OnlineRun:
         self.bar: tqdm | None = None
         space = self.envs.single_action_space
         self.agent = make_agent(config, space.shape[0], config.device)
+        if config.agent.compile:
+            self.agent.compile_updates()
         self.random_agent = RandomAgent(space, extreme=config.random_actions == "extreme")
         self.replay = Replay(
             folder.path / "replay",

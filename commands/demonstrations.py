@@ -69,6 +69,7 @@ class Inspect:
 
 
 def collect(arguments: Sequence[str]) -> None:
+    """`run.py collect`: record demonstrations. Raises UserError."""
     options = parse(Collect, arguments, "run.py collect")
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
@@ -124,6 +125,7 @@ def _actor_maker(options: Collect) -> Callable:
 
 
 def annotate(arguments: Sequence[str]) -> None:
+    """`run.py annotate`: add masks to demonstrations. Raises UserError."""
     options = parse(Annotate, arguments, "run.py annotate")
     if options.in_place and options.out is not None:
         raise UserError("--in-place and --out exclude each other; give one of them")
@@ -166,6 +168,7 @@ def annotate(arguments: Sequence[str]) -> None:
 
 
 def inspect(arguments: Sequence[str]) -> None:
+    """`run.py inspect`: say and draw what is in a demonstration file. Raises UserError."""
     options = parse(Inspect, arguments, "run.py inspect")
 
     from results import inspection
@@ -195,6 +198,7 @@ class Tasks:
 
 
 def tasks(arguments: Sequence[str]) -> None:
+    """`run.py tasks`: the ids that --task takes. Raises UserError."""
     options = parse(Tasks, arguments, "run.py tasks")
 
     import envs

@@ -49,6 +49,7 @@ class Evaluate:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
+    """`run.py evaluate`: episodes of a trained agent, and what came out. Raises UserError."""
     options = parse(Evaluate, arguments, "run.py evaluate")
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
@@ -211,6 +212,7 @@ def _ratios(text: str | None) -> list[float]:
 
 
 def compare(arguments: Sequence[str]) -> None:
+    """`run.py compare`: learning curves beside each other. Raises UserError."""
     from results import compare as comparison
 
     options = parse(comparison.Compare, arguments, "run.py compare", description=comparison.__doc__)

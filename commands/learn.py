@@ -12,6 +12,7 @@ from errors import UserError
 
 
 def train(arguments: Sequence[str]) -> None:
+    """`run.py train`: the whole of online learning. Raises UserError."""
     from agents import online, presets
     from agents.run_folder import RunFolder
 
@@ -59,6 +60,7 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def imitate(arguments: Sequence[str]) -> None:
+    """`run.py imitate`: both stages of imitation. Raises UserError."""
     from agents import imitation, imitation_presets
     from agents.run_folder import RunFolder
 

@@ -22,6 +22,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.command_line import script
 from errors import UserError
 from results import compare, record
 
@@ -152,6 +153,4 @@ def main(options: Ablation) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, Ablation, "results/ablation.py"))

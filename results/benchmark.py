@@ -7,7 +7,7 @@ and reported as medians and ratios; nothing here is a test.
     eager      the modules as they are, one operation after the other in float32
     serial     as the preset trains, but one operation after the other
     preset     as the preset trains: precision, overlap
-    compiled   the preset with its losses through torch.compile
+    compiled   the preset with its updates through torch.compile (--agent.compile)
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from agents.replay import Replay, entries_for
 from agents.rollout import RandomAgent
 from agents.run_folder import RunFolder
 from agents.training import choose_device
+from commands.command_line import script
 from errors import UserError
 from results.benchmark_tables import markdown
 from results.loading import measure_loading
@@ -125,7 +126,10 @@ def in_mode(config: OnlineConfig, mode: Mode) -> OnlineConfig:
 def build(config: OnlineConfig, mode: Mode, action: int, device: str) -> MaskedWorldModel:
     """A fresh agent of one mode."""
     torch.manual_seed(0)
-    return make_agent(in_mode(config, mode), action, device)
+    agent = make_agent(in_mode(config, mode), action, device)
+    if mode == "compiled":
+        agent.compile_updates()
+    return agent
 
 
 def fill(folder: Path, config: OnlineConfig) -> tuple[Replay, int]:
@@ -162,12 +166,12 @@ def fill(folder: Path, config: OnlineConfig) -> tuple[Replay, int]:
 def parts_of(agent: MaskedWorldModel, replay: Replay) -> dict[str, Callable[[], Any]]:
     """What is timed of one agent, by name."""
     batch = agent.sample(replay)
-    _, posterior = agent.update_dynamics(batch)
+    posterior = agent.update_dynamics(batch)[1].map(torch.clone)
     observation = {
         "image": replay.sample_frames(1)["image"].numpy(), "is_first": np.zeros(1, bool),
     }  # fmt: skip
     _, state = agent.policy(observation | {"is_first": np.ones(1, bool)}, None, explore=True)
-    return {
+    parts = {
         "autoencoder update": lambda: agent.update_autoencoder(replay),
         "encode a batch of windows": lambda: agent.sample(replay),
         "dynamics update": lambda: agent.update_dynamics(batch),
@@ -175,6 +179,11 @@ def parts_of(agent: MaskedWorldModel, replay: Replay) -> dict[str, Callable[[], 
         "whole update": lambda: agent.update(replay),
         "policy step": lambda: agent.policy(observation, state, explore=True),
     }
+
+    def begun(call: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: (agent.begin(), call())
+
+    return {name: begun(call) for name, call in parts.items()}
 
 
 def measure_parts(options: Benchmark, config: OnlineConfig, replay: Replay, action: int) -> dict:
@@ -425,7 +434,7 @@ def measure(options: Benchmark) -> dict[str, Any]:
     """Everything, as plain values."""
     config = preset(options.preset, options.task)
     if not options.compare:
-        raise UserError("--compare needs at least one of eager, serial, preset, compiled")
+        raise UserError(f"--compare needs at least one of {', '.join(CHANGES)}")
     if options.rounds < 1 or options.repeats < 2:
         raise UserError("--rounds must be at least 1 and --repeats at least 2")
     keep_freed_memory()
@@ -489,6 +498,4 @@ def main(options: Benchmark) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, Benchmark, "results/benchmark.py"))

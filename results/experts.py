@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import envs
 from agents.evaluation import summarise
 from agents.provenance import hardware, provenance
+from commands.command_line import script
 from envs.recording import ScriptedActor, demonstration_seed
 
 
@@ -103,6 +104,4 @@ def main(options: Experts) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, Experts, "results/experts.py"))

@@ -22,6 +22,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.command_line import script
 from errors import UserError
 from results.curves import _config
 from results.output import page_of
@@ -270,6 +271,4 @@ def main(options: Imitation) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, Imitation, "results/imitation.py"))

@@ -30,6 +30,7 @@ from agents.presets import preset
 from agents.provenance import hardware, provenance
 from agents.replay import Replay, entries_for
 from agents.rollout import RandomAgent, episode_seed
+from commands.command_line import script
 from world_models.layers import symlog
 
 CONTEXT, HORIZON = 5, 20
@@ -210,6 +211,4 @@ def main(options: Overfit) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, Overfit, "results/overfit.py"))

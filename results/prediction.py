@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.command_line import script
 
 FRAMES = (0, 4, 5, 7, 10, 15, 20, 30, 40)
 """Agent steps that are shown."""
@@ -71,6 +72,4 @@ def main(options: Prediction) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, Prediction, "results/prediction.py"))

@@ -16,6 +16,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.command_line import script
 from errors import UserError
 from results.curves import read
 
@@ -74,6 +75,4 @@ def main(options: Record) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, Record, "results/record.py"))

@@ -21,6 +21,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.command_line import script
 from errors import UserError
 from results import compare
 from results.aggregates import LEVEL, Estimate
@@ -290,6 +291,4 @@ def main(options: Robustness) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, Robustness, "results/robustness.py"))

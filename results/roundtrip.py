@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import envs
 from agents.provenance import hardware, provenance
+from commands.command_line import script
 from envs.demonstrations import read_header
 from envs.recording import ScriptedActor, annotate, collect
 from envs.simulation import EnvironmentConfig
@@ -162,6 +163,4 @@ def main(options: RoundTrip) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, RoundTrip, "results/roundtrip.py"))

@@ -36,6 +36,7 @@ from agents.imitation_agent import ImitationAgent
 from agents.imitation_loading import load_predictor
 from agents.imitation_run import View
 from agents.provenance import provenance
+from commands.command_line import script
 from envs.recording import ScriptedActor
 from envs.shifts import listed
 from errors import UserError
@@ -237,6 +238,4 @@ def main(options: ShiftedFeatures) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, ShiftedFeatures, "results/shifted_features.py"))

@@ -20,6 +20,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import envs
+from commands.command_line import script
 from envs.shifts import SHIFTS
 from errors import UserError
 from mask_classes import NAMES, OBJECT, OTHER, PALETTE, colorize
@@ -202,6 +203,4 @@ def main(options: Views) -> None:
 
 
 if __name__ == "__main__":
-    from commands.command_line import script
-
     sys.exit(script(main, Views, "results/views.py"))

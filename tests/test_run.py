@@ -16,7 +16,7 @@ import yaml
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.presets import preset
 from agents.run_folder import RunFolder
-from run import main
+from run import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 WINDOW_CLOSE = ["--task", "metaworld/window-close"]
@@ -55,8 +55,9 @@ def test_help_names_the_commands_quickly():
 
 
 def test_help_needs_neither_torch_nor_a_simulator():
+    modules = {"run", *COMMANDS.values()}
     loaded = subprocess.run(
-        [sys.executable, "-c", "import run, sys; print(*sys.modules)"],
+        [sys.executable, "-c", f"import {', '.join(modules)}, sys; print(*sys.modules)"],
         capture_output=True,
         text=True,
         cwd=ROOT,

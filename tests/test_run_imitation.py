@@ -134,6 +134,7 @@ def test_mistakes_are_one_line(demos, trained, tmp_path, capsys):
         "unknown task 'metaworld/drawer-clos'": [*imitate[:4], "metaworld/drawer-clos",
                                                  "--logdir", tmp_path / "run"],
         "unknown preset": [*imitate, "--preset", "huge"],
+        "see python run.py imitate --help": [*imitate, "--preset"],
         "unknown target": [*imitate, "--target", "depth"],
         "--world-model is video, none or blind": [*imitate, "--world-model", "rnn"],
         "--token-pruning takes two or more": ["evaluate", "--logdir", trained,

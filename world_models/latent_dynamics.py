@@ -219,7 +219,8 @@ class LatentDynamics(nn.Module):
         """Equation 14. No gradient reaches the autoencoder: features enter detached.
 
         Returns:
-            The scalar loss, the posterior states (T, B, ...) and the loss's parts for the log.
+            The scalar loss, the posterior states (T, B, ...) without gradients, and the parts of
+            the loss for the log.
         """
         batch = {**batch, "feature": batch["feature"].detach()}
         if self.feature_scale is not None:
@@ -246,6 +247,7 @@ class LatentDynamics(nn.Module):
             discount_loss = F.binary_cross_entropy_with_logits(logit, goes_on)
             loss = loss + discount_loss
             metrics["discount"] = discount_loss
+        posterior = posterior.map(Tensor.detach)
         return loss, posterior, {name: value.detach() for name, value in metrics.items()}
 
     def imagine(

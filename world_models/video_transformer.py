@@ -1,7 +1,7 @@
 """LTX-Video's transformer (from diffusers) for several cameras.
 
 Shape legend: n clips, B windows, V cameras, T latent frames, N tokens a camera, M kept ones, C
-latent channels, D width, L caption tokens, f_s and f_t pixels and frames a token.
+latent channels, D width, L caption tokens.
 """
 
 from __future__ import annotations
@@ -132,6 +132,11 @@ def take(sequences: Tensor, keep: Tensor) -> Tensor:
 def make_transformer(
     config: TransformerConfig, channels: int, caption_width: int
 ) -> MultiViewTransformer:
+    """The transformer of `config` for latents of `channels` and captions of `caption_width`.
+
+    Raises:
+        UserError: its pretrained weights cannot be loaded, or are for other widths.
+    """
     if config.pretrained:
         transformer = pretrained(MultiViewTransformer, config.pretrained, "transformer")
         wanted = {"in_channels": channels, "caption_channels": caption_width}

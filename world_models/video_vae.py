@@ -1,7 +1,6 @@
 """The VAE between clips and latents (LTX-Video's, from diffusers), and what is known of latents.
 
-Shape legend: n clips, B windows, V cameras, T latent frames, N tokens a camera, M kept ones, C
-latent channels, D width, L caption tokens, f_s and f_t pixels and frames a token.
+Shape legend: n clips, C latent channels, f_s and f_t pixels and frames a latent.
 """
 
 from __future__ import annotations
@@ -57,6 +56,11 @@ class VideoVAEConfig:
 
 
 def make_vae(config: VideoVAEConfig) -> AutoencoderKLLTXVideo:
+    """The VAE of `config`.
+
+    Raises:
+        UserError: its pretrained weights cannot be loaded, or are of a VAE that denoises.
+    """
     if config.pretrained:
         vae = pretrained(AutoencoderKLLTXVideo, config.pretrained, "vae")
         if vae.config.timestep_conditioning:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from agents.actor_critic import ActorCriticConfig
 from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.compilation import require_compiler
 from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
 from agents.replay import Entry, Replay
 from errors import UserError
@@ -569,18 +571,33 @@ def test_parameter_counts_of_the_paper_agent():
 
 def test_compiled_updates_compute_the_same(tmp_path, monkeypatch):
     # Captured as graphs with their gradients, but run by PyTorch: code generation takes minutes.
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    captured = CompileCounterWithBackend("aot_eager")
+    compiling = functools.partial(torch.compile, backend=captured)
+    monkeypatch.setattr(torch, "compile", compiling)
+    monkeypatch.setattr("agents.masked_world_model.require_compiler", lambda device: None)
+    dynamics = replace(TINY.dynamics, standardise_features=True)
+    config = replace(TINY, dynamics=dynamics, precision="bfloat16", autoencoder_pretraining=1)
     metrics, weights = [], []
     for compiled in (False, True):
-        agent = make(replace(TINY, autoencoder_pretraining=1, compile=compiled))
-        replay = make_replay(tmp_path / str(compiled))
-        metrics.append([*agent.pretrain(replay), agent.update(replay), agent.update(replay)])
-        weights.append(agent.state_dict())
-    torch.testing.assert_close(*metrics)
-    torch.testing.assert_close(*weights)
+        agent, replay = make(config), make_replay(tmp_path / str(compiled))
+        if compiled:
+            agent.compile_updates()
+        found = [*agent.pretrain(replay), agent.update(replay)]
+        restarted = make(config, seed=1)
+        if compiled:
+            restarted.compile_updates()
+        restarted.load(agent.save())
+        torch.manual_seed(1)
+        found.append(restarted.update(replay))
+        metrics.append(found)
+        weights.append(restarted.state_dict())
+    torch.testing.assert_close(*metrics, rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-4)
+    assert captured.frame_count == 3  # encoding, dynamics and behaviour: each whole, once
 
 
-def test_compiling_needs_a_compiler(monkeypatch):
-    monkeypatch.setenv("CXX", "/nowhere/g++")
-    with pytest.raises(UserError, match="needs a C.. compiler"):
-        make(replace(TINY, compile=True))
+@pytest.mark.parametrize(("variable", "device"), [("CXX", "cpu"), ("CC", "cuda")])
+def test_compiling_needs_a_compiler(variable, device, monkeypatch):
+    monkeypatch.setenv(variable, "/nowhere/compiler")
+    with pytest.raises(UserError, match=f"/nowhere/compiler was not found.*{variable}"):
+        require_compiler(torch.device(device))
