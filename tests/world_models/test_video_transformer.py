@@ -82,3 +82,14 @@ def test_a_camera_is_known_by_its_view_token():
     inputs["view"] = torch.randn(V, D, generator=seeded())
     output, _ = model(**inputs)
     assert (output[:, 0] - output[:, 1]).abs().max() > 1e-3
+
+
+def test_kept_tokens_keep_position_and_time():
+    """Attention does not care for order: every token kept, but turned around, is the same set."""
+    model, inputs = make(), transformer_inputs(V)
+    output, features = model(**inputs)
+    backwards = torch.arange(N - 1, -1, -1).expand(B, V, N)
+    turned, turned_features = model(**inputs, keep=backwards)
+    torch.testing.assert_close(turned.flip(2), output)
+    last = turned_features[-1].unflatten(1, (V, N)).flip(2).flatten(1, 2)
+    torch.testing.assert_close(last, features[-1])
