@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
-from world_models.layers import MLP, Optimizer, OptimizerConfig, initialise
+from world_models.layers import MLP, Optimizer, OptimizerConfig, initialise, step_together
 
 
 @dataclass(frozen=True)
@@ -212,13 +212,10 @@ class ActorCritic(nn.Module):
         self, actor_loss: Tensor, critic_loss: Tensor, metrics: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """One update of actor, critic and target critic from what `losses` returned."""
-        actor, critic = self.actor_optimizer, self.critic_optimizer
-        weights = [*actor.parameters, *critic.parameters]
         # Neither loss reaches the other's weights, and a compiled graph goes backward only once.
-        gradients = torch.autograd.grad(actor_loss + critic_loss, weights)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        metrics["actor_gradient"], metrics["critic_gradient"] = actor.apply(), critic.apply()
+        metrics["actor_gradient"], metrics["critic_gradient"] = step_together(
+            actor_loss + critic_loss, self.actor_optimizer, self.critic_optimizer
+        )
         if self.critic_optimizer.updates % self.config.target_every == 0:
             with torch.no_grad():
                 torch._foreach_lerp_(

@@ -249,10 +249,7 @@ class Optimizer:
 
     def step(self, loss: Tensor) -> Tensor:
         """One update that lowers `loss` (scalar). Returns the gradient norm before clipping, ()."""
-        gradients = torch.autograd.grad(loss, self.parameters)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        return self.apply()
+        return step_together(loss, self)[0]
 
     def accumulate(self, loss: Tensor) -> None:
         """Add the gradient of `loss` (scalar) to what `apply` will use: batches larger than memory.
@@ -282,3 +279,13 @@ class Optimizer:
     def load_state_dict(self, state: dict) -> None:
         self.adam.load_state_dict(state["adam"])
         self.updates = state["updates"]
+
+
+def step_together(loss: Tensor, *optimizers: Optimizer) -> list[Tensor]:
+    """One update of each that lowers `loss` (scalar), of one backward pass. Returns the gradient
+    norms before clipping, ()."""
+    weights = [weight for optimizer in optimizers for weight in optimizer.parameters]
+    gradients = torch.autograd.grad(loss, weights)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    return [optimizer.apply() for optimizer in optimizers]
