@@ -50,13 +50,13 @@ class VectorEnvironment(AsyncVectorEnv):
             )
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """End the workers; at once when a call to them was interrupted.
+        """End the workers at once: they own nothing but simulators.
 
-        Ctrl-C may have come with half of an answer taken, and the rest would never arrive.
+        Asked to close, they would answer, and Ctrl-C leaves no way to tell which answer comes
+        next: a call's may be half taken, or on its way before the call was noted.
         """
-        if self._state != AsyncState.DEFAULT:
-            self._state, terminate = AsyncState.DEFAULT, True
-        super().close_extras(timeout, terminate)
+        self._state = AsyncState.DEFAULT
+        super().close_extras(terminate=True)
 
     def _raise_if_errors(self, successes):
         # Gymnasium prints the worker's traceback before raising; a user's mistake is one sentence.

@@ -130,3 +130,14 @@ def test_closing_does_not_wait_for_an_answer_that_was_already_taken():
     closing.start()
     closing.join(timeout=20)
     assert not closing.is_alive()
+
+
+def test_closing_is_silent_when_a_question_was_sent_and_not_noted(capfd):
+    """As Ctrl-C leaves it: between asking the worker and writing down that it was asked."""
+    environments = envs.make_vector("dmc/cartpole-balance", 1, quality="fast")
+    environments.reset(seed=[0])
+    for pipe, action in zip(environments.parent_pipes, environments.action_space.sample()):
+        pipe.send(("step", action))
+    environments.close()
+    assert capfd.readouterr().err == ""
+    assert not any(process.is_alive() for process in environments.processes)
