@@ -136,7 +136,9 @@ def test_closing_is_silent_when_a_question_was_sent_and_not_noted(capfd):
     """As Ctrl-C leaves it: between asking the worker and writing down that it was asked."""
     environments = envs.make_vector("dmc/cartpole-balance", 1, quality="fast")
     environments.reset(seed=[0])
-    for pipe, action in zip(environments.parent_pipes, environments.action_space.sample()):
+    for pipe, action in zip(
+        environments.parent_pipes, environments.action_space.sample(), strict=True
+    ):
         pipe.send(("step", action))
     environments.close()
     assert capfd.readouterr().err == ""
