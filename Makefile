@@ -17,10 +17,10 @@ DEMO_DIR ?= runs/demo-seed$(SEED)
 WORKERS ?= 2
 
 # What a world model predicts, under visual change: train, evaluate under every shift, compare.
-ROBUST_TASKS ?= metaworld/window-close metaworld/plate-slide
+ROBUST_TASKS ?= metaworld/window-close metaworld/faucet-close
 ROBUST_TARGETS ?= pixels masks pixels+masks
 ROBUST_SEEDS ?= 0 1 2
-ROBUST_STEPS ?= 40000
+ROBUST_STEPS ?= 20000
 
 # Imitation by what the world model predicts: record, train, evaluate, compare.
 IMITATION_TASKS ?= metaworld/button-press-topdown,metaworld/drawer-open,metaworld/window-open

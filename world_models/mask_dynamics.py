@@ -54,6 +54,9 @@ class MaskDynamicsConfig:
     history_noise: float = 0.0
     """Largest share of noise mixed into the history while training, drawn per window; at most 0.1
     (paper: clean, or up to 0.1)."""
+    pure_noise: float = 0.0
+    """Share of the windows whose future is pure noise while training, s = 0, which is where
+    `features` looks; s of the others is uniform (paper: of all)."""
     jitter: float = 0.2
     """Brightness, contrast and saturation of a window's history are each multiplied by a factor in
     [1 − jitter, 1 + jitter] while training; 0: untouched."""
@@ -61,6 +64,8 @@ class MaskDynamicsConfig:
     def __post_init__(self) -> None:
         if not 0.0 <= self.history_noise <= 0.1:
             raise UserError(f"history_noise must be in [0, 0.1], not {self.history_noise}")
+        if not 0.0 <= self.pure_noise <= 1.0:
+            raise UserError(f"pure_noise must be in [0, 1], not {self.pure_noise}")
         if not 0.0 <= self.jitter < 1.0:
             raise UserError(f"jitter must be at least 0 and below 1, not {self.jitter}")
         if not (self.future_frames >= 1 and self.frame_rate > 0):
@@ -138,8 +143,8 @@ class MaskDynamics(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The VAE's loss plus the flow's, whose gradients do not meet: the latents' is stopped.
 
-        In training mode only, the history is jittered and noised and the statistics take in the
-        latents. A VAE that is frozen adds no loss.
+        In training mode only, the history is jittered and noised, some futures are pure noise, and
+        the statistics take in the latents. A VAE that is frozen adds no loss.
 
         Returns:
             The scalar, and parts of it for the log, on the device: `flow`, `vae/rgb` (the present
@@ -214,6 +219,9 @@ class MaskDynamics(nn.Module):
         """
         windows, device = len(future), future.device
         time = torch.rand(windows, generator=generator, device=device)
+        if self.training and self.config.pure_noise:
+            draw = torch.rand(windows, generator=generator, device=device)
+            time = torch.where(draw < self.config.pure_noise, 0.0, time)
         noise = torch.randn(future.shape, generator=generator, device=device)
         noisy = interpolate(noise, future, time)
         clean = torch.ones(windows, device=device)

@@ -254,6 +254,32 @@ def test_history_is_noised_up_to_the_ratio_in_training_and_never_outside(ratio):
     assert (timestep[:, H:] == 1000).all()  # features: the future is pure noise
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_that_share_of_the_windows_learns_from_pure_noise_and_none_outside_training(share):
+    model, batch = make(pure_noise=share), make_batch()
+    model.transformer = Recorder()
+
+    def futures(calls):
+        return torch.cat([timestep[:, -1] for _, timestep in calls])
+
+    for seed in range(100):
+        model.train().loss(batch, seeded(seed))
+    times = futures(model.transformer.calls)
+    pure = times == 1000
+    # Half of 200 windows, drawn one by one, is 100 with a deviation of 7.
+    assert abs(pure.float().mean() - share) <= (0.12 if 0 < share < 1 else 0)
+    if share < 1:
+        assert 300 < times[~pure].mean() < 700  # uniform
+    for latents, timestep in model.transformer.calls:
+        for row in (timestep[:, -1] == 1000).nonzero()[:, 0]:
+            noise = latents[row, :, H * G :]
+            assert abs(noise.mean()) < 0.4
+            assert abs(noise.std() - 1) < 0.3
+    model.transformer = Recorder()
+    model.eval().loss(batch, seeded())
+    assert (futures(model.transformer.calls) < 1000).all()
+
+
 def test_the_loss_does_not_see_what_is_said_about_the_history_or_invalid_frames():
     model, batch = make().train(), make_batch()
     batch["future_valid"][0, 2:] = False  # of latent frames {0}, {1, 2}, {3, 4} the first is whole
