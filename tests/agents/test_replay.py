@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from agents.replay import Entry, Replay, entries_for
+from agents.replay import Entry, Replay, entries_for, runs
 from errors import UserError
 
 ENTRIES = {
@@ -113,6 +113,18 @@ def test_sampled_frames_are_kept_frames(lengths, capacity):
         assert set(batch["number"].tolist()) <= kept_numbers(lengths, capacity)
         assert torch.equal(batch["reward"], batch["number"].float() / 8)
         assert torch.equal(batch["image"][:, 1, 1, 2].long(), batch["number"] % 251)
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([], []),
+        ([7], [(7, 1)]),
+        ([3, 4, 5, 4, 9, 0, 1], [(3, 3), (4, 1), (9, 1), (0, 2)]),
+    ],
+)
+def test_stretches_of_consecutive_frames(places, expected):
+    assert runs(np.array(places, np.int64)) == expected
 
 
 def test_frames_are_drawn_uniformly_and_not_as_windows(tmp_path):
