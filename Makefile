@@ -51,7 +51,7 @@ help:
 	@echo "make curves  learn several tasks on the CPU and record the curves (hours; resumable)"
 	@echo "             CURVE_TASKS=... CURVE_SEEDS=\"$(CURVE_SEEDS)\" CURVE_STEPS=$(CURVE_STEPS)"
 	@echo "make robustness  pixels, masks and both, trained and then evaluated under every visual"
-	@echo "             shift (most of a day on two cores; resumable)"
+	@echo "             shift (hours on two cores; resumable)"
 	@echo "make imitation   record demonstrations, imitate them with masks, pixels and without a"
 	@echo "             world model, evaluate, compare (hours on two cores; resumable)"
 

@@ -53,8 +53,8 @@ class MaskedWorldModelConfig:
     cores. With one thread, compiled or on a GPU it changes nothing."""
     compile: bool = False
     """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. A minute at
-    the start, then four fifths of the time on two cores (`results/benchmark.py --compare preset
-    compiled`). It draws other random numbers."""
+    the start, then three quarters to four fifths of the time on two cores (`results/benchmark.py
+    --compare preset compiled`). It draws other random numbers."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from agents.replay import Entry, Replay, entries_for, runs
+from agents.replay import Entry, Replay, entries_for, stretches
 from errors import UserError
 
 ENTRIES = {
@@ -124,7 +124,20 @@ def test_sampled_frames_are_kept_frames(lengths, capacity):
     ],
 )
 def test_stretches_of_consecutive_frames(places, expected):
-    assert runs(np.array(places, np.int64)) == expected
+    assert stretches(np.array(places, np.int64)) == expected
+
+
+def test_frames_larger_than_a_page_come_back_from_every_place_of_the_ring(tmp_path):
+    """The disk is asked for those beforehand; 5,043 bytes start anywhere in a page."""
+    replay = Replay(tmp_path, ENTRIES | {"image": Entry((41, 41, 3), "uint8")}, 20)
+    for first in (0, 9, 18):  # the third goes on at the ring's beginning
+        large = episode(9, first)
+        large["image"] = np.random.default_rng(first).integers(0, 256, (9, 41, 41, 3), np.uint8)
+        replay.add_episode(large, env_steps=16)
+    for index in (np.arange(18, 27), np.array([[19, 20, 21], [24, 25, 26]])):
+        batch = replay.windows(index)
+        assert torch.equal(batch["number"], torch.from_numpy(index))
+        assert np.array_equal(batch["image"], large["image"][index - 18])
 
 
 def test_frames_are_drawn_uniformly_and_not_as_windows(tmp_path):
