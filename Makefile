@@ -146,7 +146,7 @@ robustness: $(VENV)/.renders
 	@set -e; for seed in $(ROBUST_SEEDS); do for task in $(ROBUST_TASKS); do \
 		for target in $(ROBUST_TARGETS); do \
 			run=runs/robustness/$$(echo $$task | tr / -)-$$target-seed$$seed; \
-			$(BIN)/python run.py train --task $$task --preset cpu --target $$target \
+			$(BIN)/python run.py train --task $$task --preset cpu --target $$target --agent.compile \
 				--steps $(ROBUST_STEPS) --seed $$seed --logdir $$run; \
 			[ $$run/evaluation.json -nt $$run/checkpoint.pt ] || \
 				$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --shifts all; \
