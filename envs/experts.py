@@ -1,7 +1,7 @@
 """Scripted experts that act from the simulator's state, to record demonstrations with.
 
-``expert(environment)`` knows every task of Meta-World, and LIBERO's suites object, shuffled or
-not, and spatial.
+``expert(environment)`` knows every task of Meta-World, and LIBERO's suites object, rearranged
+or not, and spatial.
 """
 
 import abc
@@ -11,12 +11,12 @@ import warnings
 
 import numpy as np
 
-from envs.libero import SHUFFLED, SUITES, Libero
+from envs.libero import REARRANGED, SUITES, Libero
 from envs.metaworld import MetaWorld
 from envs.simulation import MujocoEnvironment, import_suite
 from errors import UserError
 
-LIBERO_PARTS = ("object", "spatial", SHUFFLED)
+LIBERO_PARTS = ("object", "spatial", *REARRANGED)
 """LIBERO's suites with an expert: all their tasks are to pick one thing up and put it somewhere."""
 
 

@@ -98,7 +98,7 @@ def test_the_tasks_are_those_of_the_installed_benchmark(libero_assets):
 
 
 @pytest.mark.parametrize(
-    "task", ["spatial/4", "object/3", "object-shuffled/3", "goal/0", "10/8", "10/9"]
+    "task", ["spatial/4", "object/3", "object-swapped/3", "goal/0", "10/8", "10/9"]
 )
 def test_an_episode_is_a_function_of_its_seed(task, libero_assets):
     """Whatever came before, drawn or not, and wherever NumPy's global generator stands."""
@@ -118,15 +118,17 @@ def test_an_episode_is_a_function_of_its_seed(task, libero_assets):
     one.close(), fresh.close()
 
 
-def test_shuffled_things_change_places_and_nothing_else(basket, libero_assets):
+@pytest.mark.parametrize("suite", ["object-shuffled", "object-swapped"])
+def test_rearranged_things_change_places_and_nothing_else(suite, basket, libero_assets):
     """Each at the place of another, with its own height and turn; the basket stays."""
-    shuffled = envs.make("libero/object-shuffled/0", quality="fast", size=8)
-    assert shuffled.instruction == basket.instruction
+    rearranged = envs.make(f"libero/{suite}/0", quality="fast", size=8)
+    assert rearranged.instruction == basket.instruction
     movable = [name for name in basket._simulation.objects_dict if name != "basket_1"]
-    moved = set()
-    for seed in range(4):
+    assert movable[0] == basket.objects_of_interest[0]
+    orders = set()
+    for seed in range(6):
         poses = []
-        for one in (basket, shuffled):
+        for one in (basket, rearranged):
             one.reset(seed=seed)
             data = one._simulation.sim.data
             things = one._simulation.objects_dict
@@ -140,16 +142,20 @@ def test_shuffled_things_change_places_and_nothing_else(basket, libero_assets):
             taken.append(int(distance.argmin()))
             assert distance.min() < 0.02  # settling moves a little
         assert sorted(taken) == list(range(len(movable)))
-        moved.add(taken[0])
-    assert len(moved) > 1  # the thing to pick is not always at the same place
+        orders.add(tuple(taken))
+    if suite == "object-swapped":
+        assert orders == {(0, 1, 2, 3, 4, 5), (1, 0, 2, 3, 4, 5)}
+    else:
+        assert len(orders) > 4
+        assert len({taken[0] for taken in orders}) > 1  # the thing to pick is now here, now there
     with pytest.raises(UserError, match="has no recorded states; leave init_state out"):
-        shuffled.reset(seed=0, options={"init_state": 3})
-    shuffled.close()
+        rearranged.reset(seed=0, options={"init_state": 3})
+    rearranged.close()
 
 
 def test_only_the_benchmarks_own_suites_have_recorded_starts():
     assert envs.recorded_starts("libero/10/3") == libero.RECORDED_STARTS == 50
-    assert envs.recorded_starts("libero/object-shuffled/3") == 0
+    assert all(envs.recorded_starts(f"libero/{part}/3") == 0 for part in libero.REARRANGED)
     assert envs.recorded_starts("metaworld/reach") == 0
 
 
