@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.batch_reader import BatchReader, Frames
 from agents.compilation import frozen, require_compiler
 from agents.replay import Replay
 from errors import UserError
@@ -83,19 +84,6 @@ class MaskedWorldModelConfig:
             )
 
 
-DYNAMICS_ENTRIES = ("image", "action", "reward", "is_first", "is_terminal")
-"""What of the replay a dynamics update learns from."""
-
-
-class Frames(NamedTuple):
-    """Of the replay: those the autoencoder learns from (none where its update is not due),
-    and the windows that are encoded after that, with their places."""
-
-    single: dict[str, Tensor] | None
-    windows: dict[str, Tensor]
-    index: np.ndarray
-
-
 class Seen(NamedTuple):
     """What a joint update learns from: frames of the replay, encoded, and the metrics of the
     autoencoder's update that came before. Without `batch`: to be encoded again."""
@@ -132,12 +120,16 @@ class MaskedWorldModel(nn.Module):
         self.updates = 0  # joint updates in the loop
         self.pretrained = 0  # updates done by `pretrain`
         self.compiled = False  # by `compile_updates`
-        # Read the replay while the device computes; in joint updates, of which there are most.
-        self.prefetch = self.device.type == "cuda"
+        self.reader = BatchReader(
+            config.autoencoder_batch,
+            config.autoencoder_window,
+            config.batch,
+            config.window,
+            self.device,
+        )
         self._overlapping = False  # in an update now, with a second thread beside this one
         self._seen: Seen | None = None  # what the next joint update learns from
         self._beside: ThreadPoolExecutor | None = None
-        self._reader: ThreadPoolExecutor | None = None
 
     # Acting
 
@@ -228,7 +220,7 @@ class MaskedWorldModel(nn.Module):
         seen = self._recall(replay)
         if seen is None:
             due = self._autoencoder_due(pretraining)
-            seen = self._see(self._reading(replay, due), self._draw_keep(due))
+            seen = self._see(self.reader.start(replay, due), self._draw_keep(due))
         self._seen = None
         if pretraining:
             self.pretrained += 1
@@ -236,7 +228,7 @@ class MaskedWorldModel(nn.Module):
         else:
             self.updates += 1
         due = self._autoencoder_due(pretraining)
-        reading = self._reading(replay, due)
+        reading = self.reader.start(replay, due)
         metrics, posterior = self.update_dynamics(seen.batch)
         # Drawn here, so that the order of random draws is always the same.
         keep = self._draw_keep(due)
@@ -271,28 +263,6 @@ class MaskedWorldModel(nn.Module):
             return None
         return self.autoencoder.random_keep(self.config.autoencoder_batch, self.device)
 
-    def _reading(self, replay: Replay, due: bool) -> Callable[[], Frames]:
-        """Draw what `_see` learns from and encodes; the function that has it.
-
-        With `prefetch` it is read meanwhile: from the disk in a thread of its own, from the
-        device's memory before the device has anything else to do.
-        """
-        drawn = self._draw_frames(replay) if due else None
-        index = replay.draw_windows(self.config.batch, self.config.window)
-
-        def read() -> Frames:
-            single = None if drawn is None else self._read_frames(replay, drawn)
-            return Frames(single, self._pinned(replay.windows(index, DYNAMICS_ENTRIES)), index)
-
-        if replay.device is not None:
-            frames = read()
-            return lambda: frames
-        if not self.prefetch:
-            return read
-        if self._reader is None:
-            self._reader = ThreadPoolExecutor(1)
-        return self._reader.submit(read).result
-
     def _see(
         self, reading: Callable[[], Frames], keep: Tensor | None, threads: int | None = None
     ) -> Seen:
@@ -316,7 +286,7 @@ class MaskedWorldModel(nn.Module):
         if seen is None:
             return None
         if not replay.holds(seen.index):
-            index = replay.draw_windows(self.config.batch, self.config.window)
+            index = self.reader.draw_windows(replay)
             return Seen(index, self._encoded(replay, index), seen.metrics)
         if seen.batch is None:
             return seen._replace(batch=self._encoded(replay, seen.index))
@@ -324,7 +294,7 @@ class MaskedWorldModel(nn.Module):
 
     def _encoded(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
         """Windows of the replay as the dynamics model learns from them."""
-        return self._encode_windows(replay.windows(index, DYNAMICS_ENTRIES))
+        return self._encode_windows(self.reader.windows(replay, index))
 
     def _encode_windows(self, windows: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = self._to_device(windows)
@@ -339,20 +309,8 @@ class MaskedWorldModel(nn.Module):
     def update_autoencoder(self, replay: Replay, keep: Tensor | None = None) -> dict[str, Tensor]:
         """One update on frames (eq. 13), independent ones unless `autoencoder_window` says so."""
         self.begin()
-        return self._learn_to_see(self._read_frames(replay, self._draw_frames(replay)), keep)
-
-    def _draw_frames(self, replay: Replay) -> np.ndarray:
-        """Frames that the autoencoder learns from: (B,), or windows (B/T, T)."""
-        frames, window = self.config.autoencoder_batch, self.config.autoencoder_window
-        if window == 1:
-            return replay.draw_frames(frames)
-        return replay.draw_windows(frames // window, window)
-
-    def _read_frames(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
-        if index.ndim == 1:
-            return self._pinned(replay.single_frames(index))
-        batch = self._pinned(replay.windows(index))
-        return {name: value.flatten(0, 1) for name, value in batch.items()}
+        index = self.reader.draw_frames(replay)
+        return self._learn_to_see(self.reader.frames(replay, index), keep)
 
     def _learn_to_see(self, frames: dict[str, Tensor], keep: Tensor | None) -> dict[str, Tensor]:
         with self._autocast(self.config.autoencoder_precision):
@@ -370,7 +328,7 @@ class MaskedWorldModel(nn.Module):
 
     def sample(self, replay: Replay) -> dict[str, Tensor]:
         """A batch of windows as `update_dynamics` takes it."""
-        return self._encoded(replay, replay.draw_windows(self.config.batch, self.config.window))
+        return self._encoded(replay, self.reader.draw_windows(replay))
 
     def update_behaviour(self, posterior: State) -> dict[str, Tensor]:
         """One update in imagination from posterior states (T, B, ...) (eqs. 10 and 12)."""
@@ -405,12 +363,6 @@ class MaskedWorldModel(nn.Module):
             enabled=precision == "bfloat16",
             cache_enabled=not self._overlapping,
         )
-
-    def _pinned(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In memory that a GPU copies from while it computes."""
-        if self.device.type != "cuda":
-            return batch
-        return {n: v if v.is_cuda else v.pin_memory() for n, v in batch.items()}
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}

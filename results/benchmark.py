@@ -234,7 +234,7 @@ def measure_sources(
     agents = {name: build(config, "preset", action, options.device) for name in SOURCES}
     replays = {}
     for name, agent in agents.items():
-        agent.prefetch = name == "read ahead"
+        agent.reader.prefetch = name == "read ahead"
         # As large as what it holds: a copy has to fit.
         replays[name] = Replay(folder / name.replace(" ", "-"), replay.entries, replay.frames)
         for episode, record in replay.episodes():

@@ -301,12 +301,12 @@ def test_where_frames_come_from_changes_nothing(tmp_path, window):
     for way in ("disk", "prefetch", "device"):
         replay = make_replay(tmp_path / way)
         agent = make(replace(TINY, autoencoder_every=2, autoencoder_window=window))
-        agent.prefetch = way == "prefetch"
+        agent.reader.prefetch = way == "prefetch"
         if way == "device":
             replay.keep_on(agent.device)
         metrics = [*agent.pretrain(replay), *(agent.update(replay) for _ in range(5))]
         results.append((metrics, tensors(agent), agent.save()["optimizers"]))
-        assert (agent._reader is not None) == agent.prefetch
+        assert (agent.reader.thread is not None) == agent.reader.prefetch
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
     torch.testing.assert_close(results[2], results[0], rtol=0, atol=0)
 
