@@ -1,8 +1,8 @@
 """The ablation's runs: options that exist, one change each, and a comparison at the end."""
 
 import json
+import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -25,8 +25,8 @@ def test_every_suspect_is_one_choice_changed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("agents.online.train", lambda config, folder: trained.append(config))
     options = Ablation(TASK, tmp_path, evaluate="", seeds=(0,))
-    for command in ablation.commands(options):
-        assert run.main(command[2:]) == 0
+    for planned in ablation.runs(options):
+        assert run.main(planned.command[2:]) == 0
     base = _flat(_plain(replace(preset("cpu", TASK), steps=20_000, threads=1)))
     changed = [
         {name for name, value in _flat(_plain(config)).items() if base[name] != value}
@@ -48,10 +48,16 @@ def test_runs_are_trained_recorded_and_compared(tmp_path):
     assert curves == [f"{name}-dmc-point_mass-easy-seed0.json" for name in ("other", "preset")]
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert set(scores["tasks"]["dmc/point_mass-easy"]) == {"preset", "other"}
-    before = {path: path.stat().st_mtime_ns for path in Path(options.runs).rglob("checkpoint.pt")}
-    assert len(before) == 2
-    ablation.train(options)  # nothing is left to do
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    times = [path.stat().st_mtime_ns for path in (tmp_path / "out" / "curves").iterdir()]
+    shutil.rmtree(options.runs)
+    ablation.train(options)  # what is recorded is not made again, its folder there or not
+    assert list(options.runs.iterdir()) == []
+    assert times == [path.stat().st_mtime_ns for path in (tmp_path / "out" / "curves").iterdir()]
+    with pytest.raises(UserError, match=r"was made by `.* 1000 .*`, not by `.* 1500 .*--out"):
+        ablation.train(replace(options, steps=1500))
+    (tmp_path / "out" / "curves" / curves[0]).write_text("[]")
+    with pytest.raises(UserError, match="not a recorded curve"):
+        ablation.train(options)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,12 @@ def test_runs_are_trained_recorded_and_compared(tmp_path):
 def test_variants_that_are_not_named(tmp_path, variant):
     with pytest.raises(UserError, match="NAME=OPTIONS|cannot be read|--runs"):
         ablation.variants(Ablation(TASK, tmp_path, variants=(variant,)))
+
+
+@pytest.mark.parametrize("wrong", [{"options": 'x "'}, {"evaluate": "--logdir here"}])
+def test_options_of_every_run_that_cannot_be_used(tmp_path, wrong):
+    with pytest.raises(UserError, match="--options .* cannot be read|--evaluate has a --logdir"):
+        ablation.variants(Ablation(TASK, tmp_path, **wrong))
 
 
 @pytest.mark.parametrize("wrong", [{"jobs": 0}, {"seeds": ()}, {"seeds": (0, 0)}])
