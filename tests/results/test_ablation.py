@@ -79,7 +79,7 @@ def test_variants_that_are_not_named(tmp_path, variant):
 
 @pytest.mark.parametrize("wrong", [{"options": 'x "'}, {"evaluate": "--logdir here"}])
 def test_options_of_every_run_that_cannot_be_used(tmp_path, wrong):
-    with pytest.raises(UserError, match="--options .* cannot be read|--evaluate has a --logdir"):
+    with pytest.raises(UserError, match="--options: .* cannot be read|--evaluate has a --logdir"):
         ablation.variants(Ablation(TASK, tmp_path, **wrong))
 
 
