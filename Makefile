@@ -152,6 +152,7 @@ robustness: $(VENV)/.renders
 				$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --shifts all; \
 	done; done; done
 	$(BIN)/python results/robustness.py runs/robustness/* --out results/robustness
+	$(BIN)/python results/shifted_features.py runs/robustness/* --out results/robustness_features
 
 # $(call imitate,NAME,DATA,TASKS,options of imitate,options of evaluate)
 define imitate

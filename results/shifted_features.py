@@ -3,23 +3,28 @@
     python results/shifted_features.py runs/imitation/mw3-* --out results/shifted_features
 
 The scripted expert's episode of each task is played again under every visual shift: the same
-physics step for step, other pictures. On the same windows of both, three numbers a run and shift:
+physics step for step, other pictures. Where both look at the same states, three numbers a run and
+shift:
 
-    features   how far the features that the policy attends to move, over their deviation from
-               their mean over the episode: root mean squares, the mean over blocks
-    action     how far the chunk of actions moves, as a root mean square in units of the action
-               space; the noise is the same
-    IoU        of the masks that stage 1 predicts with the true ones, where it predicts masks
+    features   how far the features that the policy attends to move (of an agent trained online the
+               autoencoder's, unmasked), over their deviation from their mean over the episode: root
+               mean squares, the mean over blocks
+    action     how far the action, or the chunk of actions, moves, as a root mean square in units of
+               the action space; chance is the same
+    IoU        of the masks that are predicted with the true ones, where masks are predicted: the
+               future ones of stage 1, the present ones of an agent trained online
 
-Writes OUT.md, and OUT/measured.json.
+Writes OUT.md, where runs whose names differ in their -seedN alone are one column, and
+OUT/measured.json with every run.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,14 +39,17 @@ import envs
 from agents.imitation import load_agent
 from agents.imitation_agent import ImitationAgent
 from agents.imitation_loading import load_predictor
-from agents.imitation_run import View
+from agents.masked_world_model import MaskedWorldModel
+from agents.online import load_agent as load_online_agent
 from agents.provenance import provenance
+from agents.run_folder import RunFolder
 from commands.command_line import script
 from envs.recording import ScriptedActor
 from envs.shifts import listed
 from errors import UserError
 from results.output import page_of
 from world_models.targets import class_iou, reads
+from world_models.targets import measure as target_measure
 
 WITHOUT = "none"
 """The name of no shift at all."""
@@ -54,7 +62,7 @@ class ShiftedFeatures:
     """Measure what visual shifts do to the features, actions and predictions of agents."""
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run folders of `run.py imitate`."""
+    """Run folders of `run.py imitate`, and of `run.py train` on tasks that have an expert."""
     out: Path
     """Page (OUT.md) and folder to write."""
     shifts: str = "all"
@@ -69,12 +77,13 @@ class ShiftedFeatures:
 
 @dataclass(frozen=True)
 class Film:
-    """One episode: what the cameras saw (T, V, S, S, 3), its masks (T, V, S, S), both uint8, and
-    proprioception (T, D)."""
+    """One episode: what the cameras saw (T, V, S, S, 3), its masks (T, V, S, S), both uint8,
+    proprioception (T, D), and the actions between them (T - 1, A)."""
 
     image: np.ndarray
     mask: np.ndarray
     proprio: np.ndarray
+    actions: np.ndarray
 
     @property
     def steps(self) -> int:
@@ -82,10 +91,12 @@ class Film:
         return len(self.proprio)
 
 
-def play(
-    environment: Any, seed: int, actions: Sequence[np.ndarray] | None
-) -> tuple[Film, list[np.ndarray]]:
-    """An episode of the scripted expert until it succeeds, or of `actions`; and its actions."""
+Measured = dict[str, float | None]
+"""``features``, ``action`` and ``iou``, see the top of this file."""
+
+
+def play(environment: Any, seed: int, actions: np.ndarray | None) -> Film:
+    """An episode of the scripted expert until it succeeds, or of `actions`."""
     observation, _ = environment.reset(seed=seed)
     expert = None
     if actions is None:
@@ -108,13 +119,11 @@ def play(
         return frames if frames.ndim == dimensions else frames[:, None]
 
     proprio = np.stack([each["proprio"] for each in seen])
-    return Film(views("image", 5), views("mask", 4), proprio), taken
+    return Film(views("image", 5), views("mask", 4), proprio, np.stack(taken))
 
 
-def measure(
-    agent: ImitationAgent, instruction: str, plain: Film, shifted: Film
-) -> dict[str, float | None]:
-    """``features``, ``action`` and ``iou`` of one episode, see the top of this file."""
+def measure(agent: ImitationAgent, instruction: str, plain: Film, shifted: Film) -> Measured:
+    """What the shift of one episode does to an agent of `run.py imitate`."""
     windows = agent.config.windows()
     steps = np.arange(0, plain.steps, EVERY)
     if len(steps) < 2:
@@ -133,16 +142,7 @@ def measure(
 
     _, before, chunk = look(plain)
     image, after, moved = look(shifted)
-    shares = []
-    for one, other in zip(before, after, strict=True):
-        one, other = one.float(), other.float()
-        own = (one - one.mean(0)).square().mean().sqrt()
-        shares.append(((other - one).square().mean().sqrt() / own).item())
-    found: dict[str, float | None] = {
-        "features": float(np.mean(shares)),
-        "action": (moved - chunk).square().mean().sqrt().item(),
-        "iou": None,
-    }
+    found = _moved(before, after, chunk, moved)
     if agent.config.world_model == "video" and "mask" in reads(agent.target):
         noise = torch.Generator(agent.device).manual_seed(0)
         future = agent.target.decode(agent.future(image, caption, noise))
@@ -152,62 +152,151 @@ def measure(
     return found
 
 
-def rows_of(path: Path, options: ShiftedFeatures) -> dict[str, dict[str, float | None]]:
-    """By shift, `none` first: the means over tasks and episodes of one run's three numbers."""
-    agent, config, view, _ = load_agent(path, options.device)
+@torch.no_grad()
+def measure_online(agent: MaskedWorldModel, plain: Film, shifted: Film) -> Measured:
+    """What the shift of one episode does to an agent of `run.py train`, which filters the expert's
+    actions and says at every step what it would do."""
+
+    def look(film: Film) -> tuple[Tensor, Tensor]:
+        tokens = agent.autoencoder.encode(torch.from_numpy(film.image[:, 0]).to(agent.device))
+        state, chosen = None, []
+        with torch.random.fork_rng([agent.device] if agent.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            for step in range(film.steps):
+                seen = {"image": film.image[step], "is_first": np.array([step == 0])}
+                action, state = agent.policy(seen, state, explore=False)
+                chosen.append(action[0])
+                if step < len(film.actions):
+                    state = agent.acted(state, film.actions[step][None])
+        return tokens, torch.from_numpy(np.stack(chosen))
+
+    before, chosen = look(plain)
+    after, moved = look(shifted)
+    found = _moved([before], [after], chosen, moved)
+    target = agent.autoencoder.target
+    if "mask" in reads(target):
+        batch = {
+            "image": torch.from_numpy(shifted.image[:, 0]).to(agent.device),
+            "mask": torch.from_numpy(shifted.mask[:, 0]).to(agent.device),
+        }
+        prediction, _ = agent.autoencoder.decode(after)
+        target.loss(prediction, batch)  # a weighted sum measures what it last judged
+        iou = target_measure(target, prediction, batch).get("iou/mean")
+        found["iou"] = None if iou is None else iou.item()
+    return found
+
+
+def _moved(before: list[Tensor], after: list[Tensor], action: Tensor, moved: Tensor) -> Measured:
+    """From blocks of features (n, ...) and actions before and under a shift."""
+    shares = []
+    for one, other in zip(before, after, strict=True):
+        one, other = one.float(), other.float()
+        own = (one - one.mean(0)).square().mean().sqrt()
+        shares.append(((other - one).square().mean().sqrt() / own).item())
+    change = (moved - action).square().mean().sqrt().item()
+    return {"features": float(np.mean(shares)), "action": change, "iou": None}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained agent: its tasks, their environments (by task and shift), and `measure` of it (by
+    instruction, plain and shifted film)."""
+
+    tasks: Sequence[str]
+    make: Callable[[str, str], Any]
+    measure: Callable[[str, Film, Film], Measured]
+
+
+def subject(path: Path, device: str) -> Subject:
+    """The agent of a run folder. Raises UserError if there is none."""
+    if not RunFolder.open(path).of_imitation:
+        agent, config, _ = load_online_agent(path, device)
+        seen = {**asdict(config.environment), "masks": True, "proprio": True}
+        return Subject(
+            [config.task],
+            lambda task, shift: envs.make(task, **{**seen, "shift": shift}),
+            lambda _, plain, shifted: measure_online(agent, plain, shifted),
+        )
+    agent, config, view, _ = load_agent(path, device)
     agent.predictor = load_predictor(agent, path)
-    collected: dict[str, list[dict[str, float | None]]] = {}
-    for task in envs.expand(config.task):
-        plain, actions, instruction = films(view, task, "", options)
+    return Subject(
+        envs.expand(config.task),
+        lambda task, shift: envs.make(task, **{**view.options(shift=shift), "masks": True}),
+        lambda words, plain, shifted: measure(agent, words, plain, shifted),
+    )
+
+
+def rows_of(path: Path, options: ShiftedFeatures) -> dict[str, Measured]:
+    """By shift, `none` first: the means over tasks and episodes of one run's three numbers."""
+    run = subject(path, options.device)
+    collected: dict[str, list[Measured]] = {}
+    for task in run.tasks:
+        plain, instruction = films(run, task, "", options)
         for shift in [WITHOUT, *listed(options.shifts)]:
             shifted = plain
             if shift != WITHOUT:
-                shifted, _, _ = films(view, task, shift, options, actions)
+                shifted, _ = films(run, task, shift, options, [film.actions for film in plain])
             for one, other in zip(plain, shifted, strict=True):
                 if not np.array_equal(one.proprio, other.proprio):
                     raise RuntimeError(f"{shift} changed the physics of {task}")
-                collected.setdefault(shift, []).append(measure(agent, instruction, one, other))
+                collected.setdefault(shift, []).append(run.measure(instruction, one, other))
+    return {shift: _mean(found) for shift, found in collected.items()}
+
+
+def _mean(found: Sequence[Measured]) -> Measured:
     return {
-        shift: {
-            name: None if found[0][name] is None else float(np.mean([f[name] for f in found]))
-            for name in found[0]
-        }
-        for shift, found in collected.items()
+        name: None if found[0][name] is None else float(np.mean([f[name] for f in found]))
+        for name in found[0]
     }
 
 
 def films(
-    view: View,
+    run: Subject,
     task: str,
     shift: str,
     options: ShiftedFeatures,
-    actions: Sequence[Sequence[np.ndarray]] | None = None,
-) -> tuple[list[Film], list[list[np.ndarray]], str]:
-    """The episodes of one task under one shift, their actions, and the task's instruction.
+    actions: Sequence[np.ndarray] | None = None,
+) -> tuple[list[Film], str]:
+    """The episodes of one task under one shift, and the task's instruction.
 
     Args:
         actions: of each episode; None: the scripted expert's.
     """
-    environment = envs.make(task, **{**view.options(shift=shift), "masks": True})
+    environment = run.make(task, shift)
     try:
         played = [
             play(environment, options.seed + k, actions[k] if actions else None)
             for k in range(options.episodes)
         ]
-        return [film for film, _ in played], [taken for _, taken in played], environment.instruction
+        return played, environment.instruction
     finally:
         environment.close()
 
 
-def markdown(runs: dict[str, dict[str, dict[str, float | None]]], command: str) -> str:
+def by_seed(runs: dict[str, dict[str, Measured]]) -> dict[str, dict[str, Measured]]:
+    """The means of runs whose names differ in their -seedN alone, under the name without it where
+    there are several."""
+    groups: dict[str, list[str]] = {}
+    for name in runs:
+        groups.setdefault(re.sub(r"-seed\d+$", "", name), []).append(name)
+    return {
+        name if len(members) > 1 else members[0]: {
+            shift: _mean([runs[member][shift] for member in members]) for shift in runs[members[0]]
+        }
+        for name, members in groups.items()
+    }
+
+
+def markdown(runs: dict[str, dict[str, Measured]], command: str) -> str:
     """The report."""
+    runs = by_seed(runs)
     shifts = list(next(iter(runs.values())))
     lines = [
         "# What visual shifts do to features, actions and predictions",
         "",
         f"Made by `{command}`. Features: how far they move under the shift, in the same states,"
-        " over their deviation from their mean over an episode; action: root mean square change of"
-        " a chunk; IoU: of the masks that stage 1 predicts with the true ones, mean of classes.",
+        " over their deviation from their mean over an episode; action: root mean square change;"
+        " IoU: of predicted masks with the true ones, mean of classes.",
         "",
         "| shift | " + " | ".join(f"{name}: features | action | IoU" for name in runs) + " |",
         "|---" * (1 + 3 * len(runs)) + "|",

@@ -9,11 +9,25 @@ import torch
 
 from agents.imitation import imitate, load_agent
 from agents.imitation_presets import preset
+from agents.online import load_agent as load_online_agent
+from agents.online import train
+from agents.presets import preset as online_preset
 from agents.run_folder import RunFolder
 from envs.recording import ScriptedActor, collect
 from envs.simulation import EnvironmentConfig
 from errors import UserError
-from results.shifted_features import ShiftedFeatures, films, main, measure
+from mask_classes import NAMES
+from results.shifted_features import (
+    Film,
+    ShiftedFeatures,
+    by_seed,
+    films,
+    main,
+    markdown,
+    measure,
+    measure_online,
+    subject,
+)
 
 TASK = "metaworld/drawer-close"
 
@@ -35,14 +49,19 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+def filmed(run):
+    options = ShiftedFeatures((str(run),), run, episodes=1)
+    seen = subject(run, "cpu")
+    (plain,), instruction = films(seen, TASK, "", options)
+    (shifted,), _ = films(seen, TASK, "background:0.5", options, [plain.actions])
+    return instruction, plain, shifted
+
+
 @pytest.fixture(scope="module")
 def episodes(run):
     """An agent, what its task is called, and one episode as it is and under another background."""
-    agent, _, view, _ = load_agent(run, "cpu")
-    options = ShiftedFeatures((str(run),), run, episodes=1)
-    (plain,), actions, instruction = films(view, TASK, "", options)
-    (shifted,), _, _ = films(view, TASK, "background:0.5", options, actions)
-    return agent, instruction, plain, shifted
+    agent, *_ = load_agent(run, "cpu")
+    return agent, *filmed(run)
 
 
 def test_only_the_pictures_differ(episodes):
@@ -96,6 +115,68 @@ def test_the_report_has_a_row_for_every_shift(run, tmp_path, monkeypatch):
     assert written["none"]["features"] == 0 < written["noise:0.5"]["features"]
     report = (tmp_path / "shifted.md").read_text()
     assert f"| noise:0.5 | {written['noise:0.5']['features']:.2f} |" in report
+
+
+@pytest.fixture(scope="module", params=["masks", "pixels+masks"])
+def online(request, tmp_path_factory):
+    """A run folder of train, one update old."""
+    folder = tmp_path_factory.mktemp("online") / "run"
+    default = online_preset("cpu", TASK)
+    config = replace(
+        default, task=TASK, steps=500, prefill=250, evaluate_episodes=1, evaluate_first=1000,
+        environment=replace(default.environment, size=32), update_every=250,
+        agent=replace(
+            default.agent, autoencoder_pretraining=2, joint_pretraining=1,
+            autoencoder=replace(default.agent.autoencoder, image_size=32, target=request.param),
+        ),
+    )  # fmt: skip
+    with RunFolder.create_or_resume(folder, config) as opened:
+        train(config, opened)
+    return folder
+
+
+def test_an_agent_trained_online_says_what_it_would_do_in_the_experts_episode(online):
+    _, plain, shifted = filmed(online)
+    agent, *_ = load_online_agent(online, "cpu")
+    still = measure_online(agent, plain, plain)
+    assert still["features"] == still["action"] == 0
+    found = measure_online(agent, plain, shifted)
+    assert found["features"] > 0 < found["action"]
+    with torch.no_grad():
+        logits = agent.autoencoder.decode(
+            agent.autoencoder.encode(torch.from_numpy(shifted.image[:, 0]))
+        )[0][..., -len(NAMES) :]
+    predicted, mask = logits.argmax(-1).numpy(), shifted.mask[:, 0]
+    ious = [
+        ((predicted == k) & (mask == k)).sum() / ((predicted == k) | (mask == k)).sum()
+        for k in np.union1d(predicted, mask)
+    ]
+    assert found["iou"] == pytest.approx(np.mean(ious), rel=1e-5)
+    # Acting, it has seen the pictures so far, and what the expert did in place of its own action.
+    once = Film(plain.image[:3], plain.mask[:3], plain.proprio[:3], plain.actions[:2])
+    grey = replace(once, image=np.full_like(once.image, 128))
+
+    def would_do(film):
+        torch.manual_seed(0)
+        state, chosen = None, []
+        for step, done in enumerate([*film.actions, np.zeros(4, np.float32)]):
+            seen = {"image": film.image[step], "is_first": np.array([step == 0])}
+            action, state = agent.policy(seen, state, explore=False)
+            chosen.append(action[0])
+            state = agent.acted(state, done[None])
+        return np.stack(chosen)
+
+    expected = np.sqrt(np.square(would_do(grey) - would_do(once)).mean())
+    assert measure_online(agent, once, grey)["action"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_seeds_of_a_run_are_one_column():
+    def found(features):
+        return {"none": {"features": features, "action": 0.5, "iou": None}}
+
+    runs = {"a-seed0": found(1.0), "a-seed1": found(2.0), "b-seed0": found(3.0)}
+    assert by_seed(runs) == {"a": found(1.5), "b-seed0": found(3.0)}
+    assert "| a: features | action | IoU | b-seed0: features" in markdown(runs, "it")
 
 
 def test_no_run_is_one_sentence(tmp_path):
