@@ -1,6 +1,7 @@
 """Tables under visual change against numbers worked out by hand."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,47 @@ def test_report_and_its_numbers_can_be_made_again(tmp_path, capsys):
     assert table[0].startswith("| none (ID) | 0.75 (")
     assert "| 1.00 (1.00 to 1.00) |" in table[0]
     assert (second / "robustness.png").stat().st_size > 0
+
+
+def run_folder(folder, target, success):
+    """What `run.py train` and `evaluate --shifts` leave of a run, in small."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        "config: {task: metaworld/reach, seed: 2, steps: 1000, agent: {autoencoder: "
+        f"{{target: '{target}'}}}}}}\ncommand: python run.py train\ncommit: c0ffee\n"
+    )
+    lines = [{"step": s, "time": s / 10, "eval/success": success} for s in (500, 1000)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    episodes = {"episodes": [{"success": True}, {"success": False}]}
+    evaluation = {
+        "step": 1000, "shifts": ["noise:0.5"], "retained": {"score": "success"}, "agent": episodes,
+        "noise:0.5": episodes, "command": "python run.py evaluate", "commit": "c0ffee",
+    }  # fmt: skip
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    return str(folder)
+
+
+def test_curves_of_run_folders_are_kept_and_compared_again_without_them(tmp_path, capsys):
+    folders = (
+        run_folder(tmp_path / "a", "pixels+masks", 0.5),
+        run_folder(tmp_path / "b", "masks", 1.0),
+    )
+    out = tmp_path / "out"
+    robustness.main(robustness.Robustness(folders, out))
+    assert sorted(path.name for path in (out / "learned").iterdir()) == [
+        "masks-metaworld-reach-seed2.json",
+        "pixels+masks-metaworld-reach-seed2.json",
+    ]
+    first = (out / "curves" / "scores.json").read_text()
+    assert set(json.loads(first)["tasks"]["metaworld/reach"]) == {"masks", "pixels+masks"}
+    for folder in folders:
+        shutil.rmtree(folder)
+    shutil.rmtree(out / "curves")
+    stranger = out / "learned" / "masks-metaworld-reach-seed3.json"
+    stranger.write_text("not one of these runs")
+    robustness.main(robustness.Robustness((str(out / "runs.json"),), out))
+    again = json.loads((out / "curves" / "scores.json").read_text())
+    assert again["tasks"] == json.loads(first)["tasks"]
 
 
 @pytest.mark.parametrize(
