@@ -44,6 +44,7 @@ from commands.command_line import script
 from errors import UserError
 from results.benchmark_tables import markdown
 from results.loading import measure_loading
+from results.output import write_report
 from results.pictures import measure_pictures
 from results.public_code import (
     check_public,
@@ -489,12 +490,9 @@ def main(options: Benchmark) -> None:
     if options.public is not None:
         check_public(options.public)
     result = measure(options)
-    text = json.dumps(result, indent=1)
-    print(text if options.json else markdown(result))
+    print(json.dumps(result, indent=1) if options.json else markdown(result))
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.with_suffix(".md").write_text(markdown(result))
-        options.out.with_suffix(".json").write_text(text + "\n")
+        write_report(options.out, markdown(result), result)
 
 
 if __name__ == "__main__":

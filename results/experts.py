@@ -24,6 +24,7 @@ from agents.evaluation import summarise
 from agents.provenance import hardware, provenance
 from commands.command_line import script
 from envs.recording import ScriptedActor, demonstration_seed
+from results.output import write_report
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,7 @@ def main(options: Experts) -> None:
         rows = list(tqdm(pool.map(call, tasks), total=len(tasks), unit="task", disable=None))
     settings = json.loads(json.dumps(asdict(options), default=str))
     result = {**provenance(), "hardware": hardware(), "options": settings, "rows": rows}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(markdown(result))
+    write_report(options.out, markdown(result), result)
     print(markdown(result))
 
 

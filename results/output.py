@@ -1,8 +1,11 @@
-"""Where a report goes: the page is OUT.md, what belongs to it is in the folder OUT."""
+"""Where a report goes: the page is OUT.md, what belongs to it is in the folder OUT, or in OUT.json
+where that is numbers alone."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from errors import UserError
 
@@ -22,3 +25,17 @@ def page_of(out: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write {error.filename} ({error.strerror})") from error
     return page
+
+
+def write_report(out: Path, report: str, numbers: Any) -> None:
+    """Write OUT.md and OUT.json.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_suffix(".md").write_text(report)
+        out.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename} ({error.strerror})") from error
