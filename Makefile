@@ -25,10 +25,10 @@ ROBUST_STEPS ?= 20000
 # Imitation by what the world model predicts: record, train, evaluate, compare.
 IMITATION_TASKS ?= metaworld/button-press-topdown,metaworld/drawer-open,metaworld/window-open
 LIBERO_TASKS ?= libero/object/0,libero/object/3,libero/object/7
-SHUFFLED_TASKS ?= libero/object-shuffled/0,libero/object-shuffled/3,libero/object-shuffled/7
+SWAPPED_TASKS ?= libero/object-swapped/0,libero/object-swapped/3,libero/object-swapped/7
 IMITATION_STEPS ?= --policy-steps 3000 --evaluate-every 1500
 LIBERO_STEPS ?= --policy-steps 8000 --evaluate-every 1500
-SHUFFLED_STEPS ?= --policy-steps 6000 --evaluate-every 2000
+SWAPPED_STEPS ?= --agent.history 1 --policy-steps 4000 --evaluate-every 2000
 DYNAMICS_STEPS ?= --dynamics-steps 2000
 
 .PHONY: help setup unit test lint demo curves robustness imitation
@@ -169,8 +169,8 @@ imitation: $(VENV)/.renders
 		--environment.size 64 --out runs/demos/metaworld
 	$(BIN)/python run.py collect --task $(LIBERO_TASKS) --episodes 40 --noise 0.05 \
 		--environment.size 64 --out runs/demos/libero
-	$(BIN)/python run.py collect --task $(SHUFFLED_TASKS) --episodes 100 --noise 0.05 \
-		--environment.size 64 --out runs/demos/shuffled
+	$(BIN)/python run.py collect --task $(SWAPPED_TASKS) --episodes 40 --noise 0.05 \
+		--environment.size 64 --out runs/demos/swapped
 	$(call imitate,mw3-masks-seed0,metaworld,$(IMITATION_TASKS),$(MASKS) $(IMITATION_STEPS),--episodes 20 --random --shifts all $(PRUNING) --video)
 	$(call imitate,mw3-pixels-seed0,metaworld,$(IMITATION_TASKS),--target pixels $(DYNAMICS_STEPS) $(IMITATION_STEPS),--episodes 20 --shifts all $(PRUNING) --video)
 	$(call imitate,mw3-none-seed0,metaworld,$(IMITATION_TASKS),--world-model none $(IMITATION_STEPS),--episodes 20 --shifts all --video)
@@ -178,9 +178,9 @@ imitation: $(VENV)/.renders
 	$(call imitate,mw3-blind-seed0,metaworld,$(IMITATION_TASKS),--world-model blind $(IMITATION_STEPS),--episodes 20)
 	$(call imitate,lo3-masks-seed0,libero,$(LIBERO_TASKS),$(MASKS) $(LIBERO_STEPS),--episodes 50 --random --swap-instructions --video)
 	$(call imitate,lo3-blind-seed0,libero,$(LIBERO_TASKS),--world-model blind $(LIBERO_STEPS),--episodes 50)
-	$(call imitate,lo3s-masks-seed0,shuffled,$(SHUFFLED_TASKS),--target masks --dynamics-steps 3000 $(SHUFFLED_STEPS),--episodes 50 --swap-instructions --video)
-	$(call imitate,lo3s-none-seed0,shuffled,$(SHUFFLED_TASKS),--world-model none $(SHUFFLED_STEPS),--episodes 50)
-	$(call imitate,lo3s-blind-seed0,shuffled,$(SHUFFLED_TASKS),--world-model blind $(SHUFFLED_STEPS),--episodes 50)
+	$(call imitate,lo3w-masks-seed0,swapped,$(SWAPPED_TASKS),$(MASKS) --agent.dynamics.pure-noise 0.5 $(SWAPPED_STEPS),--episodes 50 --video)
+	$(call imitate,lo3w-none-seed0,swapped,$(SWAPPED_TASKS),--world-model none $(SWAPPED_STEPS),--episodes 50)
+	$(call imitate,lo3w-blind-seed0,swapped,$(SWAPPED_TASKS),--world-model blind $(SWAPPED_STEPS),--episodes 50)
 	$(BIN)/python results/imitation.py runs/imitation/* --out results/imitation
 	$(BIN)/python results/shifted_features.py $(patsubst %,runs/imitation/mw3-%-seed0,masks frozen pixels none) \
 		--out results/shifted_features
