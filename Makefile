@@ -48,7 +48,7 @@ help:
 	@echo "make demo    train $(DEMO_TASK) on the CPU, evaluate it beside a random policy"
 	@echo "             SEED=$(SEED) DEMO_STEPS=$(DEMO_STEPS) DEMO_DIR=$(DEMO_DIR)"
 	@echo "             stop it at any moment; the same command goes on from there"
-	@echo "make curves  learn several tasks on the CPU and record the curves (hours; resumable)"
+	@echo "make curves  learn several tasks on the CPU, evaluate, record the curves (hours; resumable)"
 	@echo "             CURVE_TASKS=... CURVE_SEEDS=\"$(CURVE_SEEDS)\" CURVE_STEPS=$(CURVE_STEPS)"
 	@echo "make robustness  pixels, masks and both, trained and then evaluated under every visual"
 	@echo "             shift (hours on two cores; resumable)"
@@ -137,8 +137,11 @@ demo: $(VENV)/.renders
 
 curves: $(VENV)/.renders
 	@set -e; for seed in $(CURVE_SEEDS); do for task in $(CURVE_TASKS); do \
-		$(BIN)/python run.py train --task $$task --preset cpu --steps $(CURVE_STEPS) \
-			--seed $$seed --logdir runs/curves/$$(echo $$task | tr / -)-seed$$seed; \
+		run=runs/curves/$$(echo $$task | tr / -)-seed$$seed; \
+		$(BIN)/python run.py train --task $$task --preset cpu --agent.compile \
+			--steps $(CURVE_STEPS) --seed $$seed --logdir $$run; \
+		[ $$run/evaluation.json -nt $$run/checkpoint.pt ] || \
+			$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --random; \
 	done; done
 	$(BIN)/python results/record.py runs/curves
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -55,4 +56,32 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         os.replace(temporary, path)
     finally:
         writer.close()
+        temporary.unlink(missing_ok=True)
+
+
+def shrink_video(source: Path, target: Path, fps: float = 10, height: int = 256) -> None:
+    """Write a small copy of ``source`` to ``target`` (.mp4, H.264): to be sent or kept in git.
+
+    Args:
+        source: a video; its duration and its colours stay.
+        target: the copy, written all at once.
+        fps: frames a second, at most; a slower ``source`` keeps its own.
+        height: pixels, at most; the width follows.
+
+    Raises:
+        OSError: ``source`` is no video that can be read, or ``target`` cannot be written.
+    """
+    import imageio_ffmpeg
+
+    temporary = target.with_suffix(".tmp.mp4")
+    filters = f"fps='min({fps},source_fps)',scale=-2:'2*trunc(min({height},ih)/2)'"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostdin", "-loglevel", "error"]
+    command += ["-i", str(source), "-vf", filters, "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
+    command += ["-crf", "26", "-movflags", "+faststart", str(temporary)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"{source} was not made smaller: {done.stderr.strip()[-300:]}")
+        os.replace(temporary, target)
+    finally:
         temporary.unlink(missing_ok=True)

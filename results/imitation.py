@@ -22,6 +22,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from agents.video import shrink_video
 from commands.command_line import script
 from errors import UserError
 from results.curves import _config
@@ -265,8 +266,10 @@ def main(options: Imitation) -> None:
         if path.is_dir():
             pictures = sorted((path / "pictures").glob("prediction-*.png"))
             videos = sorted((path / "videos").glob("evaluation.mp4"))
-            for source in [*pictures[-1:], *videos]:
-                shutil.copy(source, options.out / f"{path.name}{source.suffix}")
+            for picture in pictures[-1:]:
+                shutil.copy(picture, options.out / f"{path.name}.png")
+            for video in videos:
+                shrink_video(video, options.out / f"{path.name}.mp4")
     print(page.read_text())
 
 
