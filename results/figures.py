@@ -177,13 +177,15 @@ def page(
 
 def _seeds(axes: Axes, methods: Mapping[str, Aligned], look: Mapping[str, Look]) -> None:
     """Numbers of seeds, "5" or, where runs end early, "5–2", in the methods' colours."""
-    for place, (name, aligned) in enumerate(reversed(methods.items())):
+    beside, where, shift = "axes fraction", (0.98, 0.04), (0, 0)
+    for name, aligned in reversed(methods.items()):
         least, most = int(aligned.seeds.min()), int(aligned.seeds.max())
         text = f"{most}" if least == most else f"{most}–{least}"
-        axes.text(
-            0.98 - 0.1 * place, 0.04, text, color=look[name][0], fontsize=6,
-            ha="right", va="bottom", transform=axes.transAxes,
+        beside = axes.annotate(
+            text, where, xytext=shift, xycoords=beside, textcoords="offset points",
+            color=look[name][0], fontsize=6, ha="right", va="bottom",
         )  # fmt: skip
+        where, shift = (0, 0), (-5, 0)  # left of the last, however long that is
 
 
 def aggregate_figure(
@@ -234,7 +236,9 @@ def aggregate_figure(
             colour, dashes, _ = look[name]
             curves.fill_between(fractions, *interval, color=colour, alpha=0.18, linewidth=0)
             curves.plot(fractions, means, color=colour, linestyle=dashes, linewidth=1.7)
-        curves.set(xlim=(0, 1), ylim=(0, 1), xlabel="environment steps / budget of the task")
+        furthest = max((fractions[-1] for fractions, _, _ in efficiency.values()), default=1)
+        curves.set(xlim=(0, furthest), ylim=(0, 1), xlabel="environment steps / budget of the task")
+        curves.xaxis.set_major_locator(MaxNLocator(nbins=5))
         curves.set_ylabel("mean score")
         curves.set_title("sample efficiency, where every run is known", loc="left", fontsize=9)
 
