@@ -3,12 +3,29 @@
 import math
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 # Height in pixels to which smaller frames are enlarged: 64 are too few to look at.
 SMALLEST_HEIGHT = 320
+# Pixels and frames a second that a small copy has at most.
+SMALL_HEIGHT, SMALL_FPS = 256, 10
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """Where to write what is called ``path`` once the block is done; nothing stays of an error."""
+    # ffmpeg chooses the container by the ending.
+    temporary = path.with_suffix(".tmp.mp4")
+    try:
+        temporary.touch()  # an error of ours, not a page of ffmpeg's
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -33,55 +50,45 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     # H.264's usual colour format has half the resolution, so both sides must be even.
     padding = ((0, height % 2), (0, width % 2), (0, 0))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # ffmpeg chooses the container by the ending.
-    temporary = path.with_suffix(".tmp.mp4")
-    temporary.touch()  # an error of ours, not a page of ffmpeg's
-    writer = imageio_ffmpeg.write_frames(
-        str(temporary),
-        size=(width + width % 2, height + height % 2),
-        fps=fps,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        quality=None,
-        macro_block_size=2,
-        ffmpeg_log_level="error",
-        output_params=["-crf", "18", "-movflags", "+faststart"],
-    )
-    try:
-        writer.send(None)
-        for frame in frames:
-            enlarged = frame.repeat(scale, axis=0).repeat(scale, axis=1)
-            writer.send(np.ascontiguousarray(np.pad(enlarged, padding, mode="edge")))
-        writer.close()
-        os.replace(temporary, path)
-    finally:
-        writer.close()
-        temporary.unlink(missing_ok=True)
+    with _complete(path) as temporary:
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary),
+            size=(width + width % 2, height + height % 2),
+            fps=fps,
+            codec="libx264",
+            pix_fmt_out="yuv420p",
+            quality=None,
+            macro_block_size=2,
+            ffmpeg_log_level="error",
+            output_params=["-crf", "18", "-movflags", "+faststart"],
+        )
+        try:
+            writer.send(None)
+            for frame in frames:
+                enlarged = frame.repeat(scale, axis=0).repeat(scale, axis=1)
+                writer.send(np.ascontiguousarray(np.pad(enlarged, padding, mode="edge")))
+        finally:
+            writer.close()
 
 
-def shrink_video(source: Path, target: Path, fps: float = 10, height: int = 256) -> None:
-    """Write a small copy of ``source`` to ``target`` (.mp4, H.264): to be sent or kept in git.
+def shrink_video(source: Path, target: Path) -> None:
+    """Write a copy of ``source`` to ``target`` (.mp4, H.264) that is small enough for git.
 
-    Args:
-        source: a video; its duration and its colours stay.
-        target: the copy, written all at once.
-        fps: frames a second, at most; a slower ``source`` keeps its own.
-        height: pixels, at most; the width follows.
+    At most 256 pixels high and of 10 frames a second; duration and proportions stay.
 
     Raises:
         OSError: ``source`` is no video that can be read, or ``target`` cannot be written.
     """
     import imageio_ffmpeg
 
-    temporary = target.with_suffix(".tmp.mp4")
-    filters = f"fps='min({fps},source_fps)',scale=-2:'2*trunc(min({height},ih)/2)'"
+    filters = f"fps='min({SMALL_FPS},source_fps)',scale=-2:'2*trunc(min({SMALL_HEIGHT},ih)/2)'"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostdin", "-loglevel", "error"]
     command += ["-i", str(source), "-vf", filters, "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
-    command += ["-crf", "26", "-movflags", "+faststart", str(temporary)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["-crf", "26", "-movflags", "+faststart"]
+    with _complete(target) as temporary:
+        done = subprocess.run(
+            [*command, str(temporary)], capture_output=True, text=True, check=False
+        )
         if done.returncode:
-            raise OSError(f"{source} was not made smaller: {done.stderr.strip()[-300:]}")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+            reason = done.stderr.strip().rsplit("\n", 1)[-1]
+            raise OSError(f"{source} was not made smaller: {reason}")

@@ -254,6 +254,22 @@ def _rate(success: dict[str, Any] | None) -> str:
     return f"{success['mean']:.2f} ({low:.2f} to {high:.2f})"
 
 
+def keep_shown(run: Path, out: Path) -> None:
+    """The last picture and the video of a run folder, the video made small, as `run`.* in `out`.
+
+    Raises:
+        UserError: the video cannot be read, or its copy cannot be written.
+    """
+    for picture in sorted(run.glob("pictures/prediction-*.png"))[-1:]:
+        shutil.copy(picture, out / f"{run.name}.png")
+    video = run / "videos" / "evaluation.mp4"
+    if video.exists():
+        try:
+            shrink_video(video, out / f"{run.name}.mp4")
+        except OSError as error:
+            raise UserError(f"{error}; evaluate the run again with --video") from error
+
+
 def main(options: Imitation) -> None:
     """Read, write. Raises UserError for inputs that cannot be used."""
     runs = read(options.inputs)
@@ -263,13 +279,7 @@ def main(options: Imitation) -> None:
     page.write_text(markdown(runs, command, options.out.name))
     draw(runs, options.out / "measured")
     for path in map(Path, options.inputs):
-        if path.is_dir():
-            pictures = sorted((path / "pictures").glob("prediction-*.png"))
-            videos = sorted((path / "videos").glob("evaluation.mp4"))
-            for picture in pictures[-1:]:
-                shutil.copy(picture, options.out / f"{path.name}.png")
-            for video in videos:
-                shrink_video(video, options.out / f"{path.name}.mp4")
+        keep_shown(path, options.out)
     print(page.read_text())
 
 

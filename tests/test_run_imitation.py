@@ -92,11 +92,13 @@ def test_an_agent_of_imitation_is_measured_by_task_under_shifts_and_pruned(train
 
 
 def test_measured_runs_are_reported_and_the_report_can_be_made_again(trained, tmp_path, capsys):
-    measured = ["--episodes", "2", "--shifts", "noise:0.2", "--token-pruning", "0.1,0.5"]
+    measured = ["--episodes", "2", "--shifts", "noise:0.2", "--token-pruning", "0.1,0.5", "--video"]
     assert main(["evaluate", "--logdir", str(trained), *measured]) == 0
     first, second = tmp_path / "first", tmp_path / "second"
     report.main(report.Imitation((str(trained),), first))
     report.main(report.Imitation((str(first / "measured.json"),), second))
+    video = trained / "videos" / "evaluation.mp4"
+    assert 1000 < (first / "run.mp4").stat().st_size < video.stat().st_size
     page, again = ((tmp_path / f"{name}.md").read_text() for name in ("first", "second"))
     assert page.replace("first", "second") == again
     found = json.loads((trained / "evaluation.json").read_text())
@@ -114,6 +116,12 @@ def test_measured_runs_are_reported_and_the_report_can_be_made_again(trained, tm
     shutil.copy(trained / "config.yaml", tmp_path)
     with pytest.raises(UserError, match="has not been evaluated yet; python run.py evaluate"):
         report.read([str(tmp_path)])
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(trained, damaged)
+    (damaged / "videos" / "evaluation.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"evaluation\.mp4 was not made smaller.*with --video"):
+        report.main(report.Imitation((str(damaged),), tmp_path / "third"))
 
 
 def test_an_agent_can_be_told_something_else(trained, capsys):
