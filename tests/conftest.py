@@ -24,7 +24,7 @@ def libero_assets(request, tmp_path_factory):
         pytest.skip("../shared/libero/assets.tar.xz is not here")
     spec = importlib.util.find_spec("libero")
     if spec is None:
-        pytest.skip("hf-libero is not installed: pip install '.[libero]'")
+        pytest.fail("hf-libero is not installed: pip install '.[libero]'")
     assets = unpacked(LIBERO_ARCHIVE, request.config.cache.mkdir("libero"))
     package = Path(spec.submodule_search_locations[0]) / "libero"
     config = tmp_path_factory.mktemp("libero")

@@ -1,6 +1,5 @@
 """LIBERO: the evaluation protocol, what its two cameras and their masks show, its errors."""
 
-import importlib.util
 import os
 import pathlib
 import subprocess
@@ -23,7 +22,6 @@ LIMITS = {"spatial": 220, "object": 280, "goal": 300, "10": 520}
 """Control steps of an episode, ../shared/specs/suites.md."""
 STILL = np.zeros(7, np.float32)
 GEOM, SITE = int(mujoco.mjtObj.mjOBJ_GEOM), int(mujoco.mjtObj.mjOBJ_SITE)
-INSTALLED = importlib.util.find_spec("libero") is not None
 REPOSITORY = pathlib.Path(envs.__file__).parents[1]
 
 
@@ -465,7 +463,6 @@ def test_a_missing_package_is_a_sentence_that_names_it(configured, tmp_path):
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.skipif(not INSTALLED, reason="hf-libero is not installed: pip install '.[libero]'")
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
