@@ -20,7 +20,7 @@ from agents import imitation, imitation_presets
 from agents.checkpoint import load_checkpoint
 from agents.diffusion_policy import DiffusionPolicyConfig
 from agents.imitation import ImitationConfig, imitate
-from agents.imitation_agent import ImitationAgent, ImitationAgentConfig, Interface, Networks
+from agents.imitation_agent import ImitationAgent, ImitationAgentConfig, Interface
 from agents.imitation_evaluation import Evaluation, Row
 from agents.imitation_run import View
 from agents.run_folder import RunFolder
@@ -29,7 +29,6 @@ from envs.simulation import EnvironmentConfig
 from envs.windows import open_windows, statistics
 from errors import UserError
 from world_models.image_encoder import ImageEncoderConfig
-from world_models.language import make_language
 from world_models.layers import OptimizerConfig
 from world_models.mask_dynamics import MaskDynamicsConfig
 from world_models.video_transformer import TransformerConfig
@@ -467,44 +466,6 @@ def test_mistakes_are_one_sentence(data, finished, tmp_path):
     run_folder.close()
     with pytest.raises(UserError, match="has no policy yet"):
         imitation.load_agent(early)
-
-
-@pytest.mark.parametrize("name", imitation_presets.PRESETS)
-def test_presets_fit_their_windows(name):
-    """Both stages take what the windows hold; on no device, as the paper's size needs."""
-    agent = imitation_presets.preset(name).agent
-    vae, transformer = agent.dynamics.vae, agent.dynamics.transformer
-    assert bool(vae.pretrained and transformer.pretrained) == (name == "paper")
-    agent = replace(
-        agent,
-        dynamics=replace(
-            agent.dynamics,
-            vae=replace(vae, pretrained=""),
-            transformer=replace(transformer, pretrained=""),
-        ),
-    )
-    windows, size = agent.windows(), {"cpu": 64, "gpu": 128, "paper": 256}[name]
-    width = 4096 if agent.language == "t5" else make_language(agent.language).width
-    interface = Interface(cameras=2, size=size, action_size=7, proprio_size=12)
-    with torch.device("meta"):
-        networks = Networks(agent, interface, width)
-        batch = {
-            "image": torch.zeros(1, 2, windows.history, size, size, 3, dtype=torch.uint8),
-            "future": torch.zeros(1, 2, windows.future, size, size, dtype=torch.uint8),
-            "future_valid": torch.ones(1, windows.future, dtype=torch.bool),
-            "text": torch.zeros(1, 8, width),
-            "text_mask": torch.ones(1, 8, dtype=torch.bool),
-        }
-        seen = {part: batch[part] for part in ("image", "text", "text_mask")}
-        features = networks.world_model.features(**seen)
-        chunk = torch.zeros(1, windows.chunk, 7)
-        loss, _ = networks.policy.loss(chunk, chunk[..., 0] == 0, torch.zeros(1, 12), features)
-    assert loss.shape == ()
-    assert len(features) == agent.dynamics.transformer.layers
-    if name == "paper":
-        assert (windows.history, windows.future, windows.chunk) == (4, 9, 36)
-        blocks = networks.policy.blocks
-        assert (len(blocks), agent.policy.width, agent.policy.heads) == (28, 512, 16)
 
 
 def test_interrupting_says_how_to_go_on(data, tmp_path):

@@ -1,4 +1,4 @@
-"""The video model of masks: its target, its flow, its cameras, and that it learns."""
+"""The video model of masks: its target, its flow, its cameras, its sizes."""
 
 import dataclasses
 
@@ -484,50 +484,3 @@ def test_every_size_can_be_said_on_the_command_line():
     assert config.vae.widths == (8, 16)
     assert config.vae.scaling == (True, False)
     assert (config.transformer.layers, config.target) == (2, "pixels")
-
-
-# ---------------------------------------------------------------------------------- learning
-
-
-def moving_squares(size=32, history=2, future=5, copies=4):
-    """One clip, `copies` times over: two squares of two classes, moving in opposite directions."""
-    edge, generator = size // 4, seeded()
-    steps = history + future
-    image = torch.randint(60, 120, (size, size, 3), generator=generator).to(torch.uint8)
-    image = image.repeat(steps, 1, 1, 1)
-    mask = torch.zeros(steps, size, size, dtype=torch.uint8)
-    for t in range(steps):
-        along = round((size - edge) * t / (steps - 1))
-        for label, row, column in ((2, 4, along), (3, size - edge - 4, size - edge - along)):
-            image[t, row : row + edge, column : column + edge] = 40 * label
-            mask[t, row : row + edge, column : column + edge] = label
-    return {
-        "image": image[None, None, :history].repeat(copies, 1, 1, 1, 1, 1),
-        "future": mask[None, None, history:].repeat(copies, 1, 1, 1, 1),
-        "future_valid": torch.ones(copies, future, dtype=torch.bool),
-        "text": torch.zeros(copies, 1, CAPTION),
-        "text_mask": torch.ones(copies, 1, dtype=torch.bool),
-    }
-
-
-def test_it_learns_where_the_squares_will_be():
-    torch.manual_seed(0)
-    config = MaskDynamicsConfig(
-        vae=VideoVAEConfig(16, widths=(16,), blocks=(0, 0), scaling=(True,)),
-        transformer=TransformerConfig(layers=3, heads=2, head_width=32),
-        future_frames=5,
-        jitter=0.0,
-    )
-    model, batch = MaskDynamics(config, 1, CAPTION).train(), moving_squares()
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, fused=True)
-    generator, flow = seeded(), []
-    for _ in range(250):
-        loss, metrics = model.loss(batch, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        flow.append(metrics["flow"])
-    assert torch.stack(flow[-30:]).mean() < 0.5 * torch.stack(flow[:30]).mean()
-    picture = model.eval().predict(*see(batch), generator=seeded())
-    assert model.target.measure(picture, batch)["iou/mean"] > 0.8
