@@ -433,7 +433,7 @@ def test_open_loop_prediction_sees_no_picture_after_its_context(replay):
     later = batch["image"].clone()
     later[:, context:] = 0
     assert torch.equal(predict(image=later), expected)
-    for name, step in (("image", context - 1), ("action", context)):
+    for name, step in (("image", context - 1), ("action", context), ("action", 8)):
         other = batch[name].clone()
         other[:, step] = 1
         prediction = predict(**{name: other})
