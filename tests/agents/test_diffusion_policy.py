@@ -268,6 +268,20 @@ def test_each_block_reads_its_own_layer_as_a_set_of_tokens():
     torch.testing.assert_close(turned, chunk, rtol=1e-4, atol=1e-4)
 
 
+def test_how_large_the_backbones_features_are_does_not_matter():
+    policy, (_, _, context) = make(), inputs()
+    read, larger = policy.read(context), policy.read([100.0 * features for features in context])
+    torch.testing.assert_close(larger, read)
+
+
+def test_an_action_is_told_its_place_beside_rotary_distances():
+    policy, (_, proprio, context) = make(), inputs()
+    policy.angles.zero_()  # of the rotary positions nothing is left
+    alike = torch.ones(B, H, A)
+    velocity = policy.velocity(alike, torch.zeros(B), proprio, policy.read(context))
+    assert (torch.cdist(velocity, velocity) + torch.eye(H) > 1e-3).all()
+
+
 def test_the_context_is_projected_once_whatever_the_steps():
     policy, (_, proprio, context) = make(), inputs()
     calls = []

@@ -43,6 +43,12 @@ def test_aggregates_worked_out_by_hand(compute):
     )
 
 
+@pytest.mark.parametrize("compute", [aggregate, aggregate_ragged])
+def test_nothing_above_1_makes_up_for_a_gap(compute):
+    table = {"a": np.array([0.0, 2.0]), "b": np.array([0.5, 1.5])}
+    assert points(compute(table))["optimality gap"] == pytest.approx((1.0 + 0.5) / 4)
+
+
 def test_every_task_weighs_the_same_whatever_its_number_of_seeds():
     table = {"a": np.array([1.0, 1.0, 1.0, 1.0]), "b": np.array([0.0])}
     assert not is_rectangular(table)

@@ -117,6 +117,33 @@ def test_the_model_counts_every_latent_once_while_it_trains_and_none_otherwise()
     torch.testing.assert_close(model.statistics.variance, latents.var(0, correction=0))
 
 
+def test_the_vae_redraws_samples_and_its_divergence_is_weighted():
+    model = make(vae=dataclasses.replace(VAE, kl_weight=0.5), target="pixels").eval()
+    batch = make_batch(pixels=True)
+    loss, metrics = model.loss(batch, seeded())
+
+    generator = seeded()
+
+    def redraw(pictures):
+        """What comes back, by the posterior's mean and standard deviation, and its divergence."""
+        posterior = model.vae.encode(pictures.permute(0, 4, 1, 2, 3)).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        latent = posterior.mean + posterior.logvar.exp().sqrt() * noise
+        divergence = torch.distributions.kl_divergence(
+            torch.distributions.Normal(posterior.mean, posterior.logvar.exp().sqrt()),
+            torch.distributions.Normal(torch.zeros(()), torch.ones(())),
+        )
+        picture = model.vae.decode(latent).sample.permute(0, 2, 3, 4, 1)
+        return (picture - pictures).abs().mean(), divergence.sum() / len(pictures)
+
+    rgb, near = redraw(batch["image"][:, :, -1:].flatten(0, 1) / 127.5 - 1)
+    target, far = redraw(batch["future"].flatten(0, 1) / 127.5 - 1)
+    torch.testing.assert_close(metrics["vae/rgb"], rgb)
+    torch.testing.assert_close(metrics["vae/target"], target)
+    torch.testing.assert_close(metrics["vae/kl"], near + far)
+    torch.testing.assert_close(loss, metrics["flow"] + rgb + target + 0.5 * (near + far))
+
+
 # ---------------------------------------------------------------------------------- the flow
 
 
