@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,10 @@ class ActorCriticConfig:
     """Hidden layers of actor and critic."""
     units: int = 512
     """Units of each of them."""
+    mean: Literal["tanh", "inverting"] = "tanh"
+    """How the mean of an action is kept in [−1, 1]. tanh: as published; where it saturates its
+    gradient vanishes, and an action that has come to stand at a bound stays there. inverting:
+    clipped, with inverting gradients (`bounded`)."""
     min_std: float = 0.1
     """Smallest standard deviation of the actor, in actions; the largest is 1."""
     entropy: float = 1e-4
@@ -130,19 +135,44 @@ class TruncatedNormal:
         return (entropy + edges / (2.0 * self.mass)).sum(-1)
 
 
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, raw: Tensor) -> Tensor:
+        ctx.save_for_backward(raw)
+        return raw.clamp(-1.0, 1.0)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (raw,) = ctx.saved_tensors
+        # To lower the loss is to move against the gradient.
+        room = torch.where(gradient < 0, 1.0 - raw, 1.0 + raw)
+        return gradient * room / 2.0
+
+
+def bounded(raw: Tensor) -> Tensor:
+    """`raw` (...) clipped to [−1, 1], with inverting gradients (Hausknecht and Stone, 2016).
+
+    A gradient that would move a number up or down is scaled by the room that is left to the bound
+    there, over the 2 between the bounds: nothing at the bound, and back where it lies beyond. A
+    gradient inwards is as good as whole at the bound, where that of tanh vanishes.
+    """
+    return _Bounded.apply(raw)
+
+
 class Actor(nn.Module):
     """Model-state features (..., F) → truncated normal over actions (..., A)."""
 
     def __init__(self, config: ActorCriticConfig, feature: int, action: int):
         super().__init__()
         self.min_std = config.min_std
+        self.bound = bounded if config.mean == "inverting" else torch.tanh
         self.layers = MLP(feature, config.units, config.layers, 2 * action)
         initialise(self)
 
     def forward(self, feature: Tensor) -> TruncatedNormal:
         mean, std = self.layers(feature).float().chunk(2, dim=-1)
         std = self.min_std + (1.0 - self.min_std) * torch.sigmoid(std)
-        return TruncatedNormal(torch.tanh(mean), std)
+        return TruncatedNormal(self.bound(mean), std)
 
 
 class ActorCritic(nn.Module):

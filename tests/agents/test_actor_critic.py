@@ -7,7 +7,13 @@ import pytest
 import torch
 from scipy.stats import truncnorm
 
-from agents.actor_critic import ActorCritic, ActorCriticConfig, TruncatedNormal, lambda_return
+from agents.actor_critic import (
+    ActorCritic,
+    ActorCriticConfig,
+    TruncatedNormal,
+    bounded,
+    lambda_return,
+)
 from world_models.latent_dynamics import (
     FeatureDecoderConfig,
     FeatureEncoderConfig,
@@ -224,6 +230,30 @@ def test_actors_mean_is_a_tanh_and_its_std_lies_between_the_smallest_and_one():
         distribution = behaviour.actor(torch.randn(1, F))
     torch.testing.assert_close(distribution.mean, torch.tensor([[math.tanh(0.5), -1.0]]))
     torch.testing.assert_close(distribution.std, torch.tensor([[0.1, 1.0]]))
+
+
+def test_gradients_are_scaled_by_the_room_left_to_the_bound_and_inverted_beyond():
+    raw = torch.tensor([-2.0, -1.0, -0.4, 0.0, 1.0, 3.0], requires_grad=True)
+    assert bounded(raw).tolist() == pytest.approx([-1.0, -1.0, -0.4, 0.0, 1.0, 1.0])
+    (downwards,) = torch.autograd.grad(6.0 * bounded(raw).sum(), raw)
+    assert downwards.tolist() == pytest.approx([-3.0, 0.0, 1.8, 3.0, 6.0, 12.0])
+    (upwards,) = torch.autograd.grad(-6.0 * bounded(raw).sum(), raw)
+    assert upwards.tolist() == pytest.approx([-9.0, -6.0, -4.2, -3.0, 0.0, 6.0])
+
+
+@pytest.mark.parametrize(("mean", "reached"), [("inverting", 0.3), ("tanh", 1.0)])
+def test_an_action_at_its_bound_can_come_back_unless_a_tanh_has_saturated(mean, reached):
+    behaviour = make(mean=mean)
+    head = behaviour.actor.layers.head
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(20.0)
+    feature = torch.randn(1, F)
+    for _ in range(300):
+        loss = (behaviour.actor(feature).mean - 0.3).square().sum()
+        behaviour.actor_optimizer.accumulate(loss)
+        behaviour.actor_optimizer.apply()
+    assert behaviour.actor(feature).mean.tolist() == [pytest.approx([reached] * A, abs=0.01)]
 
 
 # ----------------------------------------------------------------------------------- losses
