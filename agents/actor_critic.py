@@ -32,10 +32,10 @@ class ActorCriticConfig:
     """Hidden layers of actor and critic."""
     units: int = 512
     """Units of each of them."""
-    mean: Literal["tanh", "inverting"] = "tanh"
+    mean: Literal["tanh", "clipped"] = "tanh"
     """How the mean of an action is kept in [−1, 1]. tanh: as published; where it saturates its
-    gradient vanishes, and an action that has come to stand at a bound stays there. inverting:
-    clipped, with inverting gradients (`bounded`)."""
+    gradient vanishes, and an action that has come to stand at a bound stays there. clipped: by
+    `clipped`, from where it comes back."""
     min_std: float = 0.1
     """Smallest standard deviation of the actor, in actions; the largest is 1."""
     entropy: float = 1e-4
@@ -135,7 +135,7 @@ class TruncatedNormal:
         return (entropy + edges / (2.0 * self.mass)).sum(-1)
 
 
-class _Bounded(torch.autograd.Function):
+class _Clipped(torch.autograd.Function):
     @staticmethod
     def forward(ctx, raw: Tensor) -> Tensor:
         ctx.save_for_backward(raw)
@@ -145,18 +145,17 @@ class _Bounded(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> Tensor:
         (raw,) = ctx.saved_tensors
         # To lower the loss is to move against the gradient.
-        room = torch.where(gradient < 0, 1.0 - raw, 1.0 + raw)
-        return gradient * room / 2.0
+        return torch.where((raw.abs() < 1.0) | (gradient * raw > 0), gradient, 0.0)
 
 
-def bounded(raw: Tensor) -> Tensor:
-    """`raw` (...) clipped to [−1, 1], with inverting gradients (Hausknecht and Stone, 2016).
+def clipped(raw: Tensor) -> Tensor:
+    """`raw` (...) clipped to [−1, 1]; beyond a bound, gradients that lead back in stay as they are,
+    those that lead further out are 0.
 
-    A gradient that would move a number up or down is scaled by the room that is left to the bound
-    there, over the 2 between the bounds: nothing at the bound, and back where it lies beyond. A
-    gradient inwards is as good as whole at the bound, where that of tanh vanishes.
+    Unlike inverting gradients (Hausknecht and Stone, 2016), which are scaled by the room that is
+    left to the bound: where gradients are noisy that pulls every action towards the middle.
     """
-    return _Bounded.apply(raw)
+    return _Clipped.apply(raw)
 
 
 class Actor(nn.Module):
@@ -165,7 +164,7 @@ class Actor(nn.Module):
     def __init__(self, config: ActorCriticConfig, feature: int, action: int):
         super().__init__()
         self.min_std = config.min_std
-        self.bound = bounded if config.mean == "inverting" else torch.tanh
+        self.bound = clipped if config.mean == "clipped" else torch.tanh
         self.layers = MLP(feature, config.units, config.layers, 2 * action)
         initialise(self)
 
