@@ -149,8 +149,8 @@ class _Clipped(torch.autograd.Function):
 
 
 def clipped(raw: Tensor) -> Tensor:
-    """`raw` (...) clipped to [−1, 1]; beyond a bound, gradients that lead back in stay as they are,
-    those that lead further out are 0.
+    """`raw` (...) clipped to [−1, 1]; at a bound and beyond, gradients that lead back in stay as
+    they are, those that lead further out are 0.
 
     Unlike inverting gradients (Hausknecht and Stone, 2016), which are scaled by the room that is
     left to the bound: where gradients are noisy that pulls every action towards the middle.

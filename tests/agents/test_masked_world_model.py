@@ -10,75 +10,12 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from agents.actor_critic import ActorCriticConfig
 from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.compilation import require_compiler
-from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
-from agents.replay import Entry, Replay
 from errors import UserError
-from world_models.autoencoder import AutoencoderConfig
-from world_models.latent_dynamics import (
-    FeatureDecoderConfig,
-    FeatureEncoderConfig,
-    LatentDynamicsConfig,
-)
+from tests.agents.tiny_agent import FAST, SIZE, TINY, make, make_replay
 from world_models.layers import OptimizerConfig
-from world_models.rssm import RSSMConfig
 
-A, SIZE = 3, 16
-FAST = OptimizerConfig(learning_rate=1e-3)
-TINY = MaskedWorldModelConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=SIZE, width=16, encoder_depth=1, decoder_depth=1, heads=2
-    ),
-    dynamics=LatentDynamicsConfig(
-        encoder=FeatureEncoderConfig(width=8, depth=1, heads=2),
-        rssm=RSSMConfig(deterministic=12, hidden=12, variables=4, classes=4),
-        decoder=FeatureDecoderConfig(width=8, depth=1, heads=2),
-        head_layers=1,
-        head_units=16,
-    ),
-    behaviour=ActorCriticConfig(
-        horizon=4, start_states=8, layers=1, units=16, target_every=2,
-        actor_optimizer=FAST, critic_optimizer=FAST,
-    ),
-    autoencoder_optimizer=OptimizerConfig(learning_rate=1e-3, warmup=10),
-    dynamics_optimizer=FAST,
-    autoencoder_batch=6,
-    batch=3,
-    window=5,
-    autoencoder_pretraining=2,
-    joint_pretraining=1,
-)  # fmt: skip
 PARTS = ("autoencoder", "dynamics", "behaviour.actor", "behaviour.critic")
-
-
-def make(config=TINY, seed=0):
-    torch.manual_seed(seed)
-    return MaskedWorldModel(config, A, "cpu")
-
-
-def make_replay(folder, seed=0):
-    entries = {
-        "image": Entry((SIZE, SIZE, 3), "uint8"),
-        "action": Entry((A,), "float32"),
-        "reward": Entry((), "float32"),
-        "is_first": Entry((), "bool"),
-        "is_terminal": Entry((), "bool"),
-    }
-    replay = Replay(folder, entries, 200, seed=seed)
-    rng = np.random.default_rng(0)
-    while len(replay.records) < 3:
-        episode = {
-            "image": rng.integers(0, 256, (21, SIZE, SIZE, 3), np.uint8),
-            "action": rng.uniform(-1, 1, (21, A)).astype(np.float32),
-            "reward": rng.normal(size=21).astype(np.float32),
-            "is_first": np.arange(21) == 0,
-            "is_terminal": np.zeros(21, bool),
-        }
-        episode["action"][0], episode["reward"][0] = 0, 0
-        replay.add_episode(episode, env_steps=40)
-    return replay
 
 
 @pytest.fixture
@@ -93,14 +30,6 @@ def tensors(module):
 
 def changed(module, before):
     return {name for name, value in module.state_dict().items() if not value.equal(before[name])}
-
-
-def observation(count, seed=0, is_first=False):
-    rng = np.random.default_rng(seed)
-    return {
-        "image": rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8),
-        "is_first": np.full(count, is_first),
-    }
 
 
 # --------------------------------------------------------------------------------- learning
@@ -441,84 +370,6 @@ def test_open_loop_prediction_sees_no_picture_after_its_context(replay):
         assert not torch.equal(prediction[:, step], expected[:, step])
 
 
-# ----------------------------------------------------------------------------------- acting
-
-
-def test_policy_starts_afresh_where_an_episode_does():
-    """The environment whose episode began forgets; its neighbour does not."""
-    agent = make()
-    _, state = agent.policy(observation(2, is_first=True), None, explore=True)
-    second = observation(2, seed=1)
-    second["is_first"] = np.array([True, False])
-    torch.manual_seed(4)
-    _, (carried, _) = agent.policy(second, state, explore=True)
-    torch.manual_seed(4)
-    _, (fresh, _) = agent.policy({**second, "is_first": np.ones(2, bool)}, None, explore=True)
-    assert torch.equal(carried.deterministic[0], fresh.deterministic[0])
-    assert not torch.equal(carried.deterministic[1], fresh.deterministic[1])
-
-
-def test_policy_remembers_its_last_action():
-    agent = make()
-    _, (model_state, action) = agent.policy(observation(2, is_first=True), None, explore=True)
-    second = observation(2, seed=1)
-    torch.manual_seed(4)
-    _, (one, _) = agent.policy(second, (model_state, action), explore=True)
-    torch.manual_seed(4)
-    _, (other, _) = agent.policy(second, (model_state, -action), explore=True)
-    assert not torch.equal(one.deterministic, other.deterministic)
-
-
-def test_policy_filters_as_learning_does(replay):
-    """Acting through an episode gives the states that observing it as a window gives."""
-    agent = make()
-    batch = replay.sample_windows(1, 6)
-    posterior, _ = agent.dynamics.observe({**batch, "feature": agent.features(batch["image"])})
-    state = None
-    for t in range(6):
-        step = {"image": batch["image"][:, t].numpy(), "is_first": batch["is_first"][:, t].numpy()}
-        if state is not None:  # what was done then, and the state that was sampled then
-            before = posterior.map(lambda part, t=t: part[t - 1].detach())
-            state = (before, batch["action"][:, t])
-        elif not step["is_first"].any():
-            state = (agent.dynamics.rssm.initial(1, "cpu"), batch["action"][:, 0])
-        _, state = agent.policy(step, state, explore=True)
-        torch.testing.assert_close(state[0].deterministic, posterior.deterministic[t])
-        torch.testing.assert_close(state[0].logits, posterior.logits[t], rtol=1e-4, atol=1e-4)
-
-
-def test_evaluation_takes_the_mode_in_a_sampled_state():
-    agent = make()
-    seen = observation(4, is_first=True)
-    action, (state, kept) = agent.policy(seen, None, explore=False)
-    assert action.shape == (4, A)
-    assert action.dtype == np.float32
-    with torch.no_grad():
-        distribution = agent.behaviour.actor(state.feature)
-    assert np.array_equal(action, distribution.mean.numpy())
-    assert np.array_equal(action, kept.numpy())
-    states = {
-        agent.policy(seen, None, explore=False)[1][0].stochastic.numpy().tobytes() for _ in range(5)
-    }
-    assert len(states) > 1
-
-
-def test_exploration_samples_the_actors_distribution():
-    agent, count = make(), 3000
-    one = observation(1, is_first=True)
-    seen = {"image": one["image"].repeat(count, 0), "is_first": np.ones(count, bool)}
-    action, (state, _) = agent.policy(seen, None, explore=True)
-    assert (np.abs(action) <= 1).all()
-    with torch.no_grad():
-        distribution = agent.behaviour.actor(state.feature)
-    # A quantile of a sample is uniform.
-    low, high = distribution.low_cdf, distribution.high_cdf
-    scaled = (torch.from_numpy(action) - distribution.mean) / distribution.std
-    quantile = (torch.special.ndtr(scaled) - low) / (high - low)
-    histogram = torch.histc(quantile, 10, 0, 1) / quantile.numel()
-    torch.testing.assert_close(histogram, torch.full((10,), 0.1), atol=0.015, rtol=0)
-
-
 # --------------------------------------------------------------------------------- compiled
 
 
@@ -528,7 +379,14 @@ def test_compiled_updates_compute_the_same(tmp_path, monkeypatch):
     compiling = functools.partial(torch.compile, backend=captured)
     monkeypatch.setattr(torch, "compile", compiling)
     dynamics = replace(TINY.dynamics, standardise_features=True)
-    config = replace(TINY, dynamics=dynamics, precision="bfloat16", autoencoder_pretraining=1)
+    behaviour = replace(TINY.behaviour, mean="clipped")
+    config = replace(
+        TINY,
+        dynamics=dynamics,
+        behaviour=behaviour,
+        precision="bfloat16",
+        autoencoder_pretraining=1,
+    )
     metrics, weights = [], []
     for compiled in (False, True):
         agent, replay = make(config), make_replay(tmp_path / str(compiled))
@@ -546,10 +404,3 @@ def test_compiled_updates_compute_the_same(tmp_path, monkeypatch):
     torch.testing.assert_close(*metrics, rtol=1e-2, atol=1e-4)
     torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-4)
     assert captured.frame_count == 3  # encoding, dynamics and behaviour: each whole, once
-
-
-@pytest.mark.parametrize(("variable", "device"), [("CXX", "cpu"), ("CC", "cuda")])
-def test_compiling_needs_a_compiler(variable, device, monkeypatch):
-    monkeypatch.setenv(variable, "/nowhere/compiler")
-    with pytest.raises(UserError, match=f"/nowhere/compiler was not found.*{variable}"):
-        require_compiler(torch.device(device))
