@@ -19,9 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.actor_critic import ActorCriticConfig
 from agents.checkpoint import load_checkpoint
-from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
+from agents.masked_world_model import MaskedWorldModel
 from agents.online import OnlineConfig, evaluate, load_agent, train
 from agents.online_run import make_envs
 from agents.presets import preset
@@ -33,14 +32,8 @@ from envs import EnvironmentConfig
 from envs.recording import collect
 from errors import UserError
 from mask_classes import UNLABELLED
-from world_models.autoencoder import AutoencoderConfig
-from world_models.latent_dynamics import (
-    FeatureDecoderConfig,
-    FeatureEncoderConfig,
-    LatentDynamicsConfig,
-)
+from tests.agents.tiny_agent import SIZE, TINY
 from world_models.layers import OptimizerConfig
-from world_models.rssm import RSSMConfig
 
 ROOT = Path(__file__).parents[2]
 EPISODE = 500
@@ -52,33 +45,14 @@ UPDATES = (STEPS // REPEAT - 1 - PREFILL) // UPDATE_EVERY
 
 def tiny(**changes) -> OnlineConfig:
     """Checkpoints at every boundary and after every pretraining update."""
-    agent = MaskedWorldModelConfig(
-        autoencoder=AutoencoderConfig(
-            image_size=16, width=16, encoder_depth=1, decoder_depth=1, heads=2
-        ),
-        dynamics=LatentDynamicsConfig(
-            encoder=FeatureEncoderConfig(width=8, depth=1, heads=2),
-            rssm=RSSMConfig(deterministic=16, hidden=16, variables=4, classes=4),
-            decoder=FeatureDecoderConfig(width=8, depth=1, heads=2),
-            head_layers=1,
-            head_units=16,
-        ),
-        behaviour=ActorCriticConfig(
-            horizon=3, start_states=8, layers=1, units=16, target_every=3
-        ),
-        autoencoder_optimizer=OptimizerConfig(learning_rate=1e-3, warmup=20),
-        dynamics_optimizer=OptimizerConfig(learning_rate=1e-3),
-        autoencoder_batch=8,
-        batch=2,
-        window=8,
-        autoencoder_pretraining=3,
-        joint_pretraining=2,
-    )  # fmt: skip
+    agent = replace(
+        TINY, autoencoder_batch=8, batch=2, window=8, autoencoder_pretraining=3, joint_pretraining=2
+    )
     config = replace(
         preset("cpu", "metaworld/window-close"),
         steps=STEPS,
         threads=1,
-        environment=EnvironmentConfig(size=16, action_repeat=REPEAT, quality="fast"),
+        environment=EnvironmentConfig(size=SIZE, action_repeat=REPEAT, quality="fast"),
         agent=agent,
         prefill=PREFILL,
         update_every=UPDATE_EVERY,
