@@ -12,6 +12,7 @@ from agents.actor_critic import (
     ActorCriticConfig,
     TruncatedNormal,
     clipped,
+    clipped_tanh,
     lambda_return,
 )
 from world_models.latent_dynamics import (
@@ -241,7 +242,20 @@ def test_beyond_a_bound_only_gradients_that_lead_back_are_let_through():
     assert upwards.tolist() == [-6.0, -6.0, -6.0, -6.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize(("mean", "reached"), [("clipped", 0.3), ("tanh", 1.0)])
+def test_clipped_tanh_reaches_the_bounds_and_keeps_a_slope_there():
+    raw = torch.tensor([-5.0, -2.0, -0.4, 0.0, 1.9, 40.0], requires_grad=True)
+    mean = clipped_tanh(raw)
+    inner = [math.tanh(x) / math.tanh(2.0) for x in (-0.4, 0.0, 1.9)]
+    assert mean.tolist() == pytest.approx([-1.0, -1.0, *inner, 1.0])
+    (slope,) = torch.autograd.grad(mean.sum(), raw)
+    at_bound = (1.0 - math.tanh(2.0) ** 2) / math.tanh(2.0)
+    assert slope[5].item() == pytest.approx(at_bound, rel=1e-5)
+    assert slope[:2].tolist() == [0.0, 0.0]  # further out
+
+
+@pytest.mark.parametrize(
+    ("mean", "reached"), [("clipped", 0.3), ("clipped_tanh", 0.3), ("tanh", 1.0)]
+)
 def test_an_action_at_its_bound_can_come_back_unless_a_tanh_has_saturated(mean, reached):
     behaviour = make(mean=mean)
     head = behaviour.actor.layers.head

@@ -379,7 +379,7 @@ def test_compiled_updates_compute_the_same(tmp_path, monkeypatch):
     compiling = functools.partial(torch.compile, backend=captured)
     monkeypatch.setattr(torch, "compile", compiling)
     dynamics = replace(TINY.dynamics, standardise_features=True)
-    behaviour = replace(TINY.behaviour, mean="clipped")
+    behaviour = replace(TINY.behaviour, mean="clipped_tanh")
     config = replace(
         TINY,
         dynamics=dynamics,
