@@ -57,6 +57,9 @@ def _one_line(box: str, program: str) -> str:
     rows = [row.strip("│╭╮╰╯─ ") for row in text.splitlines()]
     paragraphs = [part.splitlines() for part in "\n".join(rows[1:]).strip().split("\n\n")]
     problem, hint = " ".join(paragraphs[0]).rstrip("."), ""
+    if missing := re.match(r"Missing value for argument '(--[\w.-]+)", problem):
+        option = missing[1]
+        problem = f"{option} needs a value; one that begins with a dash is written {option}=VALUE"
     for heading, *items in paragraphs:
         options = [item.split()[0].rstrip(",") for item in items if item.startswith("--")]
         if heading.startswith("Missing from"):

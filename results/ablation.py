@@ -59,9 +59,9 @@ class Ablation:
     seeds: tuple[int, ...] = (0, 1, 2)
     """The same for every variant."""
     evaluate: str = "--evaluate-first 5000 --evaluate-every 2500 --evaluate-episodes 5"
-    """Options of every run's evaluation."""
+    """Options of every run's evaluation; --evaluate="--evaluate-every 1000"."""
     options: str = ""
-    """More options of every run."""
+    """More options of every run; --options=--agent.compile."""
     runs: Path = Path("runs/ablation")
     """Where the run folders are."""
     jobs: int = os.cpu_count() or 1

@@ -141,6 +141,8 @@ def test_a_reader_that_stops_early_is_no_error():
         (["train", *WINDOW_CLOSE, "--target", "pathlib:Path"], ["lacks channels, loss, to_image"]),
         (["evaluate"], ["--logdir"]),
         (["evaluate", "--logdor", "x"], ["--logdor", "--logdir"]),
+        (["evaluate", "--logdir"], ["--logdir needs a value"]),
+        (["evaluate", "--logdir", "--folder"], ["--logdir=VALUE"]),
         (["evaluate", "--logdir", "nowhere"], ["nowhere"]),
         (["evaluate", "--logdir", "nowhere", "--episodes", "0"], ["--episodes", "0"]),
         (["evaluate", "--logdir", "nowhere", "--seed", "-1"], ["--seed", "-1"]),
