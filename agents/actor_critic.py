@@ -38,7 +38,9 @@ class ActorCriticConfig:
     `clipped`, from where it comes back. clipped_tanh: a tanh that is clipped so before it
     saturates."""
     min_std: float = 0.1
-    """Smallest standard deviation of the actor, in actions; the largest is 1."""
+    """Smallest standard deviation of the actor's parent normal, in actions."""
+    max_std: float = 1.0
+    """Largest; it begins halfway between. DreamerV2's go from 0.1 to 2.1."""
     entropy: float = 1e-4
     """Weight η of the actor's entropy (eq. 12)."""
     target_every: int = 100
@@ -63,8 +65,11 @@ class ActorCriticConfig:
             raise UserError(f"horizon must be at least 2, not {self.horizon}")
         if self.target_every < 1 or (self.start_states is not None and self.start_states < 1):
             raise UserError("target_every and start_states must be at least 1")
-        if not 0.0 < self.min_std <= 1.0:
-            raise UserError(f"min_std must be above 0 and at most 1, not {self.min_std}")
+        if not 0.0 < self.min_std <= self.max_std < math.inf:
+            raise UserError(
+                "min_std must be above 0 and max_std finite and no smaller, not "
+                f"{self.min_std} and {self.max_std}"
+            )
 
 
 def lambda_return(
@@ -177,14 +182,14 @@ class Actor(nn.Module):
 
     def __init__(self, config: ActorCriticConfig, feature: int, action: int):
         super().__init__()
-        self.min_std = config.min_std
+        self.min_std, self.max_std = config.min_std, config.max_std
         self.bound = BOUNDS[config.mean]
         self.layers = MLP(feature, config.units, config.layers, 2 * action)
         initialise(self)
 
     def forward(self, feature: Tensor) -> TruncatedNormal:
         mean, std = self.layers(feature).float().chunk(2, dim=-1)
-        std = self.min_std + (1.0 - self.min_std) * torch.sigmoid(std)
+        std = self.min_std + (self.max_std - self.min_std) * torch.sigmoid(std)
         return TruncatedNormal(self.bound(mean), std)
 
 

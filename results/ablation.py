@@ -6,7 +6,8 @@ you like; the same command goes on, and a run whose curve is recorded is not mad
 
 The default variants are the suspects for what keeps the public code of Masked World Models from its
 published DeepMind Control results: each turns one choice of ours into theirs, or of theirs into
-DreamerV2's.
+DreamerV2's, at the preset's size (correlated-frames: two stretches of 16 in a batch of 32 frames, where
+theirs has 32 of 32).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SUSPECTS = (
     "kl-by-step=--agent.dynamics.kl-clip step",
     "kl-by-step-free-nats-1=--agent.dynamics.kl-clip step --agent.dynamics.free-nats 1.0",
     "correlated-frames=--agent.autoencoder-window 16",
-    "larger-std=--agent.behaviour.min-std 0.2",
+    "dreamerv2-std=--agent.behaviour.max-std 2.1",
     "gru-activation=--agent.dynamics.rssm.input-activation",
     "reward-from-last-patch=--agent.autoencoder.reward-from last_patch",
     "no-reward-scale=--agent.behaviour.no-normalise-reward",

@@ -15,6 +15,7 @@ from agents.actor_critic import (
     clipped_tanh,
     lambda_return,
 )
+from errors import UserError
 from world_models.latent_dynamics import (
     FeatureDecoderConfig,
     FeatureEncoderConfig,
@@ -160,8 +161,9 @@ def test_truncated_normal_is_scipys(mean, std):
 
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("std", STDS)
-def test_samples_move_with_mean_and_std_as_finite_differences_say(mean, std):
-    uniform, step = 0.37, 1e-5
+@pytest.mark.parametrize("uniform", [1e-3, 0.37, 0.999])
+def test_samples_move_with_mean_and_std_as_finite_differences_say(mean, std, uniform):
+    step = 1e-5
     parameters = torch.tensor([mean, std], dtype=torch.float64, requires_grad=True)
     sample = TruncatedNormal(*parameters).sample(torch.tensor(uniform, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(sample, parameters)
@@ -223,14 +225,23 @@ def test_mode_is_where_the_density_is_highest():
         assert ours.mode.item() == pytest.approx(grid[ours.log_prob(grid).argmax()].item())
 
 
-def test_actors_mean_is_a_tanh_and_its_std_lies_between_the_smallest_and_one():
-    behaviour = make(min_std=0.1)
+@pytest.mark.parametrize("largest", [1.0, 2.1])
+def test_actors_mean_is_a_tanh_and_its_std_lies_between_the_smallest_and_the_largest(largest):
+    behaviour = make(min_std=0.1, max_std=largest)
     with torch.no_grad():
         behaviour.actor.layers.head.weight.zero_()
         behaviour.actor.layers.head.bias.copy_(torch.tensor([0.5, -50.0, -50.0, 50.0]))
         distribution = behaviour.actor(torch.randn(1, F))
     torch.testing.assert_close(distribution.mean, torch.tensor([[math.tanh(0.5), -1.0]]))
-    torch.testing.assert_close(distribution.std, torch.tensor([[0.1, 1.0]]))
+    torch.testing.assert_close(distribution.std, torch.tensor([[0.1, largest]]))
+
+
+@pytest.mark.parametrize("wrong", [{"min_std": 0.0}, {"min_std": 1.1}, {"max_std": math.inf}])
+def test_standard_deviations_that_cannot_be_are_refused(wrong):
+    with pytest.raises(
+        UserError, match="min_std must be above 0 and max_std finite and no smaller"
+    ):
+        ActorCriticConfig(**wrong)
 
 
 def test_beyond_a_bound_only_gradients_that_lead_back_are_let_through():

@@ -73,6 +73,7 @@ SPEC = {  # where the paper is silent: DreamerV2 and the decisions of the specif
     "agent.behaviour.layers": 4,
     "agent.behaviour.units": 512,
     "agent.behaviour.min_std": 0.1,
+    "agent.behaviour.max_std": 1.0,
     "agent.behaviour.entropy": 1e-4,
     "agent.behaviour.target_every": 100,
     "agent.behaviour.target_rate": 1.0,
