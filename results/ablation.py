@@ -6,7 +6,7 @@ you like; the same command goes on, and a run whose curve is recorded is not mad
 
 The default variants are the suspects for what keeps the public code of Masked World Models from its
 published DeepMind Control results: each turns one choice of ours into theirs, or of theirs into
-DreamerV2's, at the preset's size (correlated-frames: two stretches of 16 in a batch of 32 frames, where
+DreamerV2's, at the preset's size (correlated-frames: 2 stretches of 16 frames are a batch, where
 theirs has 32 of 32).
 """
 

@@ -1,5 +1,6 @@
 """Behaviour learning: returns and distributions against float64, and who learns from what."""
 
+import copy
 import math
 
 import numpy as np
@@ -308,6 +309,79 @@ def test_losses_are_equations_10_and_12(normalise):
                 actor_terms.append(-weight * (returns[t + 1, b] + 0.1 * entropy[t, b]))
     assert actor_loss.item() == pytest.approx(np.mean(actor_terms), rel=1e-4)
     assert critic_loss.item() == pytest.approx(np.mean(critic_terms), rel=1e-4)
+
+
+class Valley:
+    """A world in which everything depends smoothly on the actions: states, rewards, endings."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(3)
+        shapes = {"move": (F, F), "act": (A, F), "pay": (F, 1), "end": (F, 1)}
+        self.maps = {k: torch.randn(s, generator=generator) for k, s in shapes.items()}
+
+    def imagine(self, policy, start, horizon):
+        maps = {name: value.to(start.deterministic.dtype) for name, value in self.maps.items()}
+        features, actions = [start.deterministic], []
+        for t in range(horizon):
+            actions.append(policy(features[-1], t))
+            features.append(torch.tanh(features[-1] @ maps["move"] + actions[-1] @ maps["act"]))
+        feature = torch.stack(features)
+        reward, goes_on = (feature @ maps[name] for name in ("pay", "end"))
+        return Trajectory(
+            feature, torch.stack(actions), reward[..., 0], torch.sigmoid(goes_on[..., 0])
+        )
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_actors_gradient_is_that_of_equation_12(normalise):
+    """By finite differences of the objective in float64: the return is felt through rewards, values
+    and endings of later states; weights, the reward's scale and the state that is acted on are
+    given."""
+    behaviour, world = make(normalise_reward=normalise, entropy=0.1, discount=0.9), Valley()
+    begin = State(torch.randn(B, F), torch.zeros(B, 0), torch.zeros(B, 0, 0))
+    torch.manual_seed(7)
+    loss, _, _ = behaviour.losses(world, begin)
+    weights = list(behaviour.actor.parameters())
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)]).double()
+
+    torch.manual_seed(7)
+    uniform = torch.rand(H, B, A).double().numpy()
+    actor = copy.deepcopy(behaviour.actor.layers).double()
+    critic = copy.deepcopy(behaviour.target_critic).double()
+    at = torch.nn.utils.parameters_to_vector(actor.parameters()).detach()
+    given = {}
+
+    @torch.no_grad()
+    def objective(parameters):
+        torch.nn.utils.vector_to_parameters(parameters, actor.parameters())
+        entropy = np.zeros((H, B))
+        seen = given.setdefault("seen", {})
+
+        def policy(feature, step):
+            # Later states are moved by earlier actions; the actor learns nothing through seeing it.
+            raw = actor(seen.setdefault(step, feature)).numpy()
+            mean, std = np.tanh(raw[:, :A]), 0.1 + 0.9 / (1 + np.exp(-raw[:, A:]))
+            bounds = (-1 - mean) / std, (1 - mean) / std
+            entropy[step] = truncnorm.entropy(*bounds, mean, std).sum(-1)
+            return torch.from_numpy(truncnorm.ppf(uniform[step], *bounds, mean, std))
+
+        dream = world.imagine(policy, begin.map(torch.Tensor.double), H)
+        value = critic(dream.feature)[..., 0].numpy()
+        reward, discount = dream.reward.numpy(), 0.9 * dream.continuation.numpy()
+        if normalise:
+            reward = reward / given.setdefault("scale", 0.99 + 0.01 * np.abs(reward).mean())
+        returns = n_step_definition(reward[:H], value[:H], discount[:H], value[H], 0.95)
+        before = np.concatenate([np.ones((1, B)), discount])
+        weight = given.setdefault("weight", before.cumprod(0)[: H - 1])
+        return -(weight * (returns[1:] + 0.1 * entropy[: H - 1])).mean()
+
+    assert loss.item() == pytest.approx(objective(at), rel=1e-5)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        direction = torch.randn(len(at), generator=generator, dtype=torch.float64)
+        step = 1e-6 * direction
+        slope = (objective(at + step) - objective(at - step)) / 2e-6
+        assert gradient @ direction == pytest.approx(slope, rel=1e-3, abs=1e-4)
 
 
 def test_reward_scale_is_a_moving_average_of_the_imagined_rewards_size():

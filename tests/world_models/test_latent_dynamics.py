@@ -170,6 +170,50 @@ def test_loss_is_its_equation(predict_discount):
     assert loss.item() == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize("free_nats", [0.01, 1.6, 50.0])
+@pytest.mark.parametrize("clip", ["mean", "step"])
+def test_kl_is_balanced_and_held_against_the_free_nats_before_it_is_scaled(clip, free_nats):
+    """Its value, and its gradients by the closed forms p − q and q·(log q/p − KL)."""
+    data, captured, losses = batch(), [], []
+    for scale in (0.0, 0.3):
+        model = make(kl_scale=scale, free_nats=free_nats, kl_clip=clip, kl_balance=0.7)
+        with torch.no_grad():  # so that some steps are below 1.6 nats and others above
+            for head in (model.rssm.prior_logits, model.rssm.posterior_logits):
+                head.weight.mul_(3.0)
+        observe = model.observe
+
+        def observed(*inputs, observe=observe):
+            posterior, prior = observe(*inputs)
+            posterior.logits.retain_grad()
+            prior.retain_grad()
+            captured.append((posterior.logits, prior))
+            return posterior, prior
+
+        model.observe = observed
+        torch.manual_seed(5)
+        loss, _, _ = model.loss(data)
+        loss.backward()
+        losses.append(loss.item())
+    posterior, prior = captured[-1]
+    q, p = (torch.softmax(x.detach().double(), -1).numpy() for x in (posterior, prior))
+    by_variable = (q * np.log(q / p)).sum(-1, keepdims=True)
+    nats = by_variable.sum((-2, -1))  # (T, B)
+    if clip == "step":
+        kl, counts = np.maximum(nats, free_nats).mean(), nats > free_nats
+        assert free_nats != 1.6 or 0 < counts.sum() < counts.size
+    else:
+        kl, counts = max(nats.mean(), free_nats), np.full(nats.shape, nats.mean() > free_nats)
+    assert losses[1] - losses[0] == pytest.approx(0.3 * kl, rel=1e-3)
+
+    counts = counts[..., None, None] / (T * B)
+    np.testing.assert_allclose(prior.grad, 0.3 * 0.7 * (p - q) * counts, atol=1e-7)
+    # The last posterior acts on nothing later: what the KL adds to its gradient is its own.
+    added = captured[1][0].grad[-1] - captured[0][0].grad[-1]
+    own = 0.3 * 0.3 * (q * (np.log(q / p) - by_variable) * counts)[-1]
+    np.testing.assert_allclose(added, own, atol=2e-6)
+    assert np.abs(own).max() > 1e-4 or not counts[-1].any()
+
+
 def test_no_gradient_reaches_the_features():
     model, data = make(), batch()
     data["feature"].requires_grad_()
