@@ -35,7 +35,7 @@ DYNAMICS_STEPS ?= --dynamics-steps 2000
 
 # The recorded curves of results/curves: hours on two cores, stopped and continued at will.
 CURVE_TASKS ?= metaworld/button-press metaworld/plate-slide metaworld/reach-wall \
-	metaworld/faucet-close metaworld/window-close dmc/cartpole-swingup dmc/reacher-easy \
+	metaworld/faucet-close metaworld/window-close dmc/cartpole-swingup dmc/walker-walk \
 	metaworld/sweep-into
 CURVE_SEEDS ?= 0 1
 CURVE_STEPS ?= 100000

@@ -5,8 +5,8 @@ python results/overfit.py --task metaworld/window-close --out results/overfit
 A model that cannot is wrong or too small, whatever its losses say. Measured on the frames it
 learned from: how sharp the autoencoder's pictures are, on the whole frame and where the robot and
 the task's objects are; how much of the reward is explained; and whether 20 steps imagined from the
-actions alone are closer to the truth than the last frame seen. Writes measurements.json and a
-picture.
+actions alone are closer to the truth than the last frame seen. Writes a JSON file
+and a picture, both named after the task.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from agents.provenance import hardware, provenance
 from agents.replay import Replay, entries_for
 from agents.rollout import RandomAgent, episode_seed
 from commands.command_line import script
+from mask_classes import HAND, OBJECT, ROBOT, SECOND
 from world_models.layers import symlog
 
 CONTEXT, HORIZON = 5, 20
+MOVES = torch.tensor([ROBOT, HAND, OBJECT, SECOND], dtype=torch.uint8)
 SHOWN = (0, 4, 5, 8, 12, 16, 20, 24)
 
 
@@ -117,7 +119,7 @@ def measure(model: MaskedWorldModel, replay: Replay, windows: int = 48) -> dict[
     rng = np.random.default_rng(0)
     batch = replay.sample_windows(windows, CONTEXT + HORIZON, rng)
     batch = {name: value.to(model.device) for name, value in batch.items()}
-    image, moving = batch["image"], batch["mask"] > 0
+    image, moving = batch["image"], torch.isin(batch["mask"], MOVES.to(model.device))
     to_image = model.autoencoder.target.to_image
     keep = model.autoencoder.random_keep(len(image), model.device)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents.presets import preset
-from results.overfit import Overfit, collect, learn, main, measure, psnr
+from results.overfit import MOVES, Overfit, collect, learn, main, measure, psnr
 
 TASK = "metaworld/window-close"
 
@@ -25,7 +25,10 @@ def test_collected_frames_hold_actions_and_have_masks(replay):
     assert set(action.unique().tolist()) == {-1.0, 1.0}
     held = action[:248].view(31, 8, -1)
     assert (held == held[:, :1]).all()
-    assert 0.02 < (batch["mask"] > 0).float().mean() < 0.6
+    moves = torch.isin(batch["mask"], MOVES)
+    assert 0.02 < moves.float().mean() < 0.4
+    still = (batch["mask"][:, 1:] == batch["mask"][:, :-1]).float()
+    assert still[moves[:, :-1]].mean() < still[~moves[:, :-1]].mean()
 
 
 def test_models_learn_a_tiny_replay_by_heart(replay):
