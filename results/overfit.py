@@ -5,8 +5,8 @@ python results/overfit.py --task metaworld/window-close --out results/overfit
 A model that cannot is wrong or too small, whatever its losses say. Measured on the frames it
 learned from: how sharp the autoencoder's pictures are, on the whole frame and where the robot and
 the task's objects are; how much of the reward is explained; and whether 20 steps imagined from the
-actions alone are closer to the truth than the last frame seen. Writes a JSON file
-and a picture, both named after the task.
+actions alone are closer to the truth than the last frame seen. Writes a JSON file and a picture,
+both named after the task.
 """
 
 from __future__ import annotations
@@ -186,6 +186,7 @@ def draw(model: MaskedWorldModel, replay: Replay, title: str, path: Path) -> Non
 def main(options: Overfit) -> None:
     """Collect, learn, measure, write. Raises UserError for a task or preset that is not there."""
     config = preset(options.preset, options.task).agent
+    origin = provenance()  # of the tree as it is before anything is written to it
     schedule = replace(config.autoencoder_optimizer, anneal=options.autoencoder_updates)
     config = replace(config, autoencoder_optimizer=schedule)
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +203,7 @@ def main(options: Overfit) -> None:
         "frames": replay.frames,
         "updates": [options.autoencoder_updates, options.dynamics_updates],
         **measured,
-        **provenance(),
+        **origin,
         "hardware": hardware(),
     }
     (options.out / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
