@@ -119,7 +119,7 @@ $(VENV)/.renders: $(VENV)/.installed
 UNIT_TESTS = tests/world_models tests/results/test_aggregates.py tests/results/test_curves.py \
 	tests/results/test_record.py $(patsubst %,tests/agents/test_%.py,action_chunks actor_critic checkpoint \
 	compilation diffusion_policy evaluation imitation_presets masked_world_model \
-	masked_world_model_acting presets replay rollout run_folder video)
+	masked_world_model_acting presets replay rollout run_folder truncated_normal video)
 
 unit: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(UNIT_TESTS)

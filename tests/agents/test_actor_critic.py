@@ -1,4 +1,4 @@
-"""Behaviour learning: returns and distributions against float64, and who learns from what."""
+"""Behaviour learning: returns and losses against float64, and who learns from what."""
 
 import copy
 import math
@@ -11,7 +11,6 @@ from scipy.stats import truncnorm
 from agents.actor_critic import (
     ActorCritic,
     ActorCriticConfig,
-    TruncatedNormal,
     clipped,
     clipped_tanh,
     lambda_return,
@@ -135,95 +134,7 @@ def test_truncation_bootstraps_and_termination_does_not():
     assert returns[0, 1].item() == pytest.approx(1 + 0.9 * (0.05 * 7 + 0.95 * 1))
 
 
-# ------------------------------------------------------------------------- truncated normal
-
-MEANS = [-0.999, -0.6, 0.0, 0.35, 0.999]
-STDS = [0.1, 0.4, 1.0]
-
-
-def both(mean, std):
-    ours = TruncatedNormal(
-        torch.tensor([mean], dtype=torch.float64), torch.tensor([std], dtype=torch.float64)
-    )
-    return ours, truncnorm((-1 - mean) / std, (1 - mean) / std, mean, std)
-
-
-@pytest.mark.parametrize("mean", MEANS)
-@pytest.mark.parametrize("std", STDS)
-def test_truncated_normal_is_scipys(mean, std):
-    ours, scipys = both(mean, std)
-    uniform = np.linspace(0.001, 0.999, 41)
-    samples = ours.sample(torch.tensor(uniform)).numpy()
-    np.testing.assert_allclose(samples, scipys.ppf(uniform), atol=2e-6)
-    density = ours.log_prob(torch.tensor(samples)[:, None]).numpy()
-    np.testing.assert_allclose(density, scipys.logpdf(samples), rtol=1e-6, atol=1e-7)
-    assert ours.entropy().item() == pytest.approx(float(scipys.entropy()), rel=1e-6, abs=1e-8)
-
-
-@pytest.mark.parametrize("mean", MEANS)
-@pytest.mark.parametrize("std", STDS)
-@pytest.mark.parametrize("uniform", [1e-3, 0.37, 0.999])
-def test_samples_move_with_mean_and_std_as_finite_differences_say(mean, std, uniform):
-    step = 1e-5
-    parameters = torch.tensor([mean, std], dtype=torch.float64, requires_grad=True)
-    sample = TruncatedNormal(*parameters).sample(torch.tensor(uniform, dtype=torch.float64))
-    (gradient,) = torch.autograd.grad(sample, parameters)
-
-    def quantile(mean, std):
-        return truncnorm.ppf(uniform, (-1 - mean) / std, (1 - mean) / std, mean, std)
-
-    by_mean = (quantile(mean + step, std) - quantile(mean - step, std)) / (2 * step)
-    by_std = (quantile(mean, std + step) - quantile(mean, std - step)) / (2 * step)
-    np.testing.assert_allclose(gradient, [by_mean, by_std], rtol=1e-5, atol=1e-7)
-
-
-def test_entropy_gradient_is_that_of_scipys_entropy():
-    mean, std, step = 0.7, 0.3, 1e-5
-    parameters = torch.tensor([mean, std], dtype=torch.float64, requires_grad=True)
-    entropy = TruncatedNormal(parameters[:1], parameters[1:]).entropy()
-    (gradient,) = torch.autograd.grad(entropy, parameters)
-
-    def scipys(mean, std):
-        return float(both(mean, std)[1].entropy())
-
-    by_mean = (scipys(mean + step, std) - scipys(mean - step, std)) / (2 * step)
-    by_std = (scipys(mean, std + step) - scipys(mean, std - step)) / (2 * step)
-    np.testing.assert_allclose(gradient, [by_mean, by_std], rtol=1e-4)
-
-
-def test_entropy_and_density_add_up_over_the_dimensions_of_an_action():
-    mean, std = torch.tensor([[0.2, -0.5]]), torch.tensor([[0.3, 0.8]])
-    whole = TruncatedNormal(mean, std)
-    parts = [TruncatedNormal(mean[:, i : i + 1], std[:, i : i + 1]) for i in range(2)]
-    value = torch.tensor([[0.1, 0.4]])
-    torch.testing.assert_close(whole.entropy(), parts[0].entropy() + parts[1].entropy())
-    torch.testing.assert_close(
-        whole.log_prob(value), sum(p.log_prob(value[:, i : i + 1]) for i, p in enumerate(parts))
-    )
-
-
-@pytest.mark.parametrize("std", [1e-3, 1e-2, 0.1, 1.0])
-def test_nothing_overflows_at_the_edges_of_the_action_space(std):
-    """float32, as in training: means at ±1 and the extreme quantiles."""
-    mean = torch.tensor([-1.0, -0.999, 0.0, 0.999, 1.0])[:, None].expand(-1, 3).clone()
-    uniform = torch.tensor([0.0, 0.5, 1.0 - 2.0**-24]).expand(5, 3)
-    mean.requires_grad_()
-    spread = torch.full((5, 3), std, requires_grad=True)
-    distribution = TruncatedNormal(mean, spread)
-    sample = distribution.sample(uniform)
-    assert (sample.abs() < 1).all()
-    total = sample.sum() + distribution.entropy().sum()
-    total = total + distribution.log_prob(sample.detach()).sum()
-    gradients = torch.autograd.grad(total, (mean, spread))
-    for tensor in (sample, distribution.entropy(), distribution.log_prob(sample), *gradients):
-        assert torch.isfinite(tensor).all()
-
-
-def test_mode_is_where_the_density_is_highest():
-    for mean in (-0.9, 0.0, 0.35):
-        ours, _ = both(mean, 0.4)
-        grid = torch.linspace(-1, 1, 2001, dtype=torch.float64)[:, None]
-        assert ours.mode.item() == pytest.approx(grid[ours.log_prob(grid).argmax()].item())
+# ------------------------------------------------------------------------------------ actor
 
 
 @pytest.mark.parametrize("largest", [1.0, 2.1])
