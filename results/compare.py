@@ -140,7 +140,8 @@ def compare(curves: Sequence[Curve], options: Compare) -> Comparison:
     single = sum(len(s) == 1 for scores in normal.values() for s in scores.values())
     if single:
         notes.append(
-            f"{single} curves are of one seed; intervals do not hold what other seeds would do"
+            f"{single} {'curve is' if single == 1 else 'curves are'} of one seed; "
+            "intervals do not hold what other seeds would do"
         )
     repetitions = options.repetitions
     groups: dict[str, dict[str, Estimate]] = {}

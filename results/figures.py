@@ -215,7 +215,10 @@ def aggregate_figure(
         if notes:
             text = "\n".join(textwrap.shorten(note, 150) for note in notes)
             figure.supxlabel(text, fontsize=7, color=FAINT, x=0.01, ha="left")
-        (scores, curves), (profile, improvement) = figure.subplots(2, 2)
+        # Two rows laid out apart: the long names below must not narrow the panels above.
+        upper, lower = figure.subfigures(2, 1)
+        scores, curves = upper.subplots(1, 2)
+        profile, improvement = lower.subplots(1, 2)
 
         names = list(statistics)
         for column, statistic in enumerate(STATISTICS):

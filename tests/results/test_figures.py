@@ -1,6 +1,6 @@
 """What the figures of a comparison show can be read."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from matplotlib import pyplot
@@ -49,4 +49,24 @@ def test_sample_efficiency_is_drawn_as_far_as_it_is_known():
     )
     (axes,) = (a for a in figure.axes if "sample efficiency" in a.get_title(loc="left"))
     assert axes.get_xlim() == (0, 0.4)
+    pyplot.close(figure)
+
+
+def test_long_names_leave_room_for_the_panels_above_them():
+    point = (0.5, np.array([0.4, 0.6]))
+    names = ["correlated-frames", "kl-by-step-free-nats-1", "reward-from-last-patch"]
+    figure = aggregate_figure(
+        {name: dict.fromkeys(STATISTICS, point) for name in names},
+        {},
+        {},
+        dict.fromkeys(combinations(names, 2), point),
+        looks(names),
+        "last",
+    )
+    figure.draw_without_rendering()
+    (axes,) = (a for a in figure.axes if "aggregates" in a.get_title(loc="left"))
+    labels = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert len(labels) == len(STATISTICS)
+    letter = labels[0].width / len(STATISTICS[0])
+    assert all(right.x0 - left.x1 > letter for left, right in pairwise(labels))
     pyplot.close(figure)
