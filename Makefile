@@ -136,6 +136,8 @@ demo: $(VENV)/.renders
 		--seed $(SEED) --logdir $(DEMO_DIR)
 	$(BIN)/python run.py evaluate --logdir $(DEMO_DIR) --episodes 20 --random --video
 
+# One thread a run, so that two run side by side and take the time the table says.
+curves: export OMP_NUM_THREADS = 1
 curves: $(VENV)/.renders
 	@set -e; for seed in $(CURVE_SEEDS); do for task in $(CURVE_TASKS); do \
 		run=runs/curves/$$(echo $$task | tr / -)-seed$$seed; \

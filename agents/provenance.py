@@ -45,7 +45,8 @@ def _commit() -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """What this computes on: ``processor`` and ``gpu`` (None without one) by name, ``cores``."""
+    """What this computes on: ``processor`` and ``gpu`` (None without one) by name, ``cores``, and
+    PyTorch's ``threads`` (before a run's own ``--threads``)."""
     processor = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -57,5 +58,6 @@ def hardware() -> dict[str, Any]:
     return {
         "processor": processor,
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -83,6 +83,7 @@ def test_record_names_command_commit_versions_and_hardware(path):
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", record["commit"])
     assert record["command"].startswith("python ")
     assert record["hardware"]["cores"] >= 1
+    assert record["hardware"]["threads"] == torch.get_num_threads()
 
 
 def test_same_configuration_resumes_and_leaves_the_file_alone(path):

@@ -18,6 +18,12 @@ def both(mean, std):
     return ours, truncnorm((-1 - mean) / std, (1 - mean) / std, mean, std)
 
 
+def by_finite_differences(function, mean, std, step=1e-5):
+    by_mean = (function(mean + step, std) - function(mean - step, std)) / (2 * step)
+    by_std = (function(mean, std + step) - function(mean, std - step)) / (2 * step)
+    return [by_mean, by_std]
+
+
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("std", STDS)
 def test_truncated_normal_is_scipys(mean, std):
@@ -34,31 +40,28 @@ def test_truncated_normal_is_scipys(mean, std):
 @pytest.mark.parametrize("std", STDS)
 @pytest.mark.parametrize("uniform", [1e-3, 0.37, 0.999])
 def test_samples_move_with_mean_and_std_as_finite_differences_say(mean, std, uniform):
-    step = 1e-5
     parameters = torch.tensor([mean, std], dtype=torch.float64, requires_grad=True)
     sample = TruncatedNormal(*parameters).sample(torch.tensor(uniform, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(sample, parameters)
-
-    def quantile(mean, std):
-        return truncnorm.ppf(uniform, (-1 - mean) / std, (1 - mean) / std, mean, std)
-
-    by_mean = (quantile(mean + step, std) - quantile(mean - step, std)) / (2 * step)
-    by_std = (quantile(mean, std + step) - quantile(mean, std - step)) / (2 * step)
-    np.testing.assert_allclose(gradient, [by_mean, by_std], rtol=1e-5, atol=1e-7)
+    expected = by_finite_differences(lambda *at: both(*at)[1].ppf(uniform), mean, std)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_entropy_gradient_is_that_of_scipys_entropy():
-    mean, std, step = 0.7, 0.3, 1e-5
+@pytest.mark.parametrize("mean", [-1.0, *MEANS, 1.0])
+@pytest.mark.parametrize("std", STDS)
+def test_gradients_of_entropy_and_density_are_those_of_scipys(mean, std):
     parameters = torch.tensor([mean, std], dtype=torch.float64, requires_grad=True)
-    entropy = TruncatedNormal(parameters[:1], parameters[1:]).entropy()
-    (gradient,) = torch.autograd.grad(entropy, parameters)
-
-    def scipys(mean, std):
-        return float(both(mean, std)[1].entropy())
-
-    by_mean = (scipys(mean + step, std) - scipys(mean - step, std)) / (2 * step)
-    by_std = (scipys(mean, std + step) - scipys(mean, std - step)) / (2 * step)
-    np.testing.assert_allclose(gradient, [by_mean, by_std], rtol=1e-4)
+    distribution = TruncatedNormal(parameters[:1], parameters[1:])
+    (gradient,) = torch.autograd.grad(distribution.entropy(), parameters, retain_graph=True)
+    expected = by_finite_differences(lambda *at: float(both(*at)[1].entropy()), mean, std)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+    for value in (-0.9999, 0.3, 0.9999):
+        density = distribution.log_prob(torch.tensor([value], dtype=torch.float64))
+        (gradient,) = torch.autograd.grad(density, parameters, retain_graph=True)
+        expected = by_finite_differences(
+            lambda mean, std, value=value: both(mean, std)[1].logpdf(value), mean, std
+        )
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_entropy_and_density_add_up_over_the_dimensions_of_an_action():
