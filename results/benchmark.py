@@ -444,7 +444,6 @@ def measure(options: Benchmark) -> dict[str, Any]:
         **provenance(),
         "hardware": hardware(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "threads": torch.get_num_threads(),
         "options": json.loads(json.dumps(asdict(options), default=str)),
         "help_seconds": measure_help(),
     }

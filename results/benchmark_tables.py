@@ -19,7 +19,7 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"`{result['command']}` at {result['commit']}",
         "",
-        f"Hardware: {result['hardware']}; {result['threads']} threads. Versions: "
+        f"Hardware: {result['hardware']}. Versions: "
         + ", ".join(f"{name} {v}" for name, v in result["versions"].items())
         + ".",
         "",

@@ -134,7 +134,7 @@ def markdown(found: dict[str, dict[str, Any]], options: Latency, command: str) -
     machine = hardware()
     where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
     if choose_device(options.device).type == "cpu":
-        where = f"{machine['processor']}, {torch.get_num_threads()} threads"
+        where = f"{machine['processor']}, {machine['threads']} threads"
     lines = [
         "# How long one chunk of actions takes",
         "",

@@ -338,6 +338,18 @@ def test_paper_sizes():
 # ---------------------------------------------------------------------- standardised features
 
 
+def test_standardising_makes_the_loss_blind_to_what_never_changes():
+    still = 100.0 * torch.randn(N, Z, generator=torch.manual_seed(3))
+    losses = []
+    for shift in (torch.zeros(N, Z), still):
+        model = make(standardise_features=True)
+        torch.manual_seed(4)
+        moved = batch()
+        moved["feature"] = moved["feature"] + shift
+        losses.append(model.loss(moved)[0])
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=0.0)
+
+
 def test_reconstruction_is_in_the_units_of_the_features():
     model = make(standardise_features=True)
     inputs = batch()
