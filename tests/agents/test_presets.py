@@ -101,18 +101,27 @@ def test_paper_preset_differs_between_suites_where_table_1_does_and_nowhere_else
     metaworld, dmc = preset("paper", METAWORLD), preset("paper", DMC)
     pairs = zip(values(metaworld, *BY_SUITE), values(dmc, *BY_SUITE), strict=True)
     assert dict(zip(BY_SUITE, pairs, strict=True)) == BY_SUITE
+    expected = {"task"} | {n for n, (one, other) in BY_SUITE.items() if one != other}
+    assert different_fields(metaworld, dmc) == expected
 
-    def flat(tree, prefix=""):
-        leaves = {}
-        for name, value in tree.items():
-            leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {
-                prefix + name: value
-            }  # fmt: skip
-        return leaves
 
-    left, right = flat(asdict(metaworld)), flat(asdict(dmc))
-    different = {name for name in left if left[name] != right[name]}
-    assert different == {"task"} | {n for n, (one, other) in BY_SUITE.items() if one != other}
+def test_cpu_preset_is_one_set_of_settings_for_all_suites_but_for_ends_of_episodes():
+    metaworld, dmc = preset("cpu", METAWORLD), preset("cpu", DMC)
+    assert different_fields(metaworld, dmc) == {"task", "prioritise_ends"}
+
+
+def flat(tree, prefix=""):
+    leaves = {}
+    for name, value in tree.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {
+            prefix + name: value
+        }  # fmt: skip
+    return leaves
+
+
+def different_fields(one, other):
+    left, right = flat(asdict(one)), flat(asdict(other))
+    return {name for name in left if left[name] != right[name]}
 
 
 def test_every_optimiser_of_the_paper_preset_is_the_published_adam():
