@@ -50,7 +50,10 @@ class ActorCriticConfig:
     normalise_reward: bool = True
     """Divide imagined rewards by a moving average of their size (Table 1: all but DMC)."""
     reward_decay: float = 0.99
-    """Decay of that moving average."""
+    """Decay of that moving average, and of that of the returns."""
+    scale_returns: bool = False
+    """Divide what the actor raises, but for entropy, by a moving average of the λ-returns' range
+    (5th to 95th percentile) where that is above 1 (DreamerV3, Hafner et al., 2023)."""
     actor_optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-4)
     )
@@ -207,6 +210,8 @@ class ActorCritic(nn.Module):
         self.target_critic.load_state_dict(self.critic.state_dict())
         self.target_critic.requires_grad_(False)
         self.register_buffer("reward_scale", torch.ones(()))
+        if config.scale_returns:
+            self.register_buffer("return_range", torch.ones(()))
         self.actor_optimizer = Optimizer([self.actor], config.actor_optimizer)
         self.critic_optimizer = Optimizer([self.critic], config.critic_optimizer)
 
@@ -217,6 +222,15 @@ class ActorCritic(nn.Module):
         decay = self.config.reward_decay
         self.reward_scale.mul_(decay).add_((1.0 - decay) * reward.detach().abs().mean())
         return reward / (self.reward_scale + 1e-8)
+
+    def _scale(self, returns: Tensor) -> Tensor:
+        """Returns over a moving average of their range; the average moves first."""
+        if not self.config.scale_returns:
+            return returns
+        decay = self.config.reward_decay
+        low, high = torch.quantile(returns.detach(), returns.new_tensor([0.05, 0.95]))
+        self.return_range.mul_(decay).add_((1.0 - decay) * (high - low))
+        return returns / self.return_range.clamp(min=1.0)
 
     def losses(self, world_model, start) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Imagine from `start` states (B, ...) and return the actor's loss (eq. 12), the
@@ -242,7 +256,7 @@ class ActorCritic(nn.Module):
             torch.stack([distribution.mean for distribution in distributions]),
             torch.stack([distribution.std for distribution in distributions]),
         ).entropy()
-        objective = target[1:] + config.entropy * entropy[:-1]
+        objective = self._scale(target)[1:] + config.entropy * entropy[:-1]
         actor_loss = -(weight[:-1] * objective).mean()
         predicted = self.critic(dream.feature[:-1].detach()).squeeze(-1).float()
         critic_loss = 0.5 * (weight * (predicted - target.detach()).square()).mean()
@@ -254,6 +268,8 @@ class ActorCritic(nn.Module):
             "imagined_reward": dream.reward.mean(),
             "reward_scale": self.reward_scale.clone(),
         }
+        if config.scale_returns:
+            metrics["return_range"] = self.return_range.clone()
         return actor_loss, critic_loss, {name: m.detach() for name, m in metrics.items()}
 
     def step(

@@ -196,9 +196,21 @@ def test_an_action_at_its_bound_can_come_back_unless_a_tanh_has_saturated(mean, 
 # ----------------------------------------------------------------------------------- losses
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_losses_are_equations_10_and_12(normalise):
-    behaviour, film = make(normalise_reward=normalise, entropy=0.1, discount=0.9), Film()
+SCALING = pytest.mark.parametrize(
+    ("normalise", "scale"), [(False, False), (True, False), (False, True), (True, True)]
+)
+"""Rewards over their size, or returns over their range (between its 5th and 95th percentile)."""
+
+
+def range_of(returns):
+    return np.quantile(returns, 0.95) - np.quantile(returns, 0.05)
+
+
+@SCALING
+def test_losses_are_equations_10_and_12(normalise, scale):
+    behaviour, film = make(
+        normalise_reward=normalise, scale_returns=scale, entropy=0.1, discount=0.9, reward_decay=0.7
+    ), Film()  # fmt: skip
     actor_loss, critic_loss, _ = behaviour.losses(film, start())
 
     with torch.no_grad():
@@ -209,15 +221,16 @@ def test_losses_are_equations_10_and_12(normalise):
     entropy = truncnorm.entropy((-1 - mean) / std, (1 - mean) / std, mean, std).sum(-1)
     reward, discount = film.reward.double().numpy(), 0.9 * film.continuation.double().numpy()
     if normalise:
-        reward = reward / (0.99 * 1.0 + 0.01 * np.abs(reward).mean())
+        reward = reward / (0.7 * 1.0 + 0.3 * np.abs(reward).mean())
     returns = n_step_definition(reward[:H], value[:H], discount[:H], value[H], 0.95)
+    scaled = returns / max(1.0, 0.7 * 1.0 + 0.3 * range_of(returns)) if scale else returns
     actor_terms, critic_terms = [], []
     for b in range(B):
         for t in range(H):
             weight = math.prod(discount[:t, b])  # how likely, and how late, state t is
             critic_terms.append(weight * 0.5 * (predicted[t, b] - returns[t, b]) ** 2)
             if t < H - 1:  # the action in state t shows first in the return of t + 1
-                actor_terms.append(-weight * (returns[t + 1, b] + 0.1 * entropy[t, b]))
+                actor_terms.append(-weight * (scaled[t + 1, b] + 0.1 * entropy[t, b]))
     assert actor_loss.item() == pytest.approx(np.mean(actor_terms), rel=1e-4)
     assert critic_loss.item() == pytest.approx(np.mean(critic_terms), rel=1e-4)
 
@@ -243,12 +256,14 @@ class Valley:
         )
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_actors_gradient_is_that_of_equation_12(normalise):
+@SCALING
+def test_actors_gradient_is_that_of_equation_12(normalise, scale):
     """By finite differences of the objective in float64: the return is felt through rewards, values
-    and endings of later states; weights, the reward's scale and the state that is acted on are
-    given."""
-    behaviour, world = make(normalise_reward=normalise, entropy=0.1, discount=0.9), Valley()
+    and endings of later states; weights, the scales of reward and return and the state that is
+    acted on are given."""
+    behaviour, world = make(
+        normalise_reward=normalise, scale_returns=scale, entropy=0.1, discount=0.9, reward_decay=0.1
+    ), Valley()  # fmt: skip
     begin = State(torch.randn(B, F), torch.zeros(B, 0), torch.zeros(B, 0, 0))
     torch.manual_seed(7)
     loss, _, _ = behaviour.losses(world, begin)
@@ -280,8 +295,10 @@ def test_actors_gradient_is_that_of_equation_12(normalise):
         value = critic(dream.feature)[..., 0].numpy()
         reward, discount = dream.reward.numpy(), 0.9 * dream.continuation.numpy()
         if normalise:
-            reward = reward / given.setdefault("scale", 0.99 + 0.01 * np.abs(reward).mean())
+            reward = reward / given.setdefault("scale", 0.1 + 0.9 * np.abs(reward).mean())
         returns = n_step_definition(reward[:H], value[:H], discount[:H], value[H], 0.95)
+        if scale:
+            returns = returns / given.setdefault("range", max(1.0, 0.1 + 0.9 * range_of(returns)))
         before = np.concatenate([np.ones((1, B)), discount])
         weight = given.setdefault("weight", before.cumprod(0)[: H - 1])
         return -(weight * (returns[1:] + 0.1 * entropy[: H - 1])).mean()
@@ -301,6 +318,28 @@ def test_reward_scale_is_a_moving_average_of_the_imagined_rewards_size():
     scales = [behaviour.losses(film, start())[2]["reward_scale"].item() for _ in range(3)]
     assert scales == pytest.approx([1.09, 1.1791, 1.267309])
     assert behaviour.reward_scale.item() == pytest.approx(scales[-1])
+
+
+def test_returns_are_scaled_by_a_moving_average_of_their_range_once_it_is_above_1():
+    """With λ = 0, a critic of 0 and rewards r, the λ-returns are the rewards."""
+    behaviour, film = make(scale_returns=True, lambda_=0.0, entropy=0.0), Film()
+    with torch.no_grad():
+        behaviour.target_critic.head.weight.zero_()
+        behaviour.target_critic.head.bias.zero_()
+    film.continuation.fill_(1.0 / behaviour.config.discount)
+    spread = range_of(film.reward[:H].numpy())
+    ranges, wanted = [], 1.0
+    for factor in (0.01, 0.01, 10.0):
+        shown = copy.copy(film)
+        shown.reward = factor * film.reward
+        loss, _, metrics = behaviour.losses(shown, start())
+        wanted = 0.99 * wanted + 0.01 * factor * spread
+        ranges.append((metrics["return_range"].item(), wanted))
+        plain = -shown.reward[1:H].mean().item()
+        assert loss.item() == pytest.approx(plain / max(1.0, wanted), rel=1e-4)
+    assert ranges[1][1] < 1.0 < ranges[2][1]
+    for found, expected in ranges:
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_reward_scale_stays_one_without_normalisation():
