@@ -228,7 +228,7 @@ class ActorCritic(nn.Module):
         if not self.config.scale_returns:
             return returns
         decay = self.config.reward_decay
-        low, high = torch.quantile(returns.detach(), returns.new_tensor([0.05, 0.95]))
+        low, high = (torch.quantile(returns.detach(), share) for share in (0.05, 0.95))
         self.return_range.mul_(decay).add_((1.0 - decay) * (high - low))
         return returns / self.return_range.clamp(min=1.0)
 

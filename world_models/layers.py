@@ -97,7 +97,7 @@ class TransformerBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         batch, count, width = tokens.shape
         qkv = self.query_key_value(self.norm_attention(tokens))
-        if qkv.device.type == "cpu":
+        if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16:
             qkv = qkv.float()  # attention's bfloat16 backward is ten times slower there
         qkv = qkv.view(batch, count, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)

@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from errors import UserError
+from tests.gradients import assert_gradients
 from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from world_models.layers import Optimizer, OptimizerConfig
 
@@ -253,6 +254,27 @@ def test_loss_is_the_error_of_all_pixels_and_of_the_symlog_reward():
     assert metrics["target"].item() == pytest.approx(pixel_loss, rel=1e-5)
     assert metrics["reward"].item() == pytest.approx(reward_loss, rel=1e-5)
     assert loss.item() == pytest.approx(0.4 * pixel_loss + 0.7 * reward_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("still_speed", [0.0, 20.0])
+def test_gradient_of_the_loss_is_that_of_equation_13(still_speed):
+    """By finite differences in float64: what the reward has to say shapes the features, too."""
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(AutoencoderConfig(**SMALL, still_speed=still_speed))
+    batch = {"image": pictures(3), "reward": torch.tensor([0.0, 1.0, -30.0])}
+    keep = model.random_keep(3, torch.device("cpu"))
+    loss, _ = model.loss(batch, keep)
+    true = batch["reward"].double()
+    squashed = true.sign() * true.abs().log1p()
+
+    def objective(twin):
+        pixels, reward = twin.decode(twin.encode(batch["image"], keep), keep)
+        assert pixels.dtype == reward.dtype == torch.float64
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        target = (batch["image"].double() / 255.0 - mean.double()) / std.double()
+        return (pixels - target).square().mean().item() + (reward - squashed).square().mean().item()
+
+    assert_gradients(loss, model, objective)
 
 
 def test_every_parameter_learns_from_the_loss(model):

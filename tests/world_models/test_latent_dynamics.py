@@ -1,9 +1,21 @@
 """Latent dynamics: losses worked out again in float64, frozen features, dreams that line up."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from tests.gradients import assert_gradients, numerical_gradient
+from tests.world_models.rssm_reference import (
+    one_hot,
+    reference_posterior,
+    reference_prior,
+    reference_recur,
+    softmax,
+    weights,
+)
 from world_models.latent_dynamics import (
     FeatureDecoder,
     FeatureDecoderConfig,
@@ -183,6 +195,55 @@ def test_loss_is_its_equation(predict_discount, standardise):
     assert loss.item() == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize("standardise", [False, True])
+def test_gradient_of_the_loss_is_that_of_equation_14(standardise):
+    """By finite differences of the equations in float64. Given, and no gradient passes them: the
+    classes drawn (straight through, a sample moves as its softmax), and in each part of the KL
+    the side that the other is drawn to."""
+    model = make(kl_scale=2.0, predict_discount=True, standardise_features=standardise)
+    data, given = batch(), {}
+    torch.manual_seed(5)
+    loss, _, _ = model.loss(data)
+    torch.manual_seed(5)
+    race = float64(model.rssm.race(T, B, device=torch.device("cpu")))
+    feature, action, reward = (float64(data[k]) for k in ("feature", "action", "reward"))
+    if standardise:
+        feature = feature - feature.mean((0, 1))
+        feature = feature / np.sqrt((feature**2).mean())
+    feature, action = feature.swapaxes(0, 1), action.swapaxes(0, 1)
+    goes_on, squashed = ~data["is_terminal"].numpy().T, np.sign(reward) * np.log1p(np.abs(reward))
+
+    def objective(twin):
+        w, logits, priors, states = weights(twin.rssm), [], [], []
+        embedding = twin.encoder(torch.from_numpy(feature).flatten(0, 1)).numpy()
+        deterministic, stochastic = np.zeros((B, 10)), np.zeros((B, 12))
+        for t, seen in enumerate(embedding.reshape(T, B, -1)):
+            led_here = action[t] if t else 0.0 * action[t]
+            deterministic = reference_recur(w, stochastic, led_here, deterministic)
+            logits.append(reference_posterior(w, deterministic, seen))
+            priors.append(reference_prior(w, deterministic))
+            stochastic = straight_through(logits[-1], race[t], given.setdefault(t, {}))
+            states.append(np.concatenate([deterministic, stochastic], -1))
+        state = torch.from_numpy(np.stack(states))
+        features = ((twin.decoder(state).numpy() - feature) ** 2).sum(-1).mean()
+        rewards = ((twin.reward_head(state)[..., 0].numpy() - squashed.T) ** 2).mean()
+        logit = twin.discount_head(state)[..., 0].numpy()
+        endings = np.log1p(np.exp(np.where(goes_on, -logit, logit))).mean()
+        q, p = softmax(np.stack(logits)), softmax(np.stack(priors))
+        q0, p0 = given.setdefault("q", q), given.setdefault("p", p)
+        kl = 0.8 * (q0 * np.log(q0 / p)).sum((-2, -1)) + 0.2 * (q * np.log(q / p0)).sum((-2, -1))
+        return features + rewards + endings + 2.0 * kl.mean()
+
+    assert_gradients(loss, model, objective)
+
+
+def straight_through(logits, race, given):
+    """One-hot samples (B, S·K) that move as the softmax does; `given` keeps what was drawn."""
+    probabilities = softmax(logits).reshape(len(logits), -1)
+    drawn = given.setdefault("drawn", one_hot(logits, race))
+    return drawn + probabilities - given.setdefault("probabilities", probabilities)
+
+
 @pytest.mark.parametrize("free_nats", [0.01, 1.6, 50.0])
 @pytest.mark.parametrize("clip", ["mean", "step"])
 def test_kl_is_balanced_and_held_against_the_free_nats_before_it_is_scaled(clip, free_nats):
@@ -301,6 +362,46 @@ def test_dream_lines_up_states_actions_rewards_and_continuations(predict_discoun
         if predict_discount:
             expected = 1 / (1 + np.exp(-float64(model.discount_head(dream.feature[t])[:, 0])))
         np.testing.assert_allclose(float64(dream.continuation[t]), expected, rtol=1e-5)
+
+
+def test_gradients_of_a_dream_for_its_actions_are_those_of_the_equations():
+    """By finite differences in float64 of rewards and continuations of all later states."""
+    model, horizon = make(predict_discount=True), 4
+    with torch.no_grad():  # heads start near zero, and would feel little
+        for head in (model.reward_head, model.discount_head):
+            head.head.weight.mul_(20.0)
+    posterior, _ = model.observe(batch())
+    start = posterior.map(lambda part: part.detach()[-1])
+    action = (torch.rand(horizon, B, A) * 2 - 1).requires_grad_()
+    share = torch.randn(2, horizon + 1, B)
+    torch.manual_seed(6)
+    dream = model.imagine(lambda _, step: action[step], start, horizon)
+    torch.manual_seed(6)
+    race = float64(model.rssm.race(horizon, B, device=torch.device("cpu")))
+    both = (share * torch.stack([dream.reward, dream.continuation])).sum()
+    (gradient,) = torch.autograd.grad(both, action)
+
+    w, given = weights(model.rssm), {}
+    heads = copy.deepcopy(nn.ModuleList([model.reward_head, model.discount_head])).double()
+
+    @torch.no_grad()
+    def objective(actions):
+        deterministic, stochastic = float64(start.deterministic), float64(start.stochastic)
+        states = [float64(start.feature)]
+        for t in range(horizon):
+            deterministic = reference_recur(w, stochastic, actions[t], deterministic)
+            logits = reference_prior(w, deterministic)
+            stochastic = straight_through(logits, race[t], given.setdefault(t, {}))
+            states.append(np.concatenate([deterministic, stochastic], -1))
+        symlog, logit = (head(torch.from_numpy(np.stack(states)))[..., 0].numpy() for head in heads)
+        reward = np.sign(symlog) * np.expm1(np.abs(symlog))
+        return (float64(share) * np.stack([reward, 1 / (1 + np.exp(-logit))])).sum()
+
+    at = float64(action)
+    assert both.item() == pytest.approx(objective(at), abs=1e-5)
+    expected = numerical_gradient(objective, at)
+    assert (np.abs(expected).max((1, 2)) > 1e-3).all()  # every step's action is felt
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 def test_later_rewards_carry_gradients_to_earlier_actions():

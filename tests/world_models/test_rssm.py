@@ -7,9 +7,19 @@ import pytest
 import torch
 from torch import nn
 
+from tests.gradients import numerical_gradient
+from tests.world_models.rssm_reference import (
+    K,
+    one_hot,
+    reference_posterior,
+    reference_prior,
+    reference_recur,
+    softmax,
+    weights,
+)
 from world_models.rssm import RSSM, RSSMConfig, State, balanced_kl, categorical_kl
 
-T, B, E, A, R, S, K = 6, 3, 5, 2, 7, 4, 3
+T, B, E, A, R, S = 6, 3, 5, 2, 7, 4
 SMALL = {"deterministic": R, "hidden": 9, "variables": S, "classes": K}
 
 
@@ -28,55 +38,6 @@ def sequences(seed=1):
     is_first[0] = True
     is_first[3, 1] = True
     return torch.randn(T, B, E), torch.rand(T, B, A) * 2 - 1, is_first
-
-
-# --------------------------------------------------------------- the equations, in float64
-
-
-def elu(x):
-    return np.where(x > 0, x, np.expm1(x))
-
-
-def sigmoid(x):
-    return 1.0 / (1.0 + np.exp(-x))
-
-
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def weights(rssm):
-    return {n: p.detach().double().numpy() for n, p in rssm.named_parameters()}
-
-
-def reference_recur(w, stochastic, action, deterministic, input_activation):
-    inputs = stochastic @ w["input_stochastic.weight"].T + w["input_stochastic.bias"]
-    inputs = inputs + action @ w["input_action.weight"].T
-    if input_activation:
-        inputs = elu(inputs)
-    gates = np.concatenate([inputs, deterministic], -1) @ w["cell.gates.weight"].T
-    mean, variance = gates.mean(-1, keepdims=True), gates.var(-1, keepdims=True)
-    gates = (gates - mean) / np.sqrt(variance + 1e-3) * w["cell.norm.weight"] + w["cell.norm.bias"]
-    reset, candidate, update = sigmoid(gates[:, :R]), gates[:, R : 2 * R], gates[:, 2 * R :]
-    update = sigmoid(update - 1.0)
-    return update * np.tanh(reset * candidate) + (1.0 - update) * deterministic
-
-
-def reference_prior(w, deterministic):
-    hidden = elu(deterministic @ w["prior_hidden.weight"].T + w["prior_hidden.bias"])
-    return (hidden @ w["prior_logits.weight"].T + w["prior_logits.bias"]).reshape(-1, S, K)
-
-
-def reference_posterior(w, deterministic, embedding):
-    hidden = deterministic @ w["posterior_deterministic.weight"].T
-    hidden = hidden + w["posterior_deterministic.bias"]
-    hidden = elu(hidden + embedding @ w["posterior_embedding.weight"].T)
-    return (hidden @ w["posterior_logits.weight"].T + w["posterior_logits.bias"]).reshape(-1, S, K)
-
-
-def one_hot(logits, race):
-    return np.eye(K)[(softmax(logits) / race).argmax(-1)].reshape(len(logits), S * K)
 
 
 @pytest.mark.parametrize("input_activation", [False, True])
@@ -232,16 +193,6 @@ def test_gradient_of_a_sample_is_the_gradient_of_its_softmax():
 def kl(q_logits, p_logits):
     q, p = softmax(q_logits), softmax(p_logits)
     return (q * (np.log(q) - np.log(p))).sum((-2, -1))
-
-
-def numerical_gradient(function, x, step=1e-6):
-    gradient = np.zeros_like(x)
-    for index in np.ndindex(x.shape):
-        up, down = x.copy(), x.copy()
-        up[index] += step
-        down[index] -= step
-        gradient[index] = (function(up) - function(down)) / (2 * step)
-    return gradient
 
 
 def test_kl_of_two_variables_computed_by_hand():
