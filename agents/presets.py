@@ -70,7 +70,7 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
     # updates, no random blocks) did no better: results/README.md, "Settings of their own for DMC".
     return OnlineConfig(
         task=task,
-        steps=50_000,
+        steps=100_000,
         environment=EnvironmentConfig(quality="fast"),
         agent=MaskedWorldModelConfig(
             autoencoder=AutoencoderConfig(
