@@ -69,8 +69,8 @@ class AutoencoderConfig:
     scale_target: bool = False
     """Divide the target's loss by that of the best constant prediction, where the target knows it
     (pixels: their variance around the batch's mean picture). A thin pole has a sixth of the
-    variance of a robot arm with a window: at the same weight the features leave it out. The paper
-    has no such thing."""
+    variance of a robot arm with a window; on DMC no preset needs it (results/README.md, "Settings
+    of their own for DMC"). The paper has no such thing."""
 
     def __post_init__(self) -> None:
         if self.image_size < PATCH or self.image_size % PATCH:

@@ -26,7 +26,7 @@ def weights(rssm):
     return {n: p.detach().double().numpy() for n, p in rssm.named_parameters()}
 
 
-def reference_recur(w, stochastic, action, deterministic, input_activation=False):
+def recur(w, stochastic, action, deterministic, input_activation=False):
     inputs = stochastic @ w["input_stochastic.weight"].T + w["input_stochastic.bias"]
     inputs = inputs + action @ w["input_action.weight"].T
     if input_activation:
@@ -39,14 +39,14 @@ def reference_recur(w, stochastic, action, deterministic, input_activation=False
     return update * np.tanh(sigmoid(reset) * candidate) + (1.0 - update) * deterministic
 
 
-def reference_prior(w, deterministic):
+def prior(w, deterministic):
     hidden = elu(deterministic @ w["prior_hidden.weight"].T + w["prior_hidden.bias"])
     return (hidden @ w["prior_logits.weight"].T + w["prior_logits.bias"]).reshape(
         len(deterministic), -1, K
     )
 
 
-def reference_posterior(w, deterministic, embedding):
+def posterior(w, deterministic, embedding):
     hidden = deterministic @ w["posterior_deterministic.weight"].T
     hidden = hidden + w["posterior_deterministic.bias"]
     hidden = elu(hidden + embedding @ w["posterior_embedding.weight"].T)
@@ -57,3 +57,10 @@ def reference_posterior(w, deterministic, embedding):
 
 def one_hot(logits, race):
     return np.eye(K)[(softmax(logits) / race).argmax(-1)].reshape(len(logits), -1)
+
+
+def straight_through(logits, race, given):
+    """One-hot samples (B, S·K) that move as the softmax does; `given` keeps what was drawn."""
+    probabilities = softmax(logits).reshape(len(logits), -1)
+    drawn = given.setdefault("drawn", one_hot(logits, race))
+    return drawn + probabilities - given.setdefault("probabilities", probabilities)

@@ -8,14 +8,7 @@ import torch
 from torch import nn
 
 from tests.gradients import assert_gradients, numerical_gradient
-from tests.world_models.rssm_reference import (
-    one_hot,
-    reference_posterior,
-    reference_prior,
-    reference_recur,
-    softmax,
-    weights,
-)
+from tests.world_models import rssm_reference as reference
 from world_models.latent_dynamics import (
     FeatureDecoder,
     FeatureDecoderConfig,
@@ -214,34 +207,27 @@ def test_gradient_of_the_loss_is_that_of_equation_14(standardise):
     goes_on, squashed = ~data["is_terminal"].numpy().T, np.sign(reward) * np.log1p(np.abs(reward))
 
     def objective(twin):
-        w, logits, priors, states = weights(twin.rssm), [], [], []
+        w, logits, priors, states = reference.weights(twin.rssm), [], [], []
         embedding = twin.encoder(torch.from_numpy(feature).flatten(0, 1)).numpy()
         deterministic, stochastic = np.zeros((B, 10)), np.zeros((B, 12))
         for t, seen in enumerate(embedding.reshape(T, B, -1)):
             led_here = action[t] if t else 0.0 * action[t]
-            deterministic = reference_recur(w, stochastic, led_here, deterministic)
-            logits.append(reference_posterior(w, deterministic, seen))
-            priors.append(reference_prior(w, deterministic))
-            stochastic = straight_through(logits[-1], race[t], given.setdefault(t, {}))
+            deterministic = reference.recur(w, stochastic, led_here, deterministic)
+            logits.append(reference.posterior(w, deterministic, seen))
+            priors.append(reference.prior(w, deterministic))
+            stochastic = reference.straight_through(logits[-1], race[t], given.setdefault(t, {}))
             states.append(np.concatenate([deterministic, stochastic], -1))
         state = torch.from_numpy(np.stack(states))
         features = ((twin.decoder(state).numpy() - feature) ** 2).sum(-1).mean()
         rewards = ((twin.reward_head(state)[..., 0].numpy() - squashed.T) ** 2).mean()
         logit = twin.discount_head(state)[..., 0].numpy()
         endings = np.log1p(np.exp(np.where(goes_on, -logit, logit))).mean()
-        q, p = softmax(np.stack(logits)), softmax(np.stack(priors))
+        q, p = reference.softmax(np.stack(logits)), reference.softmax(np.stack(priors))
         q0, p0 = given.setdefault("q", q), given.setdefault("p", p)
         kl = 0.8 * (q0 * np.log(q0 / p)).sum((-2, -1)) + 0.2 * (q * np.log(q / p0)).sum((-2, -1))
         return features + rewards + endings + 2.0 * kl.mean()
 
     assert_gradients(loss, model, objective)
-
-
-def straight_through(logits, race, given):
-    """One-hot samples (B, S·K) that move as the softmax does; `given` keeps what was drawn."""
-    probabilities = softmax(logits).reshape(len(logits), -1)
-    drawn = given.setdefault("drawn", one_hot(logits, race))
-    return drawn + probabilities - given.setdefault("probabilities", probabilities)
 
 
 @pytest.mark.parametrize("free_nats", [0.01, 1.6, 50.0])
@@ -381,7 +367,7 @@ def test_gradients_of_a_dream_for_its_actions_are_those_of_the_equations():
     both = (share * torch.stack([dream.reward, dream.continuation])).sum()
     (gradient,) = torch.autograd.grad(both, action)
 
-    w, given = weights(model.rssm), {}
+    w, given = reference.weights(model.rssm), {}
     heads = copy.deepcopy(nn.ModuleList([model.reward_head, model.discount_head])).double()
 
     @torch.no_grad()
@@ -389,9 +375,9 @@ def test_gradients_of_a_dream_for_its_actions_are_those_of_the_equations():
         deterministic, stochastic = float64(start.deterministic), float64(start.stochastic)
         states = [float64(start.feature)]
         for t in range(horizon):
-            deterministic = reference_recur(w, stochastic, actions[t], deterministic)
-            logits = reference_prior(w, deterministic)
-            stochastic = straight_through(logits, race[t], given.setdefault(t, {}))
+            deterministic = reference.recur(w, stochastic, actions[t], deterministic)
+            logits = reference.prior(w, deterministic)
+            stochastic = reference.straight_through(logits, race[t], given.setdefault(t, {}))
             states.append(np.concatenate([deterministic, stochastic], -1))
         symlog, logit = (head(torch.from_numpy(np.stack(states)))[..., 0].numpy() for head in heads)
         reward = np.sign(symlog) * np.expm1(np.abs(symlog))

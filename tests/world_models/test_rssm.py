@@ -8,18 +8,10 @@ import torch
 from torch import nn
 
 from tests.gradients import numerical_gradient
-from tests.world_models.rssm_reference import (
-    K,
-    one_hot,
-    reference_posterior,
-    reference_prior,
-    reference_recur,
-    softmax,
-    weights,
-)
+from tests.world_models import rssm_reference as reference
 from world_models.rssm import RSSM, RSSMConfig, State, balanced_kl, categorical_kl
 
-T, B, E, A, R, S = 6, 3, 5, 2, 7, 4
+T, B, E, A, R, S, K = 6, 3, 5, 2, 7, 4, reference.K
 SMALL = {"deterministic": R, "hidden": 9, "variables": S, "classes": K}
 
 
@@ -49,20 +41,20 @@ def test_observing_follows_the_equations_step_by_step(input_activation):
     torch.manual_seed(7)
     race = rssm.race(T, B, device=torch.device("cpu")).double().numpy()
 
-    w = weights(rssm)
+    w = reference.weights(rssm)
     deterministic, stochastic = np.zeros((B, R)), np.zeros((B, S * K))
     for t in range(T):
         first = is_first[t].numpy()
         led_here = action[t].double().numpy()
         deterministic[first], stochastic[first], led_here[first] = 0.0, 0.0, 0.0
-        deterministic = reference_recur(w, stochastic, led_here, deterministic, input_activation)
-        logits = reference_posterior(w, deterministic, embedding[t].double().numpy())
-        stochastic = one_hot(logits, race[t])
+        deterministic = reference.recur(w, stochastic, led_here, deterministic, input_activation)
+        logits = reference.posterior(w, deterministic, embedding[t].double().numpy())
+        stochastic = reference.one_hot(logits, race[t])
         close = {"rtol": 1e-4, "atol": 1e-4}
         np.testing.assert_allclose(posterior.deterministic[t].detach(), deterministic, **close)
         np.testing.assert_allclose(posterior.logits[t].detach(), logits, **close)
         np.testing.assert_allclose(posterior.stochastic[t].detach(), stochastic, atol=1e-6)
-        np.testing.assert_allclose(prior[t].detach(), reference_prior(w, deterministic), **close)
+        np.testing.assert_allclose(prior[t].detach(), reference.prior(w, deterministic), **close)
 
 
 def test_imagining_follows_the_equations_with_the_prior():
@@ -73,14 +65,14 @@ def test_imagining_follows_the_equations_with_the_prior():
     action, race = torch.randn(B, A), rssm.race(B, device=torch.device("cpu"))
     after = rssm.imagine(start, action, race)
 
-    w = weights(rssm)
-    deterministic = reference_recur(
+    w = reference.weights(rssm)
+    deterministic = reference.recur(
         w, *(x.double().numpy() for x in (stochastic, action, start.deterministic)), False
     )
-    logits = reference_prior(w, deterministic)
+    logits = reference.prior(w, deterministic)
     np.testing.assert_allclose(after.deterministic.detach(), deterministic, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after.logits.detach(), logits, rtol=1e-4, atol=1e-4)
-    expected = one_hot(logits, race.double().numpy())
+    expected = reference.one_hot(logits, race.double().numpy())
     np.testing.assert_allclose(after.stochastic.detach(), expected, atol=1e-6)
 
 
@@ -141,8 +133,8 @@ def test_observing_goes_on_from_a_given_state():
     nothing = torch.zeros(1, B, dtype=torch.bool)
     start = State(torch.randn(B, R), torch.rand(B, S * K), torch.zeros(B, S, K))
     posterior, _ = rssm.observe(embedding[:1], action[:1], nothing, start)
-    expected = reference_recur(
-        weights(rssm),
+    expected = reference.recur(
+        reference.weights(rssm),
         *(x.double().numpy() for x in (start.stochastic, action[0], start.deterministic)),
         False,
     )
@@ -162,7 +154,7 @@ def test_samples_are_one_hot_and_follow_the_softmax():
     hot = samples.round()
     torch.testing.assert_close(samples, hot, rtol=0, atol=1e-6)
     assert torch.equal(hot.sum(-1), torch.ones(draws, S))
-    expected = softmax(logits.double().numpy())
+    expected = reference.softmax(logits.double().numpy())
     error = np.sqrt(expected * (1 - expected) / draws)
     assert (np.abs(hot.mean(0).double().numpy() - expected) < 5 * error).all()
 
@@ -191,7 +183,7 @@ def test_gradient_of_a_sample_is_the_gradient_of_its_softmax():
 
 
 def kl(q_logits, p_logits):
-    q, p = softmax(q_logits), softmax(p_logits)
+    q, p = reference.softmax(q_logits), reference.softmax(p_logits)
     return (q * (np.log(q) - np.log(p))).sum((-2, -1))
 
 
