@@ -265,6 +265,7 @@ def test_actors_gradient_is_that_of_equation_12(normalise, scale):
     behaviour, world = make(
         normalise_reward=normalise, scale_returns=scale, entropy=0.1, discount=0.9, reward_decay=0.1
     ), Valley()  # fmt: skip
+    torch.manual_seed(2)  # starts from which no loss cancels to where float32 tells little
     begin = State(torch.randn(B, F), torch.zeros(B, 0), torch.zeros(B, 0, 0))
     torch.manual_seed(7)
     loss, _, _ = behaviour.losses(world, begin)
