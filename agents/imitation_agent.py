@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from agents.action_chunks import ActionQueue, Normaliser
 from agents.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
+from agents.training import Precision, in_bfloat16
 from envs.windows import WindowConfig
 from errors import UserError
 from world_models.image_encoder import ImageEncoder, ImageEncoderConfig
@@ -71,8 +72,9 @@ class ImitationAgentConfig:
     """Of stage 2 (paper)."""
     averaging: float = 0.999
     """Decay of the average of the weights that acts and is evaluated; 0: the latest weights."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the networks (paper: bfloat16); losses are float32."""
+    precision: Precision = "auto"
+    """Of the networks (paper: bfloat16, as auto is where the device has arithmetic for it); losses
+    are float32."""
 
     def __post_init__(self):
         if not 0 <= self.averaging < 1:
@@ -309,7 +311,7 @@ class ImitationAgent:
         return networks.world_model.features(*inputs, pruning=pruning, generator=generator)
 
     def _autocast(self) -> torch.autocast:
-        half = self.config.precision == "bfloat16"
+        half = in_bfloat16(self.config.precision, self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     # Saving

@@ -19,6 +19,7 @@ from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.batch_reader import BatchReader, Frames
 from agents.compilation import frozen, require_compiler
 from agents.replay import Replay
+from agents.training import Precision, in_bfloat16
 from errors import UserError
 from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
@@ -43,9 +44,9 @@ class MaskedWorldModelConfig:
     """Optimiser of the autoencoder (Table 1: 3e-4, warm-up 2,500)."""
     dynamics_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser of the latent dynamics (3e-4)."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """What dense layers of dynamics and behaviour compute in; losses, KL and returns are
-    float32."""
+    precision: Precision = "float32"
+    """What dense layers of dynamics and behaviour compute in (auto: bfloat16 where the device has
+    arithmetic for it); losses, KL and returns are float32."""
     autoencoder_precision: Literal["float32", "bfloat16"] = "float32"
     """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
     overlap: bool = False
@@ -354,13 +355,13 @@ class MaskedWorldModel(nn.Module):
         chosen = torch.randperm(total, device=self.device)[:count]
         return start.map(lambda part: part[chosen])
 
-    def _autocast(self, precision: str) -> torch.autocast:
+    def _autocast(self, precision: Precision) -> torch.autocast:
         # The cache of cast weights is one per process, and leaving autocast in any thread empties
         # it: beside each other, gradients would be summed in an order that time decides.
         return torch.autocast(
             self.device.type,
             torch.bfloat16,
-            enabled=precision == "bfloat16",
+            enabled=in_bfloat16(precision, self.device),
             cache_enabled=not self._overlapping,
         )
 

@@ -110,7 +110,7 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
                 learning_rate=2e-3, warmup=100, anneal=1900, final=0.25
             ),
             dynamics_optimizer=OptimizerConfig(learning_rate=1e-3),
-            precision="bfloat16",
+            precision="auto",
             overlap=True,
             autoencoder_every=2,
             autoencoder_batch=32,

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from agents.training import has_bfloat16
+
 
 def provenance() -> dict[str, Any]:
     """Where a result came from: ``command``, ``commit`` and ``versions`` of what computed it."""
@@ -45,8 +47,9 @@ def _commit() -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """What this computes on: ``processor`` and ``gpu`` (None without one) by name, ``cores``, and
-    PyTorch's ``threads`` (before a run's own ``--threads``)."""
+    """What this computes on: ``processor`` and ``gpu`` (None without one) by name, ``cores``,
+    PyTorch's ``threads`` (before a run's own ``--threads``), and whether the processor has
+    arithmetic for ``bfloat16``."""
     processor = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -59,5 +62,6 @@ def hardware() -> dict[str, Any]:
         "processor": processor,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "bfloat16": has_bfloat16(torch.device("cpu")),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -176,6 +176,18 @@ def test_half_precision_keeps_losses_and_states_in_float32(replay):
     assert torch.equal(metrics["autoencoder/target"], expected["autoencoder/target"])
 
 
+@pytest.mark.parametrize(("has", "same_as"), [(True, "bfloat16"), (False, "float32")])
+def test_precision_auto_computes_in_what_the_device_has(tmp_path, monkeypatch, has, same_as):
+    """Exactly the updates of the precision it stands for, and not those of the other."""
+    monkeypatch.setattr("agents.training.has_bfloat16", lambda device: has)
+    results = {}
+    for precision in ("auto", "float32", "bfloat16"):
+        agent = make(replace(TINY, precision=precision))
+        results[precision] = agent.update(make_replay(tmp_path / precision))
+    torch.testing.assert_close(results["auto"], results[same_as], rtol=0, atol=0)
+    assert results["float32"]["dynamics/feature"] != results["bfloat16"]["dynamics/feature"]
+
+
 @pytest.fixture
 def one_thread(monkeypatch):
     """Every operation on one thread, whatever is asked for: sums have one order."""

@@ -1,0 +1,57 @@
+"""Precision by device: bfloat16 only where there is arithmetic for it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.imitation_presets import preset as imitation_preset
+from agents.presets import preset
+from agents.provenance import hardware
+from agents.training import has_bfloat16, in_bfloat16
+
+CPU = torch.device("cpu")
+
+
+def flags() -> set[str]:
+    """What Linux says the processor can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    named = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return set(next(named, "").split())
+
+
+def test_arithmetic_is_found_where_the_processor_has_it():
+    if flags() and hasattr(torch.cpu, "get_capabilities"):
+        assert has_bfloat16(CPU) == bool(flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+    assert hardware()["bfloat16"] == has_bfloat16(CPU)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx2": True, "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({"neon": True}, False),
+    ],
+)
+def test_auto_is_bfloat16_with_its_arithmetic_only(monkeypatch, found, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert in_bfloat16("auto", CPU) == expected
+    assert in_bfloat16("bfloat16", CPU)
+    assert not in_bfloat16("float32", CPU)
+
+
+def test_older_pytorch_that_cannot_be_asked_means_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not in_bfloat16("auto", CPU)
+
+
+def test_presets_for_any_processor_let_it_decide():
+    for config in (preset("cpu", "metaworld/window-close"), imitation_preset("cpu")):
+        assert config.agent.precision == "auto"
+    assert preset("paper", "metaworld/window-close").agent.precision == "float32"
+    assert preset("cpu", "dmc/walker-walk").agent.autoencoder_precision == "float32"
