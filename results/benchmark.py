@@ -5,6 +5,7 @@ machine's matrix-product rate is used. What is compared is measured in one run, 
 and reported as medians and ratios; nothing here is a test.
 
     eager      the modules as they are, one operation after the other in float32
+    bfloat16   the same with dense layers in bfloat16, whatever this machine has arithmetic for
     serial     as the preset trains, but one operation after the other
     preset     as the preset trains: precision, overlap
     compiled   the preset with its updates through torch.compile (--agent.compile)
@@ -53,9 +54,10 @@ from results.public_code import (
     operations_of,
 )
 
-Mode = Literal["eager", "serial", "preset", "compiled"]
+Mode = Literal["eager", "bfloat16", "serial", "preset", "compiled"]
 CHANGES: dict[str, dict[str, Any]] = {
     "eager": {"precision": "float32", "autoencoder_precision": "float32", "overlap": False},
+    "bfloat16": {"precision": "bfloat16", "autoencoder_precision": "float32", "overlap": False},
     "serial": {"overlap": False},
     "preset": {},
     "compiled": {"compile": True},

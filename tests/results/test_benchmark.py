@@ -1,6 +1,7 @@
 """The benchmark says what it should of a small task; how fast that is, is no test's business."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -110,6 +111,8 @@ def test_eager_is_the_same_agent_without_what_makes_it_fast():
         "float32", "float32", False,
     )  # fmt: skip
     assert eager.dynamics == config.agent.dynamics
+    half = benchmark.in_mode(config, "bfloat16").agent
+    assert half == replace(eager, precision="bfloat16")
     assert benchmark.in_mode(config, "preset") == config
 
 
