@@ -36,7 +36,7 @@ def in_bfloat16(precision: Precision, device: torch.device) -> bool:
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies matrices in bfloat16 itself. A processor that does not (x86 with
-    AVX2 only, as many laptops) converts every number, and takes eight times as long as in float32.
+    AVX2 only, as many laptops) converts every number, and is about ten times as slow as in float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -40,7 +40,7 @@ from agents.provenance import hardware, provenance
 from agents.replay import Replay, entries_for
 from agents.rollout import RandomAgent
 from agents.run_folder import RunFolder
-from agents.training import choose_device
+from agents.training import choose_device, has_bfloat16
 from commands.command_line import script
 from errors import UserError
 from results.benchmark_tables import markdown
@@ -299,7 +299,9 @@ def measure_arithmetic(
     if device.type == "cuda":
         size = 8192
     rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    # Without arithmetic for bfloat16, eight such products take minutes.
+    dtypes = (torch.float32, *([torch.bfloat16] if has_bfloat16(device) else []))
+    for dtype in dtypes:
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         left @ right
         seconds = statistics.median(timed(lambda a=left, b=right: a @ b, 7, device)) / 1e3
