@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from agents.action_chunks import ActionQueue, Normaliser
 from agents.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
-from agents.training import Precision, in_bfloat16
+from agents.precision import Precision, autocast
 from envs.windows import WindowConfig
 from errors import UserError
 from world_models.image_encoder import ImageEncoder, ImageEncoderConfig
@@ -311,8 +311,7 @@ class ImitationAgent:
         return networks.world_model.features(*inputs, pruning=pruning, generator=generator)
 
     def _autocast(self) -> torch.autocast:
-        half = in_bfloat16(self.config.precision, self.device)
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        return autocast(self.config.precision, self.device)
 
     # Saving
 

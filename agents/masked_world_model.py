@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.batch_reader import BatchReader, Frames
 from agents.compilation import frozen, require_compiler
+from agents.precision import Precision, autocast
 from agents.replay import Replay
-from agents.training import Precision, in_bfloat16
 from errors import UserError
 from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
@@ -358,12 +358,7 @@ class MaskedWorldModel(nn.Module):
     def _autocast(self, precision: Precision) -> torch.autocast:
         # The cache of cast weights is one per process, and leaving autocast in any thread empties
         # it: beside each other, gradients would be summed in an order that time decides.
-        return torch.autocast(
-            self.device.type,
-            torch.bfloat16,
-            enabled=in_bfloat16(precision, self.device),
-            cache_enabled=not self._overlapping,
-        )
+        return autocast(precision, self.device, cache=not self._overlapping)
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}

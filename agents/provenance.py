@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from agents.training import has_bfloat16
+from agents.precision import has_bfloat16
 
 
 def provenance() -> dict[str, Any]:

@@ -1,9 +1,6 @@
-"""What both training loops need: a device and its precision, running means of losses, generators'
-states."""
+"""What both training loops need: a device, running means of losses, generators' states."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,29 +20,6 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used here: {reason}") from error
-
-
-Precision = Literal["auto", "float32", "bfloat16"]
-"""What networks compute in; auto is bfloat16 where the device has arithmetic for it."""
-
-
-def in_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Whether networks of `precision` compute in bfloat16 on `device`."""
-    return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies matrices in bfloat16 itself. A processor that does not (x86 with
-    AVX2 only, as many laptops) converts every number, and is about ten times as slow as in float32.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # An older PyTorch cannot be asked.
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        found = torch.cpu.get_capabilities()
-        # AVX-512 and AMX on x86, NEON on ARM
-        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return False
 
 
 class MetricMean:

@@ -35,12 +35,13 @@ from agents.allocator import keep_freed_memory
 from agents.masked_world_model import MaskedWorldModel
 from agents.online import OnlineConfig
 from agents.online_run import OnlineRun, make_agent
+from agents.precision import has_bfloat16
 from agents.presets import PRESETS, preset
 from agents.provenance import hardware, provenance
 from agents.replay import Replay, entries_for
 from agents.rollout import RandomAgent
 from agents.run_folder import RunFolder
-from agents.training import choose_device, has_bfloat16
+from agents.training import choose_device
 from commands.command_line import script
 from errors import UserError
 from results.benchmark_tables import markdown
@@ -298,9 +299,9 @@ def measure_arithmetic(
     device, size = choose_device(options.device), 2048
     if device.type == "cuda":
         size = 8192
-    rates = {}
-    # Without arithmetic for bfloat16, eight such products take minutes.
-    dtypes = (torch.float32, *([torch.bfloat16] if has_bfloat16(device) else []))
+    rates, dtypes = {}, [torch.float32]
+    if has_bfloat16(device):  # otherwise eight such products take minutes
+        dtypes.append(torch.bfloat16)
     for dtype in dtypes:
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         left @ right

@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agents import imitation_presets
 from agents.imitation_agent import ImitationAgentConfig, Interface, Networks
+from agents.precision import autocast
 from agents.provenance import hardware, provenance
-from agents.training import choose_device, in_bfloat16
+from agents.training import choose_device
 from commands.command_line import script
 from errors import UserError
 from results.benchmark import timed
@@ -94,8 +95,7 @@ def measure(options: Latency, name: str) -> dict[str, Any]:
     shape = (1, options.cameras, config.history, size, size, 3)
     image = torch.randint(256, shape, dtype=torch.uint8, device=device)
     proprio = torch.zeros(1, options.proprio, device=device)
-    enabled = in_bfloat16(config.precision, device)
-    half = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    half = autocast(config.precision, device)
 
     @torch.no_grad()
     def look(pruning: float) -> list[torch.Tensor]:

@@ -179,7 +179,7 @@ def test_half_precision_keeps_losses_and_states_in_float32(replay):
 @pytest.mark.parametrize(("has", "same_as"), [(True, "bfloat16"), (False, "float32")])
 def test_precision_auto_computes_in_what_the_device_has(tmp_path, monkeypatch, has, same_as):
     """Exactly the updates of the precision it stands for, and not those of the other."""
-    monkeypatch.setattr("agents.training.has_bfloat16", lambda device: has)
+    monkeypatch.setattr("agents.precision.has_bfloat16", lambda device: has)
     results = {}
     for precision in ("auto", "float32", "bfloat16"):
         agent = make(replace(TINY, precision=precision))

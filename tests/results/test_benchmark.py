@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from agents.precision import has_bfloat16
 from agents.presets import preset
-from agents.training import has_bfloat16
 from envs.simulation import EnvironmentConfig
 from errors import UserError
 from results import benchmark

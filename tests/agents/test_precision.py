@@ -6,11 +6,17 @@ import pytest
 import torch
 
 from agents.imitation_presets import preset as imitation_preset
+from agents.precision import Precision, autocast, has_bfloat16
 from agents.presets import preset
 from agents.provenance import hardware
-from agents.training import has_bfloat16, in_bfloat16
 
 CPU = torch.device("cpu")
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """What a dense layer computes in."""
+    with autocast(precision, CPU):
+        return torch.nn.Linear(2, 2)(torch.zeros(1, 2)).dtype
 
 
 def flags() -> set[str]:
@@ -40,14 +46,14 @@ def test_arithmetic_is_found_where_the_processor_has_it():
 )
 def test_auto_is_bfloat16_with_its_arithmetic_only(monkeypatch, found, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    assert in_bfloat16("auto", CPU) == expected
-    assert in_bfloat16("bfloat16", CPU)
-    assert not in_bfloat16("float32", CPU)
+    assert dtype_of("auto") == (torch.bfloat16 if expected else torch.float32)
+    assert dtype_of("bfloat16") == torch.bfloat16
+    assert dtype_of("float32") == torch.float32
 
 
 def test_older_pytorch_that_cannot_be_asked_means_float32(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not in_bfloat16("auto", CPU)
+    assert dtype_of("auto") == torch.float32
 
 
 def test_presets_for_any_processor_let_it_decide():
