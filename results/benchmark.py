@@ -13,14 +13,13 @@ and reported as medians and ratios; nothing here is a test.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,18 +33,19 @@ import envs
 from agents.allocator import keep_freed_memory
 from agents.masked_world_model import MaskedWorldModel
 from agents.online import OnlineConfig
-from agents.online_run import OnlineRun, make_agent
+from agents.online_run import make_agent
 from agents.precision import has_bfloat16
 from agents.presets import PRESETS, preset
 from agents.provenance import hardware, provenance
 from agents.replay import Replay, entries_for
 from agents.rollout import RandomAgent
-from agents.run_folder import RunFolder
 from agents.training import choose_device
 from commands.command_line import script
 from errors import UserError
 from results.benchmark_tables import markdown
 from results.loading import measure_loading
+from results.loop import measure_loop
+from results.measuring import memory, synchronise, timed
 from results.output import write_report
 from results.pictures import measure_pictures
 from results.public_code import (
@@ -102,24 +102,6 @@ class Benchmark:
     """Write OUT.md and OUT.json; without, print only."""
     json: bool = False
     """Print JSON instead of tables."""
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for what the device still computes."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def timed(call: Callable[[], Any], repeats: int, device: torch.device) -> list[float]:
-    """Milliseconds of each of some calls."""
-    times = []
-    for _ in range(repeats):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 def in_mode(config: OnlineConfig, mode: Mode) -> OnlineConfig:
@@ -310,85 +292,7 @@ def measure_arithmetic(
     return {"operations_per_update": operations, "matrix_product_per_second": rates}
 
 
-# ------------------------------------------------------------------------------- the loop
-
-
-def measure_loop(options: Benchmark, config: OnlineConfig) -> dict[str, Any]:
-    """The online loop as it runs: environment steps a second, and the share of each part."""
-    repeat = envs.action_repeat(config.task, config.environment.action_repeat)
-    config = replace(
-        config,
-        prefill=600,
-        steps=10**9,
-        device=options.device,
-        evaluate_first=10**9,
-        agent=replace(config.agent, autoencoder_pretraining=2, joint_pretraining=2),
-    )
-    spent = {"act": 0.0, "update": 0.0, "wait for the environment": 0.0, "remember": 0.0}
-
-    @contextlib.contextmanager
-    def counted(name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        synchronise(run.agent.device)
-        spent[name] += time.perf_counter() - start
-
-    with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        with (
-            open(Path(folder) / "log", "w") as log,
-            contextlib.redirect_stdout(log),
-            RunFolder.create_or_resume(Path(folder) / "run", config) as run_folder,
-        ):
-            run = OnlineRun(config, run_folder)
-            try:
-                run.resume()
-                start_up = time.perf_counter() - begun
-                while run.exploring:
-                    run.collector.begin(run.act())
-                    run.remember(run.collector.finish())
-                run.act()
-                run.agent.updates = run.updates_due  # the prefill's last episode owes none here
-                for name in spent:
-                    spent[name] = 0.0
-                before, updates = run.steps, run.agent.updates
-                start = time.perf_counter()
-                while run.steps < before + options.loop_steps:
-                    with counted("act"):
-                        action = run.act()
-                    run.collector.begin(action)
-                    with counted("update"):
-                        run.learn()
-                    with counted("wait for the environment"):
-                        episodes = run.collector.finish()
-                    with counted("remember"):
-                        run.remember(episodes)
-                seconds = time.perf_counter() - start
-                steps, updates = run.steps - before, run.agent.updates - updates
-            finally:
-                run.close()
-    return {
-        "environment_steps_per_second": steps / seconds,
-        "updates_per_second": updates / seconds,
-        "action_repeat": repeat,
-        "share": {name: value / seconds for name, value in spent.items()},
-        "start_up_seconds": start_up,
-        "memory": memory(),
-    }
-
-
-def memory() -> dict[str, float]:
-    """MiB of this process: its own, and pages of files it has mapped; of the GPU at its peak."""
-    status = Path("/proc/self/status")
-    result = {}
-    if status.exists():
-        for line in status.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name in ("RssAnon", "RssFile", "VmHWM"):
-                result[name] = int(value.split()[0]) / 1024
-    if torch.cuda.is_available():
-        result["cuda"] = torch.cuda.max_memory_allocated() / 2**20
-    return result
+# ----------------------------------------------------------- the replay, the start, the report
 
 
 def measure_replay(options: Benchmark, config: OnlineConfig, source: Replay) -> list[dict]:
@@ -433,9 +337,6 @@ def measure_help() -> float:
     return min(times)
 
 
-# ----------------------------------------------------------------------------- the report
-
-
 def measure(options: Benchmark) -> dict[str, Any]:
     """Everything, as plain values."""
     config = preset(options.preset, options.task)
@@ -464,17 +365,11 @@ def measure(options: Benchmark) -> dict[str, Any]:
                 for mode in options.compare
             }
             result["public"] = measure_public(
-                options.public, config, agents, replay, action, options.rounds, options.repeats,
-                timed,
-            )  # fmt: skip
+                options.public, config, agents, replay, action, options.rounds, options.repeats
+            )
         result["environments"] = measure_environments(options, config)
         result["pictures"] = {
-            task: measure_pictures(
-                task,
-                config.environment,
-                5 * options.repeats,
-                lambda call, repeats: timed(call, repeats, torch.device("cpu")),
-            )
+            task: measure_pictures(task, config.environment, 5 * options.repeats)
             for task in options.environments
         }
         result["replay"] = measure_replay(options, config, replay)
@@ -483,7 +378,8 @@ def measure(options: Benchmark) -> dict[str, Any]:
                 Path(folder), options.demonstrations, options.rounds
             )
     if options.loop_steps:
-        result["loop"] = measure_loop(options, config)
+        config = replace(config, device=options.device)
+        result["loop"] = measure_loop(config, options.loop_steps)
     return result
 
 

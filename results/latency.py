@@ -29,7 +29,7 @@ from agents.provenance import hardware, provenance
 from agents.training import choose_device
 from commands.command_line import script
 from errors import UserError
-from results.benchmark import timed
+from results.measuring import timed
 from results.output import write_report
 from world_models.language import make_language
 

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+import torch
 
 import envs
 from envs.rendering import Renderer
 from envs.simulation import EnvironmentConfig
+from results.measuring import timed
 
 
-def measure_pictures(
-    task: str,
-    view: EnvironmentConfig,
-    repeats: int,
-    timed: Callable[[Callable[[], Any], int], list[float]],
-) -> dict[str, float]:
+def measure_pictures(task: str, view: EnvironmentConfig, repeats: int) -> dict[str, float]:
     """Milliseconds of the pictures of all cameras of one task after a reset, in parts.
 
     Args:
         task: id.
         view: size and cameras; both qualities are measured.
         repeats: calls of each part.
-        timed: milliseconds of each of some calls.
 
     Returns:
         ``full``; ``full, no shadows`` (nor reflections and haze); ``fast``, and of it ``poses``
@@ -34,6 +29,7 @@ def measure_pictures(
     """
     import mujoco
 
+    cpu = torch.device("cpu")  # the pictures are read back to it
     environment = envs.make(task, **{**vars(view), "quality": "fast"})
     full = None
     try:
@@ -68,7 +64,7 @@ def measure_pictures(
 
         def median(call: Callable[[], None], times: int = repeats) -> float:
             call()
-            return statistics.median(timed(call, times))
+            return statistics.median(timed(call, times, cpu))
 
         found = {"full": median(picture(full), max(2, repeats // 5))}
         before = [full.scene.flags[flag] for flag in shadows]

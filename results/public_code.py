@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from agents.masked_world_model import MaskedWorldModel
 from agents.online import OnlineConfig
 from agents.replay import Replay
 from errors import UserError
+from results.measuring import timed
 
 PAUSE = 0.5
 """Seconds before a turn, for the threads of whoever was measured last to fall asleep."""
@@ -118,7 +118,6 @@ def measure_public(
     action: int,
     rounds: int,
     repeats: int,
-    timed: Callable[[Callable[[], Any], int, torch.device], list[float]],
 ) -> dict[str, Any]:
     """Milliseconds and operations of whole updates, ours and sheeprl's in turns.
 
@@ -131,7 +130,6 @@ def measure_public(
         action: size of an action.
         rounds: turns of each.
         repeats: updates in a turn.
-        timed: of results/benchmark.py.
     """
     period = config.agent.autoencoder_every
     repeats = -(-repeats // period) * period  # ours over whole periods of the autoencoder
