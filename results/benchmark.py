@@ -292,9 +292,6 @@ def measure_arithmetic(
     return {"operations_per_update": operations, "matrix_product_per_second": rates}
 
 
-# ----------------------------------------------------------- the replay, the start, the report
-
-
 def measure_replay(options: Benchmark, config: OnlineConfig, source: Replay) -> list[dict]:
     """Sampling and memory as the replay grows: frames of the task, over and over."""
     episodes = list(source.episodes())
@@ -335,6 +332,9 @@ def measure_help() -> float:
                        capture_output=True)  # fmt: skip
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+# ----------------------------------------------------------------------------- the report
 
 
 def measure(options: Benchmark) -> dict[str, Any]:
