@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from gymnasium.vector import VectorEnv
 
@@ -16,6 +16,7 @@ from agents.imitation_loading import load_state
 from agents.imitation_run import ImitationRun, View
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from agents.run_folder import RunFolder
+from envs.simulation import Quality
 from errors import UserError
 
 
@@ -52,7 +53,7 @@ class ImitationConfig:
     padding. 0: the whole batch."""
     workers: int = 1
     """Processes that read windows from the files; 0 reads them in between updates."""
-    quality: Literal["full", "fast"] | None = None
+    quality: Quality | None = None
     """Render quality of evaluation; None is that of the data."""
     evaluate_every: int = 10_000
     """Updates of stage 2 between evaluations in the simulator; there is one at the end."""

@@ -4,12 +4,12 @@ import math
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from commands.command_line import parse
-from envs.simulation import EnvironmentConfig
+from envs.simulation import EnvironmentConfig, Quality
 from errors import UserError
 
 
@@ -50,7 +50,7 @@ class Annotate:
     """Folder to write to, under the same names; by default <name>-annotated beside the data."""
     in_place: bool = False
     """Replace the files, each when it is finished."""
-    quality: Literal["full", "fast"] | None = None
+    quality: Quality | None = None
     """Of the rendering; the file's own when not given (full where it does not say)."""
     size: int | None = None
     """Pixels a side; the file's own when not given."""

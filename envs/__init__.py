@@ -129,7 +129,8 @@ def make(
         action_repeat: control steps per step; None is the suite's published number (libero 1,
             the others 2).
         seed: starts the generator that unseeded resets draw from.
-        quality: "full" (as published) or "fast" (for machines without a GPU).
+        quality: "full" (as published), or "smooth" or "fast" (for machines without a GPU, with four
+            samples a pixel or one).
         masks: observe class ids as well (``envs.semantics``).
         proprio: observe the robot's own state as well.
         shift: visual shifts with their strengths, "lighting:0.5+noise:0.2" (``envs.shifts``).

@@ -1,8 +1,9 @@
 """MuJoCo cameras: RGB pictures and segmentation at a chosen quality, in one GL context per process.
 
 ``full`` draws what the suites publish: shadows, reflections, multisampling, full meshes.
-``fast`` draws the same scene without them, for machines that render in software
-(``results/render_quality.md`` holds what each costs and how far apart they are).
+``fast`` draws the same scene without them, for machines that render in software, and ``smooth``
+does with four samples a pixel: what is smaller than a pixel moves the picture before it has moved
+by one (``results/render_quality.md`` holds what each costs and how far apart they are).
 """
 
 import atexit
@@ -11,10 +12,10 @@ import copy
 import os
 import weakref
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
+from envs.simulation import Quality
 from errors import UserError
 from mask_classes import OTHER
 
@@ -36,12 +37,11 @@ except ModuleNotFoundError:
 except Exception as error:  # whatever a backend raises when its library is not there
     raise no_graphics(error) from error
 
-Quality = Literal["full", "fast"]
-
 # Metres, for a 64-pixel picture; finer in proportion for a larger one. By itself it changes a
 # Meta-World picture by 0.7 of 255 on average, and halves what the renderer takes.
 DECIMATION_GRID = 0.010
 DECIMATION_MIN_FACES = 200  # smaller meshes cost nothing, and thin parts would suffer
+SMOOTH_SAMPLES = 2  # in either direction, which in software costs little more than one
 MAX_GEOMS = 10_000  # mujoco.Renderer's own capacity; the largest DMC scene has a few hundred
 
 _gl_context = None
@@ -149,6 +149,15 @@ def _rows(array: np.ndarray, start: int, count: int) -> np.ndarray:
     return array[start : start + count]
 
 
+def _averaged(picture: np.ndarray, samples: int) -> np.ndarray:
+    """The mean of every ``samples`` × ``samples`` pixels, rounded, as a new array of uint8."""
+    if samples == 1:
+        return np.ascontiguousarray(picture)
+    rows = sum(picture[row::samples].astype(np.uint16) for row in range(samples))
+    total = sum(rows[:, column::samples] for column in range(samples))
+    return ((total + samples**2 // 2) // samples**2).astype(np.uint8)
+
+
 class Renderer:
     """Pictures of one model at one size and quality.
 
@@ -160,7 +169,7 @@ class Renderer:
         model: the model to draw; kept, so that later edits of poses and colours are seen.
         width: pixels.
         height: pixels.
-        quality: ``full`` or ``fast`` (see the module).
+        quality: ``full``, ``smooth`` or ``fast`` (see the module).
         upside_down: the camera is mounted upside down: flip the rows (the picture comes out upright
             and mirrored). An attribute, for cameras that differ.
         hidden_groups: groups of geoms that are not drawn.
@@ -182,10 +191,11 @@ class Renderer:
         _current_gl_context()
         _close_all_first_at_exit()
         uploaded = copy.copy(model)
-        uploaded.vis.global_.offwidth = width
-        uploaded.vis.global_.offheight = height
+        self._samples = SMOOTH_SAMPLES if quality == "smooth" else 1
+        uploaded.vis.global_.offwidth = width * self._samples
+        uploaded.vis.global_.offheight = height * self._samples
         self.scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
-        if quality == "fast":
+        if quality != "full":
             uploaded.vis.quality.offsamples = 0
             uploaded.vis.quality.shadowsize = 0
             uploaded.vis.quality.numslices = 14  # MuJoCo's default is 28
@@ -201,8 +211,7 @@ class Renderer:
         self._option.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._viewport = mujoco.MjrRect(0, 0, width, height)
-        self._buffer = np.empty((height, width, 3), np.uint8)
+        self._shape = height, width
         try:
             self._context = mujoco.MjrContext(uploaded, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         except mujoco.FatalError as error:
@@ -224,12 +233,12 @@ class Renderer:
 
     def image(self) -> np.ndarray:
         """The picture, (height, width, 3) uint8, a new array."""
-        return self._draw().copy()
+        return _averaged(self._draw(self._samples), self._samples)
 
     def mask(self, classes: dict[int, np.ndarray]) -> np.ndarray:
         """The class of what every pixel shows, (height, width) uint8, a new array.
 
-        Drawn with the same geometry as the picture, without multisampling.
+        Drawn with the same geometry as the picture, one sample a pixel.
 
         Args:
             classes: for each MuJoCo object type that is drawn (``mjtObj``: geom, site, skin, ...) a
@@ -261,14 +270,17 @@ class Renderer:
         for flag in (flags.mjRND_SEGMENT, flags.mjRND_IDCOLOR):
             self.scene.flags[flag] = False
 
-    def _draw(self) -> np.ndarray:
-        """Draw the scene into the private buffer and return a view of it with row 0 on top."""
+    def _draw(self, samples: int = 1) -> np.ndarray:
+        """The scene, so many samples a pixel in either direction, with row 0 on top."""
         _current_gl_context()
+        height, width = (samples * edge for edge in self._shape)
+        viewport = mujoco.MjrRect(0, 0, width, height)
+        buffer = np.empty((height, width, 3), np.uint8)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        mujoco.mjr_render(self._viewport, self.scene, self._context)
-        mujoco.mjr_readPixels(self._buffer, None, self._viewport, self._context)
+        mujoco.mjr_render(viewport, self.scene, self._context)
+        mujoco.mjr_readPixels(buffer, None, viewport, self._context)
         # OpenGL's row 0 is the bottom one; an upside-down camera has it on top already.
-        return self._buffer if self.upside_down else self._buffer[::-1]
+        return buffer if self.upside_down else buffer[::-1]
 
     def upload_texture(self, texture: int, picture: np.ndarray) -> None:
         """Draw ``picture``, (height, width, channels) uint8, in place of the model's texture."""

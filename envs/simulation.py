@@ -5,7 +5,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -17,6 +17,7 @@ from errors import UserError
 SHIFT_STREAM = 20_261  # keeps what shifts draw apart from what the task draws
 LARGEST_SIZE = 4096  # pixels; a software framebuffer of 200 MB, beyond any use
 
+Quality = Literal["full", "smooth", "fast"]
 Orientation = Literal["upright", "opengl", "mirrored"]
 ORIENTATIONS = {
     "upright": lambda picture: picture,
@@ -38,8 +39,9 @@ class EnvironmentConfig:
     action_repeat: int | None = None
     """Simulator control steps per agent step; None is the suite's published number (libero 1,
     the others 2)."""
-    quality: Literal["full", "fast"] = "full"
-    """full is as published (shadows, multisampling), fast is for machines without a GPU."""
+    quality: Quality = "full"
+    """full is as published (shadows, multisampling); smooth and fast, with four samples a pixel and
+    with one, are for machines without a GPU."""
     masks: bool = False
     """Observe the class of every pixel as well, as `mask` (envs/semantics.py)."""
     proprio: bool = False
@@ -59,8 +61,10 @@ class EnvironmentConfig:
         repeat = self.action_repeat
         if repeat is not None and (not isinstance(repeat, int) or repeat < 1):
             raise UserError(f"action_repeat must be a whole number of at least 1, not {repeat!r}")
-        if self.quality not in ("full", "fast"):
-            raise UserError(f"quality must be full or fast, not {self.quality!r}")
+        if self.quality not in get_args(Quality):
+            raise UserError(
+                f"quality must be one of {', '.join(get_args(Quality))}, not {self.quality!r}"
+            )
         if self.orientation not in ORIENTATIONS:
             raise UserError(
                 f"orientation must be {', '.join(ORIENTATIONS)}, not {self.orientation!r}"

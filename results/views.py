@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import envs
 from commands.command_line import script
 from envs.shifts import SHIFTS
+from envs.simulation import Quality
 from errors import UserError
 from mask_classes import NAMES, OBJECT, OTHER, PALETTE, colorize
 
@@ -46,7 +47,7 @@ class Views:
     """Which tasks; by default four for shifts, all of Meta-World for masks, 40 for libero."""
     size: int = 128
     """Pixels a side of each picture."""
-    quality: Literal["full", "fast"] = "fast"
+    quality: Quality = "fast"
     """Of the pictures."""
     seed: int = 0
     """Of the episode that is drawn."""
