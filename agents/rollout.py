@@ -45,14 +45,20 @@ class RandomAgent:
 
 
 class Collector:
-    """Steps the training environments and cuts what happens into episodes for the replay.
+    """Steps environments and cuts what happens into episodes, as the replay keeps them.
 
     `begin(action)` lets the environments move in their own processes while the caller learns;
     `finish()` waits for them.
+
+    Args:
+        envs: as from `envs.make_vector`.
+        seed: of the run.
+        started: episodes that were begun before.
+        stream: of the episodes' seeds.
     """
 
-    def __init__(self, envs: VectorEnv, seed: int, started: int = 0):
-        self.envs, self.seed = envs, seed
+    def __init__(self, envs: VectorEnv, seed: int, started: int = 0, stream: int = TRAINING):
+        self.envs, self.seed, self.stream = envs, seed, stream
         self.started = started  # episodes begun in this run, the ordinal of the next one's seed
         self.episodes: list[dict[str, list]] = [{} for _ in range(envs.num_envs)]
         self.observation = self._reset(np.ones(envs.num_envs, bool))
@@ -61,7 +67,7 @@ class Collector:
         seeds: list[int | None] = [None] * self.envs.num_envs
         self.seeds = getattr(self, "seeds", list(seeds))
         for index in np.flatnonzero(which):
-            seeds[index] = self.seeds[index] = episode_seed(self.seed, TRAINING, self.started)
+            seeds[index] = self.seeds[index] = episode_seed(self.seed, self.stream, self.started)
             self.started += 1
         observation, _ = self.envs.reset(seed=seeds, options={"reset_mask": which})
         action = np.zeros(self.envs.action_space.shape, np.float32)

@@ -1,13 +1,28 @@
-"""Where a report goes: the page is OUT.md, what belongs to it is in the folder OUT, or in OUT.json
-where that is numbers alone."""
+"""The runs that a report is about, and where it goes: the page is OUT.md, what belongs to it is in
+the folder OUT, or in OUT.json where that is numbers alone."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
+
+
+def run_folders(inputs: Sequence[str]) -> list[Path]:
+    """The run folders that a report tells apart by their names.
+
+    Raises:
+        UserError: there are none, or two are called the same.
+    """
+    paths = [Path(path) for path in inputs]
+    if not paths:
+        raise UserError("name at least one run folder")
+    if len({path.name for path in paths}) < len(paths):
+        raise UserError("two of the run folders have the same name, by which the report tells them")
+    return paths
 
 
 def page_of(out: Path) -> Path:

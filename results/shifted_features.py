@@ -47,7 +47,7 @@ from commands.command_line import script
 from envs.recording import ScriptedActor
 from envs.shifts import listed
 from errors import UserError
-from results.output import page_of
+from results.output import page_of, run_folders
 from world_models.targets import class_iou, reads
 from world_models.targets import measure as target_measure
 
@@ -313,11 +313,7 @@ def markdown(runs: dict[str, dict[str, Measured]], command: str) -> str:
 
 def main(options: ShiftedFeatures) -> None:
     """Measure, write. Raises UserError for runs that cannot be used."""
-    if not options.inputs:
-        raise UserError("name at least one run folder")
-    page, paths = page_of(options.out), [Path(path) for path in options.inputs]
-    if len({path.name for path in paths}) < len(paths):
-        raise UserError("two of the run folders have the same name, by which the report tells them")
+    paths, page = run_folders(options.inputs), page_of(options.out)
     runs = {path.name: rows_of(path, options) for path in paths}
     command = " ".join(["python results/shifted_features.py", *sys.argv[1:]])
     page.write_text(markdown(runs, command))
