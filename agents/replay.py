@@ -124,10 +124,12 @@ class Replay:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged: {error}") from error
 
-    def episodes(self) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
-        """Every kept episode, oldest first: its arrays (L + 1, ...) and its index record."""
-        records = self.records[len(self.records) - len(self._starts) :]
-        for start, length, record in zip(self._starts, self._lengths, records, strict=True):
+    def episodes(self, newest: int | None = None) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
+        """Every kept episode, or the `newest`, oldest first: its arrays (L + 1, ...) and its index
+        record."""
+        count = len(self._starts) if newest is None else min(newest, len(self._starts))
+        kept = (many[len(many) - count :] for many in (self._starts, self._lengths, self.records))
+        for start, length, record in zip(*kept, strict=True):
             place = np.arange(start, start + length) % self.capacity
             yield {name: array[place] for name, array in self._arrays.items()}, record
 

@@ -2,8 +2,8 @@
 
 ``full`` draws what the suites publish: shadows, reflections, multisampling, full meshes.
 ``fast`` draws the same scene without them, for machines that render in software, and ``smooth``
-does with four samples a pixel: what is smaller than a pixel moves the picture before it has moved
-by one (``results/render_quality.md`` holds what each costs and how far apart they are).
+the same with four samples a pixel, so that a move of less than a pixel changes the picture too
+(``results/render_quality.md`` holds what each costs and how far apart they are).
 """
 
 import atexit
@@ -41,7 +41,7 @@ except Exception as error:  # whatever a backend raises when its library is not 
 # Meta-World picture by 0.7 of 255 on average, and halves what the renderer takes.
 DECIMATION_GRID = 0.010
 DECIMATION_MIN_FACES = 200  # smaller meshes cost nothing, and thin parts would suffer
-SMOOTH_SAMPLES = 2  # in either direction, which in software costs little more than one
+SMOOTH_SAMPLES = 2  # in either direction
 MAX_GEOMS = 10_000  # mujoco.Renderer's own capacity; the largest DMC scene has a few hundred
 
 _gl_context = None
@@ -150,12 +150,17 @@ def _rows(array: np.ndarray, start: int, count: int) -> np.ndarray:
 
 
 def _averaged(picture: np.ndarray, samples: int) -> np.ndarray:
-    """The mean of every ``samples`` × ``samples`` pixels, rounded, as a new array of uint8."""
+    """Means of every ``samples`` × ``samples`` pixels, rounded: (samples·H, samples·W, 3) uint8 →
+    (H, W, 3) uint8, contiguous."""
     if samples == 1:
         return np.ascontiguousarray(picture)
-    rows = sum(picture[row::samples].astype(np.uint16) for row in range(samples))
-    total = sum(rows[:, column::samples] for column in range(samples))
-    return ((total + samples**2 // 2) // samples**2).astype(np.uint8)
+    height, width = (edge // samples for edge in picture.shape[:2])
+    total = np.full((height, width, 3), samples**2 // 2, np.uint16)
+    for row in range(samples):
+        for column in range(samples):
+            total += picture[row::samples, column::samples]
+    total //= samples**2
+    return total.astype(np.uint8)
 
 
 class Renderer:
@@ -211,7 +216,7 @@ class Renderer:
         self._option.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._shape = height, width
+        self.width, self.height = width, height
         try:
             self._context = mujoco.MjrContext(uploaded, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         except mujoco.FatalError as error:
@@ -271,9 +276,9 @@ class Renderer:
             self.scene.flags[flag] = False
 
     def _draw(self, samples: int = 1) -> np.ndarray:
-        """The scene, so many samples a pixel in either direction, with row 0 on top."""
+        """The scene, (samples·height, samples·width, 3) uint8, row 0 on top."""
         _current_gl_context()
-        height, width = (samples * edge for edge in self._shape)
+        height, width = samples * self.height, samples * self.width
         viewport = mujoco.MjrRect(0, 0, width, height)
         buffer = np.empty((height, width, 3), np.uint8)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)

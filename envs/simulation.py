@@ -15,7 +15,7 @@ from envs import shifts
 from errors import UserError
 
 SHIFT_STREAM = 20_261  # keeps what shifts draw apart from what the task draws
-LARGEST_SIZE = 4096  # pixels; a software framebuffer of 200 MB, beyond any use
+LARGEST_SIZE = 4096  # pixels; a software framebuffer of 200 MB (smooth: 800), beyond any use
 
 Quality = Literal["full", "smooth", "fast"]
 Orientation = Literal["upright", "opengl", "mirrored"]

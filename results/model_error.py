@@ -4,7 +4,8 @@
 
 An agent that succeeds now and then leaves two questions. How well does its world model know the
 reward: with the picture before it, and some steps ahead, where it is told the actions alone? And
-where an episode failed: what does the model believe there, and what does it promise from there on?
+how do episodes end that do not succeed: what does the model believe there, and what had it promised
+before?
 
 Both are asked on the newest episodes of the run's replay, which it has learned from, and on new
 starts, under the evaluation policy. Rewards are those of an agent step. Writes OUT.md and OUT.json.
@@ -12,7 +13,6 @@ starts, under the evaluation policy. Rewards are those of an agent step. Writes 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,9 +32,10 @@ from agents.online_run import make_envs
 from agents.provenance import provenance
 from agents.replay import Replay
 from agents.rollout import FINAL_EVALUATION, Collector
+from agents.run_folder import RunFolder
 from commands.command_line import script
 from errors import UserError
-from results.output import page_of, run_folders
+from results.output import run_folders, write_report
 from world_models.rssm import State
 
 AHEAD = (0, 1, 5, 10)
@@ -55,9 +56,9 @@ class ModelError:
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders of `run.py train`."""
     out: Path
-    """Page (OUT.md) and folder to write."""
+    """OUT.md and OUT.json are written."""
     episodes: int = 12
-    """How many of the replay, and new ones."""
+    """How many of the replay, if it has as many, and new ones."""
     seed: int = 0
     """Of the new starts, which are those of `run.py evaluate`, and of the sampled model states."""
     device: str = "auto"
@@ -65,13 +66,18 @@ class ModelError:
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
-            raise UserError(f"episodes must be at least 1, not {self.episodes}")
+            raise UserError(f"--episodes is {self.episodes}; it must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}; it must be at least 0")
 
 
 @dataclass(frozen=True)
 class Error:
-    """Predicted beside real rewards of some episodes."""
+    """Predicted beside real rewards: of every step from the `max(AHEAD)`-th on, each predicted from
+    so many steps before."""
 
+    episodes: int
+    """That are long enough."""
     deviation: float
     """Of the real ones: the error of predicting their mean."""
     error: dict[int, float]
@@ -81,33 +87,35 @@ class Error:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """The last `END` agent steps of an episode that failed: means of rewards."""
+class Ending:
+    """How an episode without success ended: means of rewards over its last `END` agent steps."""
 
+    before: float
+    """Over the `END` steps up to where the dreams begin: as much as `real` where the agent stands
+    still."""
     real: float
     seen: float
     """Predicted with the pictures."""
     imagined: tuple[float, float, float]
-    """By the model alone, `TAIL` steps on with the actor's modes: the 5 % quantile of `DREAMS`, the
-    median and the 95 % quantile."""
+    """By the model alone, `TAIL` steps on from sampled model states with the actor's modes: the 5 %
+    quantile of `DREAMS`, the median and the 95 % quantile."""
 
 
 @torch.no_grad()
-def observe(agent: MaskedWorldModel, episode: Episode) -> State:
-    """Model states (T, 1, ...) along an episode, sampled."""
-    tensors = {
-        name: torch.as_tensor(episode[name], device=agent.device)[None]
-        for name in ("image", "action", "is_first")
-    }
-    tensors["is_first"] = tensors["is_first"].bool()
-    tensors["feature"] = agent.features(tensors.pop("image"))
-    return agent.dynamics.observe(tensors)[0]
+def observe(agent: MaskedWorldModel, episode: Episode, copies: int = 1) -> State:
+    """Model states (T, copies, ...) along an episode, each copy sampled for itself."""
+    image = torch.as_tensor(episode["image"], device=agent.device)
+    embedding = agent.dynamics.embed(agent.features(image[None]).transpose(0, 1))
+    action = torch.as_tensor(episode["action"], device=agent.device)[:, None]
+    is_first = torch.as_tensor(episode["is_first"], device=agent.device).bool()[:, None]
+    along = (part.expand(-1, copies, *part.shape[2:]) for part in (embedding, action, is_first))
+    return agent.dynamics.rssm.observe(*along, None)[0]
 
 
 @torch.no_grad()
 def predict(agent: MaskedWorldModel, episode: Episode, ahead: int) -> np.ndarray:
-    """Rewards (ahead + 1, T): at (h, t) what is predicted for row t + h of the episode from the
-    model state of row t and the actions in between; NaN where the episode has ended."""
+    """Rewards (ahead + 1, T): at (h, t) what is predicted for row t of the episode from the model
+    state h rows before and the actions in between; NaN where there is no such row."""
     states = observe(agent, episode)
     steps = len(episode["reward"])
     actions = torch.as_tensor(episode["action"], device=agent.device)
@@ -117,44 +125,55 @@ def predict(agent: MaskedWorldModel, episode: Episode, ahead: int) -> np.ndarray
         return actions[torch.arange(step + 1, step + 1 + steps).clamp(max=steps - 1)]
 
     start = states.map(lambda part: part[:, 0])
-    found = agent.dynamics.imagine(taken, start, ahead).reward.cpu().numpy()
-    for step in range(1, ahead + 1):
-        found[step, max(steps - step, 0) :] = np.nan
+    dreamt = agent.dynamics.imagine(taken, start, ahead).reward.cpu().numpy()
+    found = np.full_like(dreamt, np.nan)
+    for step in range(min(ahead, steps - 1) + 1):
+        found[step, step:] = dreamt[step, : steps - step]
     return found
 
 
 def reward_error(agent: MaskedWorldModel, episodes: Sequence[Episode]) -> Error:
-    """How far the rewards that the model predicts are from those that came."""
-    differences: dict[int, list[np.ndarray]] = {ahead: [] for ahead in AHEAD}
-    for episode in episodes:
-        predicted, real = predict(agent, episode, max(AHEAD)), episode["reward"]
-        for ahead in AHEAD:
-            count = len(real) - ahead
-            if count > 0:
-                differences[ahead].append(predicted[ahead, :count] - real[ahead:])
-    joined = {ahead: np.concatenate(d) for ahead, d in differences.items() if d}
+    """How far the rewards that the model predicts are from those that came.
+
+    Raises:
+        UserError: no episode is long enough.
+    """
+    first = max(AHEAD)
+    long = [episode for episode in episodes if len(episode["reward"]) > first]
+    if not long:
+        raise UserError(f"no episode has more than {first} agent steps; train longer")
+    real = np.concatenate([episode["reward"][first:] for episode in long])
+    predicted = np.concatenate([predict(agent, episode, first)[:, first:] for episode in long], 1)
+    difference = predicted - real
     return Error(
-        float(np.concatenate([episode["reward"] for episode in episodes]).std()),
-        {ahead: float(np.sqrt(np.square(d).mean())) for ahead, d in joined.items()},
-        {ahead: float(d.mean()) for ahead, d in joined.items()},
+        len(long),
+        float(real.std()),
+        {ahead: float(np.sqrt(np.square(difference[ahead]).mean())) for ahead in AHEAD},
+        {ahead: float(difference[ahead].mean()) for ahead in AHEAD},
     )
 
 
 @torch.no_grad()
-def failure(agent: MaskedWorldModel, episode: Episode) -> Failure:
-    """What the model believes at the end of an episode, and what it promises from before."""
-    states = observe(agent, episode)
-    steps = len(episode["reward"])
-    begin = max(steps - 1 - TAIL, 0)
-    start = states.map(lambda part: part[begin].expand(DREAMS, *part.shape[2:]))
+def ending(agent: MaskedWorldModel, episode: Episode) -> Ending:
+    """What the model believes at the end of an episode, and what it promised before."""
+    reward = np.asarray(episode["reward"])
+    begin = max(len(reward) - 1 - TAIL, 0)
+    states = observe(agent, episode, DREAMS)
 
     def act(feature: Tensor, _: int) -> Tensor:
         return agent.behaviour.actor(feature).mode
 
-    dreamt = agent.dynamics.imagine(act, start, steps - 1 - begin).reward[-END:].mean(0)
-    seen = agent.dynamics.reward(states.feature)[-END:].mean()
-    low, middle, high = (dreamt.quantile(q).item() for q in (0.05, 0.5, 0.95))
-    return Failure(float(episode["reward"][-END:].mean()), seen.item(), (low, middle, high))
+    start = states.map(lambda part: part[begin])
+    dream = agent.dynamics.imagine(act, start, len(reward) - 1 - begin)
+    dreamt = dream.reward[-END:].mean(0).cpu().numpy()
+    seen = agent.dynamics.reward(states.feature[-END:])
+    low, middle, high = (float(quantile) for quantile in np.quantile(dreamt, [0.05, 0.5, 0.95]))
+    return Ending(
+        float(reward[max(begin + 1 - END, 0) : begin + 1].mean()),
+        float(reward[-END:].mean()),
+        seen.mean().item(),
+        (low, middle, high),
+    )
 
 
 def play(
@@ -177,28 +196,43 @@ def play(
         envs.close()
 
 
-def measure(path: Path, options: ModelError) -> dict[str, Any]:
-    """Everything about one run. Raises UserError if it cannot be used."""
-    agent, config, step = load_agent(path, options.device)
-    kept = [episode for episode, _ in Replay.at(path / "replay").episodes()]
-    if not kept:
+@dataclass(frozen=True)
+class Subject:
+    """A trained agent and the replay it has learned from."""
+
+    agent: MaskedWorldModel
+    config: OnlineConfig
+    step: int
+    replay: Replay
+
+
+def subject(path: Path, device: str) -> Subject:
+    """The agent of a run folder. Raises UserError if it cannot be used."""
+    if RunFolder.open(path).of_imitation:
+        raise UserError(f"{path} is a run of imitate; name runs of run.py train")
+    replay = Replay.at(path / "replay")
+    if not replay.records:
         raise UserError(f"{path} has no whole episode yet; train longer with the same command")
-    played = play(agent, config, options.episodes, options.seed)
+    return Subject(*load_agent(path, device), replay)
+
+
+def measure(run: Subject, options: ModelError) -> dict[str, Any]:
+    """Everything about one run."""
+    played = play(run.agent, run.config, options.episodes, options.seed)
+    kept = [episode for episode, _ in run.replay.episodes(newest=options.episodes)]
     torch.manual_seed(options.seed)
-    # Where a task knows no success, no episode has any.
-    failures = {
-        number: failure(agent, episode)
+    endings = {
+        number: asdict(ending(run.agent, episode))
         for number, (episode, record) in enumerate(played)
         if not record["success"]
     }
     return {
-        "task": config.task,
-        "seed": config.seed,
-        "step": step,
-        "episodes": options.episodes,
-        "replay": asdict(reward_error(agent, kept[-options.episodes :])),
-        "new starts": asdict(reward_error(agent, [episode for episode, _ in played])),
-        "failures": {number: asdict(found) for number, found in failures.items()},
+        "task": run.config.task,
+        "seed": run.config.seed,
+        "step": run.step,
+        "replay": asdict(reward_error(run.agent, kept)),
+        "new starts": asdict(reward_error(run.agent, [episode for episode, _ in played])),
+        "endings": endings,
     }
 
 
@@ -207,45 +241,44 @@ def markdown(runs: dict[str, dict[str, Any]], command: str) -> str:
     lines = [
         "# What world models know of the reward",
         "",
-        f"Made by `{command}`. Rewards are those of an agent step. Error: root mean square of"
-        " predicted minus real, bias: its mean; *seen* with the picture, *n ahead* with the actions"
-        " of n steps alone; deviation: of the real rewards, the error of predicting their mean.",
+        f"Made by `{command}`. Rewards are those of an agent step, from the {max(AHEAD)}th of an"
+        " episode on. Error: root mean square of predicted minus real, bias: its mean; *seen* with"
+        " the picture, *n ahead* with the actions of n steps alone; deviation: of the real rewards,"
+        " the error of predicting their mean.",
         "",
         "| run | episodes | deviation | " + " | ".join(_name(ahead) for ahead in AHEAD) + " |",
         "|---" * (3 + len(AHEAD)) + "|",
     ]
     for name, run in runs.items():
-        for kind in ("replay", "new starts"):
+        for kind, words in (("replay", "newest of the replay"), ("new starts", "new starts")):
             found = run[kind]
-            cells = [
-                f"{found['error'][ahead]:.2f} (bias {found['bias'][ahead]:+.2f})"
-                if ahead in found["error"]
-                else ""
-                for ahead in AHEAD
-            ]
-            episodes = f"{run['episodes']} {'newest of the replay' if kind == 'replay' else kind}"
+            cells = [f"{found['error'][n]:.2f} (bias {found['bias'][n]:+.2f})" for n in AHEAD]
             lines.append(
-                f"| {name} | {episodes} | {found['deviation']:.2f} | " + " | ".join(cells) + " |"
+                f"| {name} | {found['episodes']} {words} | {found['deviation']:.2f} | "
+                + " | ".join(cells)
+                + " |"
             )
     lines += [
         "",
-        "## Where episodes failed",
+        "## How episodes without success ended",
         "",
-        f"The last {END} agent steps of every new start without success, in the mean: the reward"
-        " that comes, what the model predicts with the picture, and what it had imagined"
-        f" {TAIL} steps before the end, {DREAMS} times with the actor's modes. Imagined well above"
-        " real: the model promises what does not come. The same: the model knows the place, and the"
-        " policy finds no way out.",
+        f"Every new start without success, and every one of a task that knows none: the mean reward"
+        f" of the last {END} agent steps; before: of the {END} steps up to {TAIL} before the end;"
+        " seen: what the model predicts at the end, with the pictures; imagined: what it expected"
+        f" there {TAIL} steps before, in {DREAMS} dreams with the actor's modes, each from a model"
+        " state of its own. Where the reward is what it was before, the agent stands still. If"
+        " imagined is above real, the model promises what does not come; if level, it knows the"
+        " place, and the policy finds no way out.",
         "",
-        "| run | start | real | seen | imagined: median (5 % to 95 %) |",
-        "|---|---|---|---|---|",
+        "| run | start | before | real | seen | imagined: median (5 % to 95 %) |",
+        "|---|---|---|---|---|---|",
     ]
     for name, run in runs.items():
-        for number, found in run["failures"].items():
+        for number, found in run["endings"].items():
             low, middle, high = found["imagined"]
             lines.append(
-                f"| {name} | {number} | {found['real']:.1f} | {found['seen']:.1f} |"
-                f" {middle:.1f} ({low:.1f} to {high:.1f}) |"
+                f"| {name} | {number} | {found['before']:.1f} | {found['real']:.1f} |"
+                f" {found['seen']:.1f} | {middle:.1f} ({low:.1f} to {high:.1f}) |"
             )
     return "\n".join(lines) + "\n"
 
@@ -256,11 +289,13 @@ def _name(ahead: int) -> str:
 
 def main(options: ModelError) -> None:
     """Measure, write. Raises UserError for runs that cannot be used."""
-    paths, page = run_folders(options.inputs), page_of(options.out)
-    report = {"runs": {path.name: measure(path, options) for path in paths}, **provenance()}
-    page.write_text(markdown(report["runs"], report["command"]))
-    (options.out / "measured.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(page.read_text())
+    paths = run_folders(options.inputs)
+    subjects = {path.name: subject(path, options.device) for path in paths}
+    runs = {name: measure(run, options) for name, run in subjects.items()}
+    numbers = {"runs": runs, **provenance()}
+    report = markdown(runs, numbers["command"])
+    print(report)
+    write_report(options.out, report, numbers)
 
 
 if __name__ == "__main__":

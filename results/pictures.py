@@ -19,7 +19,7 @@ def measure_pictures(task: str, view: EnvironmentConfig, repeats: int) -> dict[s
 
     Args:
         task: id.
-        view: size and cameras; both qualities are measured.
+        view: size and cameras; full and fast are measured.
         repeats: calls of each part.
 
     Returns:
@@ -37,7 +37,9 @@ def measure_pictures(task: str, view: EnvironmentConfig, repeats: int) -> dict[s
         environment = environment.unwrapped
         fast = environment._current_renderer()
         cameras = list(environment._camera_numbers)
-        height, width = fast._buffer.shape[:2]
+        width, height = fast.width, fast.height
+        viewport = mujoco.MjrRect(0, 0, width, height)
+        buffer = np.empty((height, width, 3), np.uint8)
         groups = tuple(np.flatnonzero(np.asarray(fast._option.geomgroup) == 0))
         full = Renderer(fast.model, width, height, "full", fast.upside_down, groups)
         flags = mujoco.mjtRndFlag
@@ -56,11 +58,11 @@ def measure_pictures(task: str, view: EnvironmentConfig, repeats: int) -> dict[s
                 fast.update(environment.data, camera)
 
         def geoms() -> None:
-            mujoco.mjr_render(fast._viewport, fast.scene, fast._context)
+            mujoco.mjr_render(viewport, fast.scene, fast._context)
             mujoco.mjr_finish()
 
         def reading() -> None:
-            mujoco.mjr_readPixels(fast._buffer, None, fast._viewport, fast._context)
+            mujoco.mjr_readPixels(buffer, None, viewport, fast._context)
 
         def median(call: Callable[[], None], times: int = repeats) -> float:
             call()

@@ -120,7 +120,7 @@ def report(results: list[dict]) -> str:
         "milliseconds a frame (the fastest of several), and milliseconds a control step of the",
         "simulator. The mask is drawn with the geometry of its picture; timed at fast. Most of the",
         "difference is shadows and the light of the shadow pass, which brightens what it reaches;",
-        "fast has edges of one sample a pixel beside.",
+        "fast also has jagged edges, from one sample a pixel.",
         "",
         "- command: `python results/render_quality.py --out results/`",
         f"- commit: {commit or 'before the first'}",

@@ -58,11 +58,14 @@ def test_unseeded_resets_go_on_from_the_seed_of_make():
     assert len(np.unique(starts[0], axis=0)) == 3
 
 
-def test_rendering_at_either_quality_leaves_the_physics_alone_and_shows_one_scene(one):
-    """Bit-identical episodes drawn fast, drawn in full, and not at all; pictures close together."""
+def test_rendering_at_any_quality_leaves_the_physics_alone_and_shows_one_scene(one):
+    """Bit-identical episodes drawn fast, otherwise, and not at all; pictures close together."""
     expected = episode(one, seed=5, steps=2)
     fast = one._image.astype(int)
-    renderers = {"full": Renderer(one.model, 64, 64, "full", upside_down=True)}
+    renderers = {
+        quality: Renderer(one.model, 64, 64, quality, upside_down=True)
+        for quality in ("full", "smooth")
+    }
     quality = one.model.vis.quality
     kept = quality.shadowsize, quality.offsamples
     quality.shadowsize = quality.offsamples = 0
@@ -92,6 +95,8 @@ def test_rendering_at_either_quality_leaves_the_physics_alone_and_shows_one_scen
     # what thinning the meshes adds to a picture without either is under 2.
     assert np.abs(fast - pictures["full"]).mean() < 16
     assert np.abs(fast - pictures["unshadowed"]).mean() < 2
+    from_full = np.abs(pictures["smooth"] - pictures["full"]).mean()
+    assert from_full < np.abs(fast - pictures["full"]).mean()
     for renderer in renderers.values():
         renderer.close()
 
