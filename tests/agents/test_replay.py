@@ -230,6 +230,16 @@ def test_counters_remember_evicted_episodes(tmp_path):
         assert len(same.records) == 10
 
 
+def test_the_newest_episodes_can_be_asked_for_alone(tmp_path):
+    replay = Replay(tmp_path, ENTRIES, 16)
+    fill(replay, [6, 5, 7, 3])  # the first has been dropped
+    for newest, lengths in ((0, []), (1, [3]), (2, [7, 3]), (3, [5, 7, 3]), (9, [5, 7, 3])):
+        asked = list(replay.episodes(newest=newest))
+        assert [len(arrays["number"]) for arrays, _ in asked] == lengths
+        assert [record["frames"] for _, record in asked] == lengths
+        assert not asked or asked[-1][0]["number"].tolist() == [18, 19, 20]
+
+
 def test_episode_that_fills_the_ring_replaces_everything(tmp_path):
     replay = Replay(tmp_path, ENTRIES, 12)
     fill(replay, [5, 4, 12])
