@@ -296,7 +296,7 @@ def test_evaluation_under_shifts_says_what_is_retained(trained):
 
 
 @pytest.mark.parametrize("kind", ["truncated", "foreign", "another task's", "another size's"])
-def test_a_checkpoint_that_cannot_be_used_is_one_line(trained, kind):
+def test_a_checkpoint_that_cannot_be_used_is_one_line(trained, kind, capsys):
     checkpoint = trained / "checkpoint.pt"
     whole = checkpoint.read_bytes()
     try:
@@ -313,8 +313,10 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line(trained, kind):
                 weights["behaviour.critic.0.weight"] = torch.zeros(3, 3)
             save_checkpoint(checkpoint, state)
         spoilt = checkpoint.read_bytes()
-        for arguments in (["evaluate"], ["train", *SMALL, "--steps=1500"]):
-            line = refused_after_start(*arguments, "--logdir", trained)
+        assert main(["evaluate", "--logdir", str(trained)]) == 2
+        evaluating = capsys.readouterr().err.splitlines()[-1]
+        training = refused_after_start("train", *SMALL, "--steps=1500", "--logdir", trained)
+        for line in (evaluating, training):
             assert str(checkpoint) in line
             assert "nothing was changed" in line
             assert checkpoint.read_bytes() == spoilt
