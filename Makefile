@@ -124,9 +124,8 @@ UNIT_TESTS = tests/world_models tests/results/test_aggregates.py tests/results/t
 unit: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(UNIT_TESTS)
 
-# In the order of their names: by number of tests, files with few and long ones would come last.
 test: $(VENV)/.renders
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.renders
 	$(BIN)/ruff check .
