@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +9,7 @@ import pytest
 import torch
 
 from agents.imitation_presets import preset as imitation_preset
-from agents.online import load_agent, train
-from agents.presets import preset
+from agents.online import load_agent
 from agents.replay import Replay
 from agents.rollout import FINAL_EVALUATION, episode_seed
 from agents.run_folder import RunFolder
@@ -145,21 +143,9 @@ def test_where_an_episode_ends_the_dreams_go_on_from_before():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(trained_briefly, tmp_path_factory):
     """A run folder of train, one update old."""
-    folder = tmp_path_factory.mktemp("model_error") / "run"
-    default = preset("cpu", TASK)
-    config = replace(
-        default, steps=500, prefill=250, evaluate_episodes=1, evaluate_first=1000,
-        environment=replace(default.environment, size=32), update_every=250,
-        agent=replace(
-            default.agent, autoencoder_pretraining=2, joint_pretraining=1,
-            autoencoder=replace(default.agent.autoencoder, image_size=32),
-        ),
-    )  # fmt: skip
-    with RunFolder.create_or_resume(folder, config) as opened:
-        train(config, opened)
-    return folder
+    return trained_briefly(tmp_path_factory.mktemp("model_error") / "run", TASK)
 
 
 def test_starts_are_those_of_evaluate_and_episodes_as_the_replay_keeps_them(run):
@@ -174,8 +160,7 @@ def test_starts_are_those_of_evaluate_and_episodes_as_the_replay_keeps_them(run)
         }
 
 
-def test_the_report_says_what_was_measured(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["model_error.py"])
+def test_the_report_says_what_was_measured(run, tmp_path, capsys):
     out = tmp_path / "error"
     main(ModelError((str(run),), out, episodes=1))
     found = json.loads((tmp_path / "error.json").read_text())["runs"]["run"]

@@ -10,8 +10,6 @@ import torch
 from agents.imitation import imitate, load_agent
 from agents.imitation_presets import preset
 from agents.online import load_agent as load_online_agent
-from agents.online import train
-from agents.presets import preset as online_preset
 from agents.run_folder import RunFolder
 from envs.recording import ScriptedActor, collect
 from envs.simulation import EnvironmentConfig
@@ -118,21 +116,9 @@ def test_the_report_has_a_row_for_every_shift(run, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module", params=["masks", "pixels+masks"])
-def online(request, tmp_path_factory):
+def online(request, trained_briefly, tmp_path_factory):
     """A run folder of train, one update old."""
-    folder = tmp_path_factory.mktemp("online") / "run"
-    default = online_preset("cpu", TASK)
-    config = replace(
-        default, task=TASK, steps=500, prefill=250, evaluate_episodes=1, evaluate_first=1000,
-        environment=replace(default.environment, size=32), update_every=250,
-        agent=replace(
-            default.agent, autoencoder_pretraining=2, joint_pretraining=1,
-            autoencoder=replace(default.agent.autoencoder, image_size=32, target=request.param),
-        ),
-    )  # fmt: skip
-    with RunFolder.create_or_resume(folder, config) as opened:
-        train(config, opened)
-    return folder
+    return trained_briefly(tmp_path_factory.mktemp("online") / "run", TASK, request.param)
 
 
 def test_an_agent_trained_online_says_what_it_would_do_in_the_experts_episode(online):
