@@ -19,13 +19,49 @@ DYNAMICS_ENTRIES = ("image", "action", "reward", "is_first", "is_terminal")
 """What of the replay a dynamics update learns from."""
 
 
+class Draw(NamedTuple):
+    """What was drawn of the replay: places, (B,) or (B, T), and by how many pixels down and right
+    the pictures of each of the B are shifted, (B, 2), None where they stay as they are."""
+
+    index: np.ndarray
+    shift: np.ndarray | None
+
+
 class Frames(NamedTuple):
     """Of the replay: those the autoencoder learns from (none where its update is not due),
-    and the windows that are encoded after that, with their places."""
+    and the windows that are encoded after that, with what was drawn for them."""
 
     single: dict[str, Tensor] | None
     windows: dict[str, Tensor]
-    index: np.ndarray
+    draw: Draw
+
+
+def shifted(batch: dict[str, Tensor], shift: np.ndarray | None) -> dict[str, Tensor]:
+    """A batch with its pictures moved, their edge pixels repeated where nothing comes from.
+
+    Random shifts are how DrQ augments images (Kostrikov et al., 2020, section 3.1).
+
+    Args:
+        batch: every entry (B, T, ...); pictures are those that begin with the (H, W) of `image`.
+        shift: (B, 2), pixels down and right; None changes nothing.
+    """
+    if shift is None:
+        return batch
+    count, length, height, width = batch["image"].shape[:4]
+    device = batch["image"].device
+    down, right = torch.as_tensor(shift, device=device).view(count, 2, 1).unbind(1)
+    rows = (torch.arange(height, device=device) - down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=device) - right).clamp(0, width - 1)
+    place = (
+        torch.arange(count, device=device)[:, None, None, None],
+        torch.arange(length, device=device)[None, :, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    )
+    return {
+        name: value[place] if value.shape[2:4] == (height, width) else value
+        for name, value in batch.items()
+    }
 
 
 class BatchReader:
@@ -36,38 +72,55 @@ class BatchReader:
         frames_window: how many of them are consecutive; ``frames`` is a multiple of it.
         batch, window: number and length of a dynamics update's windows.
         device: what they are read for.
+        shift: pixels by which pictures are shifted at most, either way.
     """
 
     def __init__(
-        self, frames: int, frames_window: int, batch: int, window: int, device: torch.device
+        self,
+        frames: int,
+        frames_window: int,
+        batch: int,
+        window: int,
+        device: torch.device,
+        shift: int = 0,
     ):
         self._frames, self._frames_window = frames, frames_window
         self._batch, self._window = batch, window
-        self._device = device
+        self._device, self._shift = device, shift
         self.prefetch = device.type == "cuda"
         """Read while the device computes."""
         self.thread: ThreadPoolExecutor | None = None
         """What reads ahead, once it has been asked to."""
 
-    def draw_windows(self, replay: Replay) -> np.ndarray:
-        """Places of the windows of a dynamics update."""
-        return replay.draw_windows(self._batch, self._window)
+    def draw_windows(self, replay: Replay) -> Draw:
+        """The windows of a dynamics update, (B, T)."""
+        return self._shifts(replay, replay.draw_windows(self._batch, self._window))
 
-    def windows(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
+    def windows(self, replay: Replay, draw: Draw) -> dict[str, Tensor]:
         """What a dynamics update learns from, each (B, T, ...)."""
-        return replay.windows(index, DYNAMICS_ENTRIES)
+        return shifted(replay.windows(draw.index, DYNAMICS_ENTRIES), draw.shift)
 
-    def draw_frames(self, replay: Replay) -> np.ndarray:
-        """Places of the frames the autoencoder learns from: (B,), or windows (B/T, T)."""
+    def draw_frames(self, replay: Replay) -> Draw:
+        """The frames the autoencoder learns from: (B,), or windows (B/T, T)."""
         if self._frames_window == 1:
-            return replay.draw_frames(self._frames)
-        return replay.draw_windows(self._frames // self._frames_window, self._frames_window)
+            return self._shifts(replay, replay.draw_frames(self._frames))
+        windows = replay.draw_windows(self._frames // self._frames_window, self._frames_window)
+        return self._shifts(replay, windows)
 
-    def frames(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
+    def _shifts(self, replay: Replay, index: np.ndarray) -> Draw:
+        """`index` with a shift for each of its rows."""
+        if not self._shift:
+            return Draw(index, None)
+        size = (len(index), 2)
+        return Draw(index, replay.rng.integers(-self._shift, self._shift, size, endpoint=True))
+
+    def frames(self, replay: Replay, draw: Draw) -> dict[str, Tensor]:
         """What the autoencoder learns from, each (B, ...)."""
-        if index.ndim == 1:
-            return self._pinned(replay.single_frames(index))
-        batch = self._pinned(replay.windows(index))
+        if draw.index.ndim == 1:
+            batch = {n: v[:, None] for n, v in replay.single_frames(draw.index).items()}
+        else:
+            batch = replay.windows(draw.index)
+        batch = self._pinned(shifted(batch, draw.shift))
         return {name: value.flatten(0, 1) for name, value in batch.items()}
 
     def start(self, replay: Replay, with_frames: bool) -> Callable[[], Frames]:
@@ -77,11 +130,11 @@ class BatchReader:
         device's memory before the device has anything else to do.
         """
         drawn = self.draw_frames(replay) if with_frames else None
-        index = self.draw_windows(replay)
+        windows = self.draw_windows(replay)
 
         def read() -> Frames:
             single = None if drawn is None else self.frames(replay, drawn)
-            return Frames(single, self._pinned(self.windows(replay, index)), index)
+            return Frames(single, self._pinned(self.windows(replay, windows)), windows)
 
         if replay.device is not None:
             frames = read()

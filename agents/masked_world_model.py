@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig
-from agents.batch_reader import BatchReader, Frames
+from agents.batch_reader import BatchReader, Draw, Frames
 from agents.compilation import frozen, require_compiler
 from agents.precision import Precision, autocast
 from agents.replay import Replay
@@ -64,6 +64,10 @@ class MaskedWorldModelConfig:
     autoencoder_window: int = 1
     """How many of them are consecutive: 1 draws every frame independently, as the paper says; its
     code drew windows of 32."""
+    random_shift: int = 0
+    """Pixels by which pictures are shifted at most, down and across, as they are learned from: each
+    frame of the autoencoder by itself, a window as a whole (`agents.batch_reader.shifted`). What
+    the agent acts on stays where it is. The paper has no such thing."""
     batch: int = 50
     """Windows per dynamics update (Table 1: 50; DMC 16)."""
     window: int = 50
@@ -83,13 +87,18 @@ class MaskedWorldModelConfig:
                 f"autoencoder_batch, {self.autoencoder_batch}, must be a multiple of "
                 f"autoencoder_window, {self.autoencoder_window}"
             )
+        if not 0 <= self.random_shift < self.autoencoder.image_size:
+            raise UserError(
+                f"random_shift must be from 0 to {self.autoencoder.image_size - 1} pixels, not "
+                f"{self.random_shift}"
+            )
 
 
 class Seen(NamedTuple):
     """What a joint update learns from: frames of the replay, encoded, and the metrics of the
     autoencoder's update that came before. Without `batch`: to be encoded again."""
 
-    index: np.ndarray
+    draw: Draw
     batch: dict[str, Tensor] | None
     metrics: dict[str, Tensor]
 
@@ -127,6 +136,7 @@ class MaskedWorldModel(nn.Module):
             config.batch,
             config.window,
             self.device,
+            config.random_shift,
         )
         self._overlapping = False  # in an update now, with a second thread beside this one
         self._seen: Seen | None = None  # what the next joint update learns from
@@ -274,7 +284,7 @@ class MaskedWorldModel(nn.Module):
         frames = reading()
         metrics = {} if frames.single is None else self._learn_to_see(frames.single, keep)
         metrics = {name: self._kept(value) for name, value in metrics.items()}
-        return Seen(frames.index, self._encode_windows(frames.windows), metrics)
+        return Seen(frames.draw, self._encode_windows(frames.windows), metrics)
 
     def _kept(self, value: Tensor) -> Tensor:
         """`value` for the next update, which overwrites what CUDA graphs returned in this one."""
@@ -286,16 +296,16 @@ class MaskedWorldModel(nn.Module):
         seen = self._seen
         if seen is None:
             return None
-        if not replay.holds(seen.index):
-            index = self.reader.draw_windows(replay)
-            return Seen(index, self._encoded(replay, index), seen.metrics)
+        if not replay.holds(seen.draw.index):
+            draw = self.reader.draw_windows(replay)
+            return Seen(draw, self._encoded(replay, draw), seen.metrics)
         if seen.batch is None:
-            return seen._replace(batch=self._encoded(replay, seen.index))
+            return seen._replace(batch=self._encoded(replay, seen.draw))
         return seen
 
-    def _encoded(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
+    def _encoded(self, replay: Replay, draw: Draw) -> dict[str, Tensor]:
         """Windows of the replay as the dynamics model learns from them."""
-        return self._encode_windows(self.reader.windows(replay, index))
+        return self._encode_windows(self.reader.windows(replay, draw))
 
     def _encode_windows(self, windows: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = self._to_device(windows)
@@ -310,8 +320,8 @@ class MaskedWorldModel(nn.Module):
     def update_autoencoder(self, replay: Replay, keep: Tensor | None = None) -> dict[str, Tensor]:
         """One update on frames (eq. 13), independent ones unless `autoencoder_window` says so."""
         self.begin()
-        index = self.reader.draw_frames(replay)
-        return self._learn_to_see(self.reader.frames(replay, index), keep)
+        draw = self.reader.draw_frames(replay)
+        return self._learn_to_see(self.reader.frames(replay, draw), keep)
 
     def _learn_to_see(self, frames: dict[str, Tensor], keep: Tensor | None) -> dict[str, Tensor]:
         with self._autocast(self.config.autoencoder_precision):
@@ -461,9 +471,7 @@ class MaskedWorldModel(nn.Module):
             "optimizers": {name: o.state_dict() for name, o in self._optimizers().items()},
             "updates": self.updates,
             "pretrained": self.pretrained,
-            "seen": None
-            if self._seen is None
-            else {"index": torch.from_numpy(self._seen.index), "metrics": self._seen.metrics},
+            "seen": None if self._seen is None else _to_keep(self._seen),
         }
 
     def load(self, state: dict) -> None:
@@ -476,4 +484,14 @@ class MaskedWorldModel(nn.Module):
         self._seen = None
         if seen is not None:
             metrics = {name: value.to(self.device) for name, value in seen["metrics"].items()}
-            self._seen = Seen(seen["index"].cpu().numpy(), None, metrics)
+            shift = seen.get("shift")  # only where there is one
+            draw = Draw(seen["index"].cpu().numpy(), None if shift is None else shift.cpu().numpy())
+            self._seen = Seen(draw, None, metrics)
+
+
+def _to_keep(seen: Seen) -> dict:
+    """What a checkpoint keeps of `seen`: enough to see it again."""
+    kept = {"index": torch.from_numpy(seen.draw.index), "metrics": seen.metrics}
+    if seen.draw.shift is not None:
+        kept["shift"] = torch.from_numpy(seen.draw.shift)
+    return kept
