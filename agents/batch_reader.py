@@ -47,21 +47,29 @@ def shifted(batch: dict[str, Tensor], shift: np.ndarray | None) -> dict[str, Ten
     """
     if shift is None:
         return batch
-    count, length, height, width = batch["image"].shape[:4]
-    device = batch["image"].device
-    down, right = torch.as_tensor(shift, device=device).view(count, 2, 1).unbind(1)
-    rows = (torch.arange(height, device=device) - down).clamp(0, height - 1)
-    columns = (torch.arange(width, device=device) - right).clamp(0, width - 1)
-    place = (
-        torch.arange(count, device=device)[:, None, None, None],
-        torch.arange(length, device=device)[None, :, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    )
+    height, width = batch["image"].shape[2:4]
+    room = int(np.abs(shift).max())
+
+    def moved(picture: Tensor) -> Tensor:
+        wider = _edges_repeated(_edges_repeated(picture, room, 2), room, 3)
+        corners = (room - shift).tolist()
+        rows = [
+            wider[row, :, top : top + height, left : left + width]
+            for row, (top, left) in enumerate(corners)
+        ]
+        return torch.stack(rows)
+
     return {
-        name: value[place] if value.shape[2:4] == (height, width) else value
+        name: moved(value) if value.shape[2:4] == (height, width) else value
         for name, value in batch.items()
     }
+
+
+def _edges_repeated(value: Tensor, count: int, dim: int) -> Tensor:
+    """`value` with its first and last slice along `dim` repeated `count` times more."""
+    first, last = value.narrow(dim, 0, 1), value.narrow(dim, -1, 1)
+    before, after = (edge.repeat_interleave(count, dim) for edge in (first, last))
+    return torch.cat([before, value, after], dim)
 
 
 class BatchReader:
