@@ -65,9 +65,10 @@ class MaskedWorldModelConfig:
     """How many of them are consecutive: 1 draws every frame independently, as the paper says; its
     code drew windows of 32."""
     random_shift: int = 0
-    """Pixels by which pictures are shifted at most, down and across, as they are learned from: each
-    frame of the autoencoder by itself, a window as a whole (`agents.batch_reader.shifted`). What
-    the agent acts on stays where it is. The paper has no such thing."""
+    """Augmentation: pixels by which pictures are shifted at most, down and across, as they are
+    learned from; each frame of the autoencoder by itself (windows of `autoencoder_window`, and
+    those of the dynamics, as a whole). What the agent acts on stays where it is. DrQ has 4 of 84;
+    the paper has none. `centre_input` and `still_speed` then see a scene that is not still."""
     batch: int = 50
     """Windows per dynamics update (Table 1: 50; DMC 16)."""
     window: int = 50

@@ -1,4 +1,4 @@
-"""Random shifts: what moves, what does not, and what an agent learns from and acts on."""
+"""Random shifts: what moves and what does not, what an agent learns from and what it acts on."""
 
 from dataclasses import replace
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents.batch_reader import shifted
+from agents.batch_reader import translated
 from errors import UserError
-from tests.agents.tiny_agent import SIZE, TINY, make, make_replay
+from tests.agents.tiny_agent import SIZE, TINY, make, make_replay, observation
 
 
 @pytest.fixture
@@ -19,13 +19,13 @@ def replay(tmp_path):
 def test_shift_moves_pictures_and_their_masks_down_and_right_and_nothing_else():
     rng = np.random.default_rng(0)
     batch = {
-        "image": torch.as_tensor(rng.integers(0, 256, (3, 2, 8, 8, 3)), dtype=torch.uint8),
-        "mask": torch.as_tensor(rng.integers(0, 9, (3, 2, 8, 8)), dtype=torch.uint8),
+        "image": torch.as_tensor(rng.integers(0, 256, (3, 2, 8, 10, 3)), dtype=torch.uint8),
+        "mask": torch.as_tensor(rng.integers(0, 9, (3, 2, 8, 10)), dtype=torch.uint8),
         "action": torch.randn(3, 2, 8),
         "reward": torch.randn(3, 2),
     }
     shift = np.array([[0, 0], [2, -1], [-3, 4]])
-    moved = shifted(batch, shift)
+    moved = translated(batch, shift)
     for name in ("action", "reward"):
         assert moved[name] is batch[name]
     for name in ("image", "mask"):
@@ -34,54 +34,68 @@ def test_shift_moves_pictures_and_their_masks_down_and_right_and_nothing_else():
                 batch[name][row].numpy(), [(0, 0), (4, 4), (4, 4), (0, 0)][: batch[name].ndim - 1],
                 mode="edge",
             )  # fmt: skip
-            wanted = before[:, 4 - down : 12 - down, 4 - right : 12 - right]
+            wanted = before[:, 4 - down : 12 - down, 4 - right : 14 - right]
             assert np.array_equal(moved[name][row].numpy(), wanted)
-    assert shifted(batch, None) is batch
+    assert translated(batch, None) is batch
+
+
+class Shifts:
+    """Tells by how much pictures of a replay were shifted, by comparing with all there could be."""
+
+    def __init__(self, replay, most):
+        stored = np.concatenate([episode["image"] for episode, _ in replay.episodes()])
+        stored = {"image": torch.as_tensor(stored)[:, None]}
+        self.pictures = {}
+        for down in range(-most, most + 1):
+            for right in range(-most, most + 1):
+                shift = np.tile([down, right], (len(stored["image"]), 1))
+                moved = translated(stored, shift)["image"][:, 0].numpy()
+                self.pictures[down, right] = {picture.tobytes() for picture in moved}
+
+    def of(self, pictures):
+        """The one shift of `pictures` (n, H, W, 3)."""
+        these = {picture.tobytes() for picture in pictures.numpy()}
+        (shift,) = (shift for shift, there in self.pictures.items() if these <= there)
+        return shift
 
 
 def learned_from(agent, replay, updates):
-    """Shifts that pictures of the autoencoder and of windows came with; those of a window alike."""
-    stored = np.concatenate([episode["image"] for episode, _ in replay.episodes()])
-    seen = []
+    """Pictures of the autoencoder's updates (B, H, W, 3), pretraining included, and windows of the
+    dynamics' (B, T, H, W, 3)."""
+    frames, windows = [], []
     loss, encode = agent.autoencoder.loss, agent._encode
-    agent.autoencoder.loss = lambda batch, keep: seen.append(batch["image"]) or loss(batch, keep)
-    agent._encode = lambda image: seen.append(image) or encode(image)
+    agent.autoencoder.loss = lambda batch, keep: frames.append(batch["image"]) or loss(batch, keep)
+    agent._encode = lambda image: windows.append(image) or encode(image)
+    list(agent.pretrain(replay))
     for _ in range(updates):
         agent.update(replay)
-    return stored, seen
+    return frames, windows
 
 
-@pytest.mark.parametrize("most", [0, 2])
-def test_agent_learns_from_shifted_pictures_a_window_as_a_whole(replay, most):
-    agent = make(replace(TINY, random_shift=most))
-    stored, seen = learned_from(agent, replay, 10)
-    originals = {
-        (down, right): {
-            x.tobytes()
-            for x in shifted(
-                {"image": torch.as_tensor(stored)[:, None]},
-                np.tile([down, right], (len(stored), 1)),
-            )["image"][:, 0].numpy()
-        }
-        for down in range(-most, most + 1)
-        for right in range(-most, most + 1)
-    }
-
-    def shifts(pictures):
-        """What moves all of these where they are."""
-        these = {x.tobytes() for x in pictures.numpy()}
-        return {shift for shift, there in originals.items() if these <= there}
-
-    found = set()
-    for pictures in seen:
-        for together in pictures if pictures.ndim == 5 else pictures[:, None]:
-            assert len(shifts(together)) == 1
-            found |= shifts(together)
-    assert len(found) > 0.8 * (2 * most + 1) ** 2
-    assert {pictures.ndim for pictures in seen} == {4, 5}
+@pytest.mark.parametrize(("most", "together"), [(0, 1), (2, 1), (2, 3)])
+def test_agent_learns_from_shifted_pictures_a_window_as_a_whole(replay, most, together):
+    agent = make(replace(TINY, random_shift=most, autoencoder_window=together))
+    frames, windows = learned_from(agent, replay, 40)
+    shifts = Shifts(replay, most)
+    of_frames = {shifts.of(some) for batch in frames for some in batch.split(together)}
+    of_windows = {shifts.of(window) for batch in windows for window in batch}
+    if not most:
+        assert of_frames == of_windows == {(0, 0)}
+    for found in (of_frames, of_windows):
+        assert len(found) > 0.8 * (2 * most + 1) ** 2
 
 
-def test_shift_wider_than_the_picture_is_refused():
+def test_what_the_agent_acts_on_is_not_shifted():
+    seen, acting = observation(2), make(replace(TINY, random_shift=2))
+    encode, given = acting.autoencoder.encode, []
+    acting.autoencoder.encode = lambda image: given.append(image) or encode(image)
+    for _ in range(5):
+        acting.policy(seen, None, explore=True)
+    assert all(np.array_equal(image.numpy(), seen["image"]) for image in given)
+    assert len(given) == 5
+
+
+def test_shift_as_wide_as_the_picture_is_refused():
     for shift in (-1, SIZE):
         with pytest.raises(UserError, match=f"random_shift must be from 0 to {SIZE - 1} pixels"):
             replace(TINY, random_shift=shift)

@@ -236,13 +236,14 @@ def test_what_goes_wrong_in_the_other_thread_is_raised(replay):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("window", [1, 3])
-def test_where_frames_come_from_changes_nothing(tmp_path, window):
+@pytest.mark.parametrize(("window", "shift"), [(1, 0), (1, 2), (3, 2)])
+def test_where_frames_come_from_changes_nothing(tmp_path, window, shift):
     """Read when they are needed, read ahead in a thread, or kept in the device's memory."""
     results = []
     for way in ("disk", "prefetch", "device"):
         replay = make_replay(tmp_path / way)
-        agent = make(replace(TINY, autoencoder_every=2, autoencoder_window=window))
+        config = replace(TINY, autoencoder_every=2, autoencoder_window=window, random_shift=shift)
+        agent = make(config)
         agent.reader.prefetch = way == "prefetch"
         if way == "device":
             replay.keep_on(agent.device)
