@@ -472,7 +472,13 @@ class MaskedWorldModel(nn.Module):
             "optimizers": {name: o.state_dict() for name, o in self._optimizers().items()},
             "updates": self.updates,
             "pretrained": self.pretrained,
-            "seen": None if self._seen is None else _to_keep(self._seen),
+            "seen": None
+            if self._seen is None
+            else {
+                "index": torch.from_numpy(self._seen.draw.index),
+                "shift": torch.from_numpy(self._seen.draw.shift),
+                "metrics": self._seen.metrics,
+            },
         }
 
     def load(self, state: dict) -> None:
@@ -485,14 +491,7 @@ class MaskedWorldModel(nn.Module):
         self._seen = None
         if seen is not None:
             metrics = {name: value.to(self.device) for name, value in seen["metrics"].items()}
-            shift = seen.get("shift")  # only where there is one
-            draw = Draw(seen["index"].cpu().numpy(), None if shift is None else shift.cpu().numpy())
-            self._seen = Seen(draw, None, metrics)
-
-
-def _to_keep(seen: Seen) -> dict:
-    """What a checkpoint keeps of `seen`: enough to see it again."""
-    kept = {"index": torch.from_numpy(seen.draw.index), "metrics": seen.metrics}
-    if seen.draw.shift is not None:
-        kept["shift"] = torch.from_numpy(seen.draw.shift)
-    return kept
+            index = seen["index"].cpu().numpy()
+            shift = seen.get("shift")  # checkpoints from before there was any have none
+            shift = np.zeros((len(index), 2), np.int64) if shift is None else shift.cpu().numpy()
+            self._seen = Seen(Draw(index, shift), None, metrics)

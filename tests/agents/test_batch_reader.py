@@ -36,7 +36,7 @@ def test_shift_moves_pictures_and_their_masks_down_and_right_and_nothing_else():
             )  # fmt: skip
             wanted = before[:, 4 - down : 12 - down, 4 - right : 14 - right]
             assert np.array_equal(moved[name][row].numpy(), wanted)
-    assert translated(batch, None) is batch
+    assert translated(batch, np.zeros((3, 2), int)) is batch
 
 
 class Shifts:
