@@ -47,6 +47,11 @@ class OnlineConfig:
     """How the task is seen."""
     num_envs: int = 1
     """Training environments stepped together, each in a process of its own."""
+    episode_steps: int = 0
+    """End training episodes, as a time limit would, at the first agent step that reaches this many
+    environment steps: more starts for the same steps, but a task that takes longer never succeeds
+    in training. 0: where the task ends (paper). Evaluations and episodes of `recorded` are not
+    cut."""
     agent: MaskedWorldModelConfig = field(default_factory=MaskedWorldModelConfig)
     """The agent."""
     prefill: int = 5000
@@ -92,7 +97,7 @@ class OnlineConfig:
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("seed", "threads"):
+        for name in ("seed", "threads", "episode_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0.0 <= self.random_share <= 1.0:

@@ -189,7 +189,9 @@ class OnlineRun:
             step += record["env_steps"]
             self.folder.log(step, episode_metrics(record))
         started = max(len(self.replay.records), state.get("started", 0))
-        self.collector = Collector(self.envs, self.config.seed, started)
+        self.collector = Collector(
+            self.envs, self.config.seed, started, limit=self.config.episode_steps
+        )
         self.updates_logged = self.agent.updates + self.agent.pretrained
         self.bar = tqdm(
             total=self.config.steps,

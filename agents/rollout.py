@@ -55,10 +55,19 @@ class Collector:
         seed: of the run.
         started: episodes that were begun before.
         stream: of the episodes' seeds.
+        limit: environment steps after which an episode is cut, as a time limit would; 0: the
+            task's own limit alone.
     """
 
-    def __init__(self, envs: VectorEnv, seed: int, started: int = 0, stream: int = TRAINING):
-        self.envs, self.seed, self.stream = envs, seed, stream
+    def __init__(
+        self,
+        envs: VectorEnv,
+        seed: int,
+        started: int = 0,
+        stream: int = TRAINING,
+        limit: int = 0,
+    ):
+        self.envs, self.seed, self.stream, self.limit = envs, seed, stream, limit
         self.started = started  # episodes begun in this run, the ordinal of the next one's seed
         self.episodes: list[dict[str, list]] = [{} for _ in range(envs.num_envs)]
         self.observation = self._reset(np.ones(envs.num_envs, bool))
@@ -123,6 +132,8 @@ class Collector:
             if "success" in info:
                 episode["success"].append(bool(info["success"][index]))
         ended = terminated | truncated
+        if self.limit:
+            ended |= np.array([sum(e["env_steps"]) >= self.limit for e in self.episodes])
         self.observation = {**observation, "is_first": nothing}
         self._ended = ended
         return [self._cut(index) for index in np.flatnonzero(ended)]

@@ -25,7 +25,7 @@ from agents.online import OnlineConfig, evaluate, load_agent, train
 from agents.online_run import make_envs
 from agents.presets import preset
 from agents.replay import Replay
-from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed
+from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed, run_episodes
 from agents.run_folder import RunFolder
 from agents.training import MetricMean
 from envs import EnvironmentConfig
@@ -207,6 +207,7 @@ def test_trained_agent_can_be_loaded_and_evaluated(straight):
         ({"update_every": 0}, "update_every"),
         ({"evaluate_episodes": 0}, "evaluate_episodes"),
         ({"random_share": 1.5}, "random_share"),
+        ({"episode_steps": -1}, "episode_steps"),
         ({"environment": EnvironmentConfig(size=64)}, "image_size is 16"),
     ],
 )
@@ -393,6 +394,24 @@ def test_share_of_the_blocks_stays_random_and_the_agent_knows_what_it_did(tmp_pa
     for step, before in enumerate(told):
         if step % length:
             assert before == learned[step - 1].tolist()
+
+
+def test_training_episodes_can_be_shorter_than_those_of_evaluations(tmp_path, monkeypatch):
+    lengths = []
+
+    def listen(*arguments):
+        results = run_episodes(*arguments)
+        lengths.extend(result["length"] for result in results)
+        return results
+
+    monkeypatch.setattr("agents.online_run.run_episodes", listen)
+    config = tiny(episode_steps=240, steps=300, prefill=12, evaluate_first=10**9)
+    path = run(tmp_path / "run", config)
+    assert [record["env_steps"] for record in records(path)] == [240, 60]
+    run(path, replace(config, steps=600))  # resumed, with the limit it was started with
+    assert [record["env_steps"] for record in records(path)] == [240, 60, 240, 60]
+    (result,) = evaluate(None, config, episodes=1, seed=3)
+    assert [*lengths, result["length"]] == [EPISODE] * 3  # at the end of each run, and after
 
 
 # ---------------------------------------------------------------------- killed and resumed

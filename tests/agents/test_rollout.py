@@ -180,6 +180,24 @@ def test_cutting_keeps_unfinished_episodes_as_a_time_limit_would(make):
     assert (collector.agent_steps, collector.env_steps) == (0, 0)
 
 
+@pytest.mark.parametrize("limit", [7, 8])
+def test_episodes_can_be_cut_sooner_than_their_task_ends(make, limit):
+    """Only those that go on longer; the next start comes at once, with the next seed."""
+    collector = Collector(make(count=2), seed=5, limit=limit)  # four steps of 2, or an end before
+    episodes = collect(collector, 30)
+    own = 0
+    for episode, record in episodes:
+        steps = min(length(record["seed"]), 4)
+        assert len(episode["reward"]) == steps + 1
+        ended = length(record["seed"]) == steps
+        assert record["env_steps"] == 2 * steps - ended
+        assert episode["is_terminal"][-1] == (ended and record["seed"] % 2 == 0)
+        own += ended
+    assert 0 < own < len(episodes)
+    in_turn = {episode_seed(5, TRAINING, ordinal) for ordinal in range(collector.started)}
+    assert len(in_turn - {record["seed"] for _, record in episodes}) == 2  # those still running
+
+
 def test_episode_that_just_ended_is_not_cut_again(make):
     collector = Collector(make(count=1), seed=5)
     steps = length(episode_seed(5, TRAINING, 0))
