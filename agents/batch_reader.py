@@ -20,8 +20,8 @@ DYNAMICS_ENTRIES = ("image", "action", "reward", "is_first", "is_terminal")
 
 
 class Draw(NamedTuple):
-    """What was drawn of the replay: places, (B,) or (B, T), and by how many pixels down and right
-    the pictures of each of the B are shifted, (B, 2)."""
+    """What the autoencoder learns from: places in the replay, (B,) or (B, T), and by how many
+    pixels down and right the pictures of each of the B are shifted, (B, 2)."""
 
     index: np.ndarray
     shift: np.ndarray
@@ -29,11 +29,11 @@ class Draw(NamedTuple):
 
 class Frames(NamedTuple):
     """Of the replay: those the autoencoder learns from (none where its update is not due),
-    and the windows that are encoded after that, with what was drawn for them."""
+    and the windows that are encoded after that, with their places."""
 
     single: dict[str, Tensor] | None
     windows: dict[str, Tensor]
-    draw: Draw
+    index: np.ndarray
 
 
 def translated(batch: dict[str, Tensor], shift: np.ndarray) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ class BatchReader:
         frames_window: how many of them are consecutive; ``frames`` is a multiple of it.
         batch, window: number and length of a dynamics update's windows.
         device: what they are read for.
-        random_shift: pixels by which pictures are shifted at most, either way.
+        random_shift: pixels by which the autoencoder's frames are shifted at most, either way.
     """
 
     def __init__(
@@ -104,25 +104,23 @@ class BatchReader:
         self.thread: ThreadPoolExecutor | None = None
         """What reads ahead, once it has been asked to."""
 
-    def draw_windows(self, replay: Replay) -> Draw:
-        """The windows of a dynamics update, (B, T)."""
-        return self._with_shifts(replay, replay.draw_windows(self._batch, self._window))
+    def draw_windows(self, replay: Replay) -> np.ndarray:
+        """Places of the windows of a dynamics update, (B, T)."""
+        return replay.draw_windows(self._batch, self._window)
 
-    def windows(self, replay: Replay, draw: Draw) -> dict[str, Tensor]:
+    def windows(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
         """What a dynamics update learns from, each (B, T, ...)."""
-        return translated(replay.windows(draw.index, DYNAMICS_ENTRIES), draw.shift)
+        return replay.windows(index, DYNAMICS_ENTRIES)
 
     def draw_frames(self, replay: Replay) -> Draw:
         """The frames the autoencoder learns from: (B,), or windows (B/T, T)."""
         if self._frames_window == 1:
-            return self._with_shifts(replay, replay.draw_frames(self._frames))
-        windows = replay.draw_windows(self._frames // self._frames_window, self._frames_window)
-        return self._with_shifts(replay, windows)
-
-    def _with_shifts(self, replay: Replay, index: np.ndarray) -> Draw:
-        """`index` with a random shift for each of its rows; without any, nothing is drawn."""
+            index = replay.draw_frames(self._frames)
+        else:
+            rows = self._frames // self._frames_window
+            index = replay.draw_windows(rows, self._frames_window)
         most, size = self._random_shift, (len(index), 2)
-        if not most:
+        if not most:  # nothing is drawn
             return Draw(index, np.zeros(size, np.int64))
         return Draw(index, replay.rng.integers(-most, most, size, endpoint=True))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig
-from agents.batch_reader import BatchReader, Draw, Frames
+from agents.batch_reader import BatchReader, Frames
 from agents.compilation import frozen, require_compiler
 from agents.precision import Precision, autocast
 from agents.replay import Replay
@@ -65,9 +65,10 @@ class MaskedWorldModelConfig:
     """How many of them are consecutive: 1 draws every frame independently, as the paper says; its
     code drew windows of 32."""
     random_shift: int = 0
-    """Augmentation: pixels by which pictures are shifted at most, down and across, as they are
-    learned from; each frame of the autoencoder by itself (windows of `autoencoder_window`, and
-    those of the dynamics, as a whole). What the agent acts on stays where it is. DrQ has 4 of 84;
+    """Augmentation: pixels by which the frames of the autoencoder's updates are shifted at most,
+    down and across, each by itself (windows of `autoencoder_window` as a whole). What the dynamics
+    learn from and the agent acts on stays where it is: with shifted windows a goal was lost between
+    features and state (results/README.md, "What shifts of whole windows cost"). DrQ has 4 of 84;
     the paper has none. `centre_input` and `still_speed` then see a scene that is not still."""
     batch: int = 50
     """Windows per dynamics update (Table 1: 50; DMC 16)."""
@@ -99,7 +100,7 @@ class Seen(NamedTuple):
     """What a joint update learns from: frames of the replay, encoded, and the metrics of the
     autoencoder's update that came before. Without `batch`: to be encoded again."""
 
-    draw: Draw
+    index: np.ndarray
     batch: dict[str, Tensor] | None
     metrics: dict[str, Tensor]
 
@@ -285,7 +286,7 @@ class MaskedWorldModel(nn.Module):
         frames = reading()
         metrics = {} if frames.single is None else self._learn_to_see(frames.single, keep)
         metrics = {name: self._kept(value) for name, value in metrics.items()}
-        return Seen(frames.draw, self._encode_windows(frames.windows), metrics)
+        return Seen(frames.index, self._encode_windows(frames.windows), metrics)
 
     def _kept(self, value: Tensor) -> Tensor:
         """`value` for the next update, which overwrites what CUDA graphs returned in this one."""
@@ -297,16 +298,16 @@ class MaskedWorldModel(nn.Module):
         seen = self._seen
         if seen is None:
             return None
-        if not replay.holds(seen.draw.index):
-            draw = self.reader.draw_windows(replay)
-            return Seen(draw, self._encoded(replay, draw), seen.metrics)
+        if not replay.holds(seen.index):
+            index = self.reader.draw_windows(replay)
+            return Seen(index, self._encoded(replay, index), seen.metrics)
         if seen.batch is None:
-            return seen._replace(batch=self._encoded(replay, seen.draw))
+            return seen._replace(batch=self._encoded(replay, seen.index))
         return seen
 
-    def _encoded(self, replay: Replay, draw: Draw) -> dict[str, Tensor]:
+    def _encoded(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
         """Windows of the replay as the dynamics model learns from them."""
-        return self._encode_windows(self.reader.windows(replay, draw))
+        return self._encode_windows(self.reader.windows(replay, index))
 
     def _encode_windows(self, windows: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = self._to_device(windows)
@@ -475,8 +476,7 @@ class MaskedWorldModel(nn.Module):
             "seen": None
             if self._seen is None
             else {
-                "index": torch.from_numpy(self._seen.draw.index),
-                "shift": torch.from_numpy(self._seen.draw.shift),
+                "index": torch.from_numpy(self._seen.index),
                 "metrics": self._seen.metrics,
             },
         }
@@ -491,7 +491,4 @@ class MaskedWorldModel(nn.Module):
         self._seen = None
         if seen is not None:
             metrics = {name: value.to(self.device) for name, value in seen["metrics"].items()}
-            index = seen["index"].cpu().numpy()
-            shift = seen.get("shift")  # checkpoints from before there was any have none
-            shift = np.zeros((len(index), 2), np.int64) if shift is None else shift.cpu().numpy()
-            self._seen = Seen(Draw(index, shift), None, metrics)
+            self._seen = Seen(seen["index"].cpu().numpy(), None, metrics)

@@ -286,8 +286,8 @@ def test_all_states_are_starts_where_no_number_is_given(replay):
 @pytest.mark.parametrize("shift", [0, 2])
 @pytest.mark.parametrize("behind", ["pretraining", "updates"])
 def test_restored_agent_makes_the_same_next_updates_bit_for_bit(tmp_path, behind, shift):
-    """Weights, optimisers, warm-up, scales of reward and return, the target critic's counter, how
-    what was seen is shifted, chance."""
+    """Weights, optimisers, warm-up, scales of reward and return, the target critic's counter,
+    chance."""
     behaviour = replace(TINY.behaviour, scale_returns=True)
     config = replace(TINY, behaviour=behaviour, random_shift=shift)
     replay = make_replay(tmp_path / "replay")
@@ -353,7 +353,7 @@ def test_windows_that_the_replay_dropped_are_drawn_again_with_or_without_a_resta
     episode = {name: value.copy() for name, value in next(replay.episodes())[0].items()}
     for _ in range(10):  # 200 frames: all that was there is gone
         replay.add_episode(episode, env_steps=40)
-    assert not replay.holds(agent._seen.draw.index)
+    assert not replay.holds(agent._seen.index)
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"agent": agent.save(), "replay": replay.state_dict(),
                            "random": torch.get_rng_state()})  # fmt: skip
