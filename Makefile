@@ -21,6 +21,7 @@ ROBUST_TASKS ?= metaworld/window-close metaworld/faucet-close
 ROBUST_TARGETS ?= pixels masks pixels+masks
 ROBUST_SEEDS ?= 0 1 2
 ROBUST_STEPS ?= 20000
+ROBUST_OPTIONS ?=
 
 # Imitation by what the world model predicts: record, train, evaluate, compare.
 IMITATION_TASKS ?= metaworld/button-press-topdown,metaworld/drawer-open,metaworld/window-open
@@ -153,7 +154,7 @@ robustness: $(VENV)/.renders
 		for target in $(ROBUST_TARGETS); do \
 			run=runs/robustness/$$(echo $$task | tr / -)-$$target-seed$$seed; \
 			$(BIN)/python run.py train --task $$task --preset cpu --target $$target --agent.compile \
-				--steps $(ROBUST_STEPS) --seed $$seed --logdir $$run; \
+				--steps $(ROBUST_STEPS) --seed $$seed --logdir $$run $(ROBUST_OPTIONS); \
 			[ $$run/evaluation.json -nt $$run/checkpoint.pt ] || \
 				$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --shifts all; \
 	done; done; done

@@ -71,7 +71,8 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
     return OnlineConfig(
         task=task,
         steps=100_000,
-        environment=EnvironmentConfig(quality="fast"),
+        environment=EnvironmentConfig(quality="smooth"),
+        episode_steps=200 if suite == "metaworld" else 0,
         agent=MaskedWorldModelConfig(
             autoencoder=AutoencoderConfig(
                 width=64,
@@ -94,8 +95,8 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
                 head_units=256,
             ),
             behaviour=ActorCriticConfig(
-                horizon=12,
-                start_states=128,
+                horizon=20,
+                start_states=64,
                 discount=0.97,
                 layers=3,
                 units=256,
@@ -110,6 +111,7 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
                 learning_rate=2e-3, warmup=100, anneal=1900, final=0.25
             ),
             dynamics_optimizer=OptimizerConfig(learning_rate=1e-3),
+            random_shift=2,
             precision="auto",
             overlap=True,
             autoencoder_every=2,

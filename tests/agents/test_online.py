@@ -53,6 +53,7 @@ def tiny(**changes) -> OnlineConfig:
         steps=STEPS,
         threads=1,
         environment=EnvironmentConfig(size=SIZE, action_repeat=REPEAT, quality="fast"),
+        episode_steps=0,
         agent=agent,
         prefill=PREFILL,
         update_every=UPDATE_EVERY,

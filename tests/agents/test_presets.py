@@ -107,7 +107,8 @@ def test_paper_preset_differs_between_suites_where_table_1_does_and_nowhere_else
 
 def test_cpu_preset_is_one_set_of_settings_for_all_suites_but_for_ends_of_episodes():
     metaworld, dmc = preset("cpu", METAWORLD), preset("cpu", DMC)
-    assert different_fields(metaworld, dmc) == {"task", "prioritise_ends"}
+    assert different_fields(metaworld, dmc) == {"task", "prioritise_ends", "episode_steps"}
+    assert (metaworld.episode_steps, dmc.episode_steps) == (200, 0)
 
 
 def flat(tree, prefix=""):
