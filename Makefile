@@ -21,6 +21,7 @@ ROBUST_TASKS ?= metaworld/window-close metaworld/faucet-close
 ROBUST_TARGETS ?= pixels masks pixels+masks
 ROBUST_SEEDS ?= 0 1 2
 ROBUST_STEPS ?= 20000
+# Further options of train.
 ROBUST_OPTIONS ?=
 
 # Imitation by what the world model predicts: record, train, evaluate, compare.
@@ -53,6 +54,7 @@ help:
 	@echo "             CURVE_TASKS=... CURVE_SEEDS=\"$(CURVE_SEEDS)\" CURVE_STEPS=$(CURVE_STEPS)"
 	@echo "make robustness  pixels, masks and both, trained and then evaluated under every visual"
 	@echo "             shift (hours on two cores; resumable)"
+	@echo "             ROBUST_TASKS=... ROBUST_TARGETS=... ROBUST_SEEDS=... ROBUST_OPTIONS=..."
 	@echo "make imitation   record demonstrations, imitate them with masks, pixels and without a"
 	@echo "             world model, evaluate, compare (hours on two cores; resumable)"
 

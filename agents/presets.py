@@ -1,6 +1,6 @@
 """Presets: complete configurations by name. `paper` is as published, `cpu` learns on two cores.
 
-What depends on the suite (paper Table 1) is decided here and nowhere else.
+What depends on the suite (of `paper`: Table 1) is decided here and nowhere else.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
         task=task,
         steps=100_000,
         environment=EnvironmentConfig(quality="smooth"),
+        # More starts. Two of the 50 tasks take an expert about as long: results/README.md,
+        # "More starts: shorter training episodes".
         episode_steps=200 if suite == "metaworld" else 0,
         agent=MaskedWorldModelConfig(
             autoencoder=AutoencoderConfig(

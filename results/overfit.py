@@ -185,7 +185,7 @@ def draw(model: MaskedWorldModel, replay: Replay, title: str, path: Path) -> Non
 
 def main(options: Overfit) -> None:
     """Collect, learn, measure, write. Raises UserError for a task or preset that is not there."""
-    config = preset(options.preset, options.task).agent
+    config = replace(preset(options.preset, options.task).agent, random_shift=0)
     origin = provenance()  # of the tree as it is before anything is written to it
     schedule = replace(config.autoencoder_optimizer, anneal=options.autoencoder_updates)
     config = replace(config, autoencoder_optimizer=schedule)
