@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 
 SEED ?= 0
 DEMO_TASK ?= metaworld/window-close
-DEMO_STEPS ?= 20000
+DEMO_STEPS ?= 30000
 DEMO_DIR ?= runs/demo-seed$(SEED)
 
 # Two files at a time, each on one thread: small tensors gain nothing from more.
