@@ -237,7 +237,7 @@ def test_a_finished_run_started_again_has_nothing_left_to_do(trained):
 
 def test_another_configuration_is_refused_by_field(trained):
     line = refused("train", *SMALL, "--agent.behaviour.horizon=3", "--logdir", trained)
-    assert "agent.behaviour.horizon = 12" in line
+    assert "agent.behaviour.horizon = 20" in line
     assert "3" in line
     assert "--logdir" in line
     line = refused("train", *SMALL, "--steps=900", "--logdir", trained)

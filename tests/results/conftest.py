@@ -16,7 +16,8 @@ def trained_briefly():
     def make(folder, task, target="pixels"):
         default = preset("cpu", task)
         config = replace(
-            default, steps=500, prefill=250, evaluate_episodes=1, evaluate_first=1000,
+            default, steps=500, prefill=250, episode_steps=0,
+            evaluate_episodes=1, evaluate_first=1000,
             environment=replace(default.environment, size=32), update_every=250,
             agent=replace(
                 default.agent, autoencoder_pretraining=2, joint_pretraining=1,
