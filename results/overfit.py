@@ -92,11 +92,12 @@ def collect(folder: Path, task: str, episodes: int, seed: int, hold: int = 8) ->
 def learn(
     config: MaskedWorldModelConfig, replay: Replay, autoencoder: int, dynamics: int, seed: int
 ) -> MaskedWorldModel:
-    """A model trained on `replay` and nothing else; its behaviour is left untrained."""
+    """A model trained on `replay` and nothing else, without shifts; its behaviour is left
+    untrained."""
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     action = replay.entries["action"].shape[0]
-    model = MaskedWorldModel(config, action, device)
+    model = MaskedWorldModel(replace(config, random_shift=0), action, device)
     for _ in trange(autoencoder, desc="autoencoder", disable=None):
         model.update_autoencoder(replay)
     for _ in trange(dynamics, desc="dynamics", disable=None):
@@ -185,7 +186,7 @@ def draw(model: MaskedWorldModel, replay: Replay, title: str, path: Path) -> Non
 
 def main(options: Overfit) -> None:
     """Collect, learn, measure, write. Raises UserError for a task or preset that is not there."""
-    config = replace(preset(options.preset, options.task).agent, random_shift=0)
+    config = preset(options.preset, options.task).agent
     origin = provenance()  # of the tree as it is before anything is written to it
     schedule = replace(config.autoencoder_optimizer, anneal=options.autoencoder_updates)
     config = replace(config, autoencoder_optimizer=schedule)

@@ -33,7 +33,7 @@ def test_collected_frames_hold_actions_and_have_masks(replay):
 
 def test_models_learn_a_tiny_replay_by_heart(replay):
     config = preset("cpu", TASK).agent
-    config = replace(config, batch=8, autoencoder_batch=16, random_shift=0)
+    config = replace(config, batch=8, autoencoder_batch=16)
     model = learn(config, replay, autoencoder=800, dynamics=300, seed=0)
     known = measure(model, replay, windows=16)
     # Measured: 4.0, 5.0, .06, .03, 4.2 and 5.2.
