@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.batch_reader import BatchReader, Frames
-from agents.compilation import frozen, require_compiler
+from agents.compilation import compiled, require_compiler
 from agents.precision import Precision, autocast
 from agents.replay import Replay
+from agents.training import Deferred
 from errors import UserError
 from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
-from world_models.layers import Optimizer, OptimizerConfig
+from world_models.layers import Optimizer, OptimizerConfig, frozen_view
 from world_models.rssm import State
 from world_models.targets import truth
 
@@ -50,12 +51,12 @@ class MaskedWorldModelConfig:
     autoencoder_precision: Literal["float32", "bfloat16"] = "float32"
     """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
     overlap: bool = False
-    """On a CPU with two threads or more, learn to see and encode the next batch in a thread of its
-    own while learning to act on this one: the same computation, in nine tenths of the time on two
-    cores. With one thread, compiled or on a GPU it changes nothing."""
+    """On a CPU with two threads or more, learn to predict in a thread of its own while learning to
+    act and to see in this one: the same computation. With one thread or on a GPU it changes
+    nothing."""
     compile: bool = False
-    """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. A minute at
-    the start, then three quarters to four fifths of the time on two cores (`results/benchmark.py
+    """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. It takes
+    minutes at the start, then saves a good part of an update's time (`results/benchmark.py
     --compare preset compiled`). It draws other random numbers."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
@@ -96,15 +97,6 @@ class MaskedWorldModelConfig:
             )
 
 
-class Seen(NamedTuple):
-    """What a joint update learns from: frames of the replay, encoded, and the metrics of the
-    autoencoder's update that came before. Without `batch`: to be encoded again."""
-
-    index: np.ndarray
-    batch: dict[str, Tensor] | None
-    metrics: dict[str, Tensor]
-
-
 class MaskedWorldModel(nn.Module):
     """An agent in the sense of design.md: policy, pretrain, update, report, state_dict.
 
@@ -127,6 +119,7 @@ class MaskedWorldModel(nn.Module):
         self.to(self.device)
         self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action)
         self.behaviour.to(self.device)
+        self._renew_view()
         self.autoencoder_optimizer = Optimizer([self.autoencoder], config.autoencoder_optimizer)
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
         self.updates = 0  # joint updates in the loop
@@ -141,8 +134,17 @@ class MaskedWorldModel(nn.Module):
             config.random_shift,
         )
         self._overlapping = False  # in an update now, with a second thread beside this one
-        self._seen: Seen | None = None  # what the next joint update learns from
+        self._start: State | None = None  # where the next joint update's imagination begins
         self._beside: ThreadPoolExecutor | None = None
+
+    def _apply(self, fn, recurse: bool = True) -> MaskedWorldModel:
+        super()._apply(fn, recurse)
+        self._renew_view()  # of the weights where they are now
+        return self
+
+    def _renew_view(self) -> None:
+        # Not as a submodule, whose weights would be kept and counted twice.
+        object.__setattr__(self, "_world", frozen_view(self.dynamics))
 
     # Acting
 
@@ -190,13 +192,11 @@ class MaskedWorldModel(nn.Module):
         """
         require_compiler(self.device)
         parts = [(self, "_encode"), (self.dynamics, "loss"), (self.behaviour, "losses")]
-        mode = None
         if self.device.type == "cuda":
-            mode = "reduce-overhead"
             # Not on a CPU, where its convolutions are slower compiled than eagerly.
             parts.append((self.autoencoder, "loss"))
         for part, name in parts:
-            setattr(part, name, torch.compile(getattr(part, name), dynamic=False, mode=mode))
+            setattr(part, name, compiled(getattr(part, name), self.device))
         self.compiled = True
 
     def begin(self) -> None:
@@ -225,46 +225,73 @@ class MaskedWorldModel(nn.Module):
         return self._joint_update(replay, pretraining=False)
 
     def _joint_update(self, replay: Replay, pretraining: bool) -> dict[str, Tensor]:
-        """Predict from what has been seen, then act, and see what the next update learns from.
+        """Behaviour learns in the world that the last update left; beside it, the next is made.
 
-        The last two share nothing, so that they can run beside each other.
+        This is Algorithm 1 with its loop cut elsewhere: an update ends where the dynamics have
+        learned and imagination could begin. The two share nothing, so that they can run beside
+        each other.
         """
-        self.begin()
-        seen = self._recall(replay)
-        if seen is None:
-            due = self._autoencoder_due(pretraining)
-            seen = self._see(self.reader.start(replay, due), self._draw_keep(due))
-        self._seen = None
+        if self._start is None:
+            self._learn_world(replay, self._autoencoder_due(pretraining))
         if pretraining:
             self.pretrained += 1
             pretraining = self.pretrained < self.pretraining_updates
         else:
             self.updates += 1
-        due = self._autoencoder_due(pretraining)
-        reading = self.reader.start(replay, due)
-        metrics, posterior = self.update_dynamics(seen.batch)
+        return self._learn_world(replay, self._autoencoder_due(pretraining), self._start)
+
+    def _learn_world(
+        self, replay: Replay, see: bool, start: State | None = None
+    ) -> dict[str, Tensor]:
+        """The dynamics learn from a batch of windows, the autoencoder if it is to `see`, the
+        behaviour if there are `start` states."""
+        self.begin()
+        reading = self.reader.start(replay, see)
         # Drawn here, so that the order of random draws is always the same.
-        keep = self._draw_keep(due)
+        keep = self._draw_keep(see)
+        race = self.dynamics.race(self.config.batch, self.config.window, self.device)
+        with self._two_threads() as beside:
+            encoding = beside(self._read_and_encode, reading)
+            predicting = beside(lambda: self._predict(encoding.result()[1], race))
+            metrics = {} if start is None else self.update_behaviour(start)
+            frames, _ = encoding.result()  # with the eyes as they were
+            if frames.single is not None:
+                metrics |= self._learn_to_see(frames.single, keep)
+            predicted, posterior = predicting.result()
+            # Not before: behaviour has learned in the world as it was.
+            metrics |= self._step_dynamics(predicted)
+        self._start = self._start_states(posterior).map(self._kept)
+        return metrics
+
+    @contextlib.contextmanager
+    def _two_threads(self) -> Iterator[Callable[..., Future | Deferred]]:
+        """What computes a call in a thread of its own, with half of this one's share of the cores;
+        without `overlap`, in this thread and when its result is asked for."""
         threads = torch.get_num_threads()
-        # Compiled, an update takes longer with a second thread than without.
-        overlap = self.config.overlap and not self.compiled
-        self._overlapping = overlap and self.device.type == "cpu" and threads > 1
-        if not self._overlapping:
-            acted = self.update_behaviour(posterior)
-            self._seen = self._see(reading, keep)
-            return seen.metrics | metrics | acted
+        if not self.config.overlap or self.device.type != "cpu" or threads < 2:
+            yield Deferred
+            return
         if self._beside is None:
             self._beside = ThreadPoolExecutor(1)
-        following = self._beside.submit(self._see, reading, keep, threads // 2)
+        begun = []
+
+        def with_half(call: Callable, *args):
+            torch.get_num_threads()  # a new thread takes over the process's number when first asked
+            torch.set_num_threads(threads // 2)
+            return call(*args)
+
+        def submit(call: Callable, *args) -> Future:
+            begun.append(self._beside.submit(with_half, call, *args))
+            return begun[-1]
+
+        self._overlapping = True
         torch.set_num_threads(threads - threads // 2)
         try:
-            acted = self.update_behaviour(posterior)
+            yield submit
         finally:
             torch.set_num_threads(threads)
-            wait([following])
+            wait(begun)
             self._overlapping = False
-        self._seen = following.result()
-        return seen.metrics | metrics | acted
 
     def _autoencoder_due(self, pretraining: bool) -> bool:
         """Whether the autoencoder learns before the next batch is encoded."""
@@ -276,43 +303,19 @@ class MaskedWorldModel(nn.Module):
             return None
         return self.autoencoder.random_keep(self.config.autoencoder_batch, self.device)
 
-    def _see(
-        self, reading: Callable[[], Frames], keep: Tensor | None, threads: int | None = None
-    ) -> Seen:
-        """The autoencoder's update, if it is due, and a batch of windows through its eyes."""
-        if threads is not None:
-            torch.get_num_threads()  # a new thread takes over the process's number when first asked
-            torch.set_num_threads(threads)
-        frames = reading()
-        metrics = {} if frames.single is None else self._learn_to_see(frames.single, keep)
-        metrics = {name: self._kept(value) for name, value in metrics.items()}
-        return Seen(frames.index, self._encode_windows(frames.windows), metrics)
-
     def _kept(self, value: Tensor) -> Tensor:
         """`value` for the next update, which overwrites what CUDA graphs returned in this one."""
         return value.clone() if self.compiled and value.is_cuda else value
 
-    def _recall(self, replay: Replay) -> Seen | None:
-        """What the last update has seen for this one; after a restart, seen again. Frames that the
-        replay has dropped since are replaced, with or without a restart in between."""
-        seen = self._seen
-        if seen is None:
-            return None
-        if not replay.holds(seen.index):
-            index = self.reader.draw_windows(replay)
-            return Seen(index, self._encoded(replay, index), seen.metrics)
-        if seen.batch is None:
-            return seen._replace(batch=self._encoded(replay, seen.index))
-        return seen
-
-    def _encoded(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
-        """Windows of the replay as the dynamics model learns from them."""
-        return self._encode_windows(self.reader.windows(replay, index))
+    def _read_and_encode(self, reading: Callable[[], Frames]) -> tuple[Frames, dict[str, Tensor]]:
+        """Frames of the replay, and their windows as the dynamics model learns from them."""
+        frames = reading()
+        return frames, self._encode_windows(frames.windows)
 
     def _encode_windows(self, windows: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = self._to_device(windows)
         with self._autocast(self.config.precision):
-            batch["feature"] = self._kept(self._encode(batch.pop("image")))
+            batch["feature"] = self._encode(batch.pop("image"))
         return batch
 
     def _encode(self, image: Tensor) -> Tensor:
@@ -334,21 +337,31 @@ class MaskedWorldModel(nn.Module):
     def update_dynamics(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], State]:
         """One update on windows of frozen features (eq. 14); also their posterior states
         (T, B, ...)."""
+        metrics, posterior = self._predict(batch)
+        return self._step_dynamics(metrics), posterior
+
+    def _predict(
+        self, batch: dict[str, Tensor], race: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], State]:
+        """The gradient of the dynamics' loss on a batch, for their next step."""
         with self._autocast(self.config.precision):
-            loss, posterior, metrics = self.dynamics.loss(batch)
-        metrics["gradient"] = self.dynamics_optimizer.step(loss)
-        return {f"dynamics/{name}": value for name, value in metrics.items()}, posterior
+            loss, posterior, metrics = self.dynamics.loss(batch, race)
+        self.dynamics_optimizer.accumulate(loss)
+        return metrics, posterior
+
+    def _step_dynamics(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        metrics["gradient"] = self.dynamics_optimizer.apply()
+        return {f"dynamics/{name}": value for name, value in metrics.items()}
 
     def sample(self, replay: Replay) -> dict[str, Tensor]:
         """A batch of windows as `update_dynamics` takes it."""
-        return self._encoded(replay, self.reader.draw_windows(replay))
+        index = self.reader.draw_windows(replay)
+        return self._encode_windows(self.reader.windows(replay, index))
 
-    def update_behaviour(self, posterior: State) -> dict[str, Tensor]:
-        """One update in imagination from posterior states (T, B, ...) (eqs. 10 and 12)."""
-        start = self._start_states(posterior)
-        unasked = frozen(self.dynamics) if self.compiled else contextlib.nullcontext()
-        with unasked, self._autocast(self.config.precision):
-            losses = self.behaviour.losses(self.dynamics, start)
+    def update_behaviour(self, start: State) -> dict[str, Tensor]:
+        """One update in imagination from `start` states (n, ...) (eqs. 10 and 12)."""
+        with self._autocast(self.config.precision):
+            losses = self.behaviour.losses(self._world, start)
         metrics = self.behaviour.step(*losses)
         return {f"behaviour/{name}": value for name, value in metrics.items()}
 
@@ -473,12 +486,7 @@ class MaskedWorldModel(nn.Module):
             "optimizers": {name: o.state_dict() for name, o in self._optimizers().items()},
             "updates": self.updates,
             "pretrained": self.pretrained,
-            "seen": None
-            if self._seen is None
-            else {
-                "index": torch.from_numpy(self._seen.index),
-                "metrics": self._seen.metrics,
-            },
+            "start": None if self._start is None else self._start._asdict(),
         }
 
     def load(self, state: dict) -> None:
@@ -487,8 +495,7 @@ class MaskedWorldModel(nn.Module):
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.updates, self.pretrained = state["updates"], state["pretrained"]
-        seen = state.get("seen")  # checkpoints from before there was any have none
-        self._seen = None
-        if seen is not None:
-            metrics = {name: value.to(self.device) for name, value in seen["metrics"].items()}
-            self._seen = Seen(seen["index"].cpu().numpy(), None, metrics)
+        start = state.get("start")  # checkpoints from before there was any have none
+        self._start = None
+        if start is not None:
+            self._start = State(**start).map(lambda part: part.to(self.device))

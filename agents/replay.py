@@ -331,10 +331,6 @@ class Replay:
         those called `names` when given."""
         return self._take(index, names)
 
-    def holds(self, index: np.ndarray) -> bool:
-        """Whether every frame of `index` is still kept."""
-        return bool(len(self._starts)) and self._starts[0] <= index.min() <= index.max() < self._end
-
     def draw_windows(
         self, batch: int, length: int, rng: np.random.Generator | None = None
     ) -> np.ndarray:

@@ -152,7 +152,8 @@ def fill(folder: Path, config: OnlineConfig) -> tuple[Replay, int]:
 def parts_of(agent: MaskedWorldModel, replay: Replay) -> dict[str, Callable[[], Any]]:
     """What is timed of one agent, by name."""
     batch = agent.sample(replay)
-    posterior = agent.update_dynamics(batch)[1].map(torch.clone)
+    posterior = agent.update_dynamics(batch)[1]
+    start = agent._start_states(posterior).map(torch.clone)
     observation = {
         "image": replay.sample_frames(1)["image"].numpy(), "is_first": np.zeros(1, bool),
     }  # fmt: skip
@@ -161,7 +162,7 @@ def parts_of(agent: MaskedWorldModel, replay: Replay) -> dict[str, Callable[[], 
         "autoencoder update": lambda: agent.update_autoencoder(replay),
         "encode a batch of windows": lambda: agent.sample(replay),
         "dynamics update": lambda: agent.update_dynamics(batch),
-        "behaviour update": lambda: agent.update_behaviour(posterior),
+        "behaviour update": lambda: agent.update_behaviour(start),
         "whole update": lambda: agent.update(replay),
         "policy step": lambda: agent.policy(observation, state, explore=True),
     }

@@ -209,14 +209,30 @@ class LatentDynamics(nn.Module):
             return torch.ones_like(feature[..., 0])
         return torch.sigmoid(self.discount_head(feature).squeeze(-1).float())
 
-    def observe(self, batch: dict[str, Tensor], start: State | None = None) -> tuple[State, Tensor]:
-        """Posterior states (T, B, ...) and prior logits (T, B, S, K) along a batch."""
+    def race(self, batch: int, length: int, device: torch.device) -> Tensor:
+        """What decides the states sampled along a batch of windows, (T, B, S, K)."""
+        return self.rssm.race(length, batch, device=device)
+
+    def observe(
+        self,
+        batch: dict[str, Tensor],
+        start: State | None = None,
+        race: Tensor | None = None,
+    ) -> tuple[State, Tensor]:
+        """Posterior states (T, B, ...) and prior logits (T, B, S, K) along a batch; `race` from
+        `race`, drawn here when None."""
         embedding = self.embed(batch["feature"].transpose(0, 1))
         action, is_first = batch["action"].transpose(0, 1), batch["is_first"].transpose(0, 1)
-        return self.rssm.observe(embedding, action, is_first, start)
+        return self.rssm.observe(embedding, action, is_first, start, race)
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, State, dict[str, Tensor]]:
+    def loss(
+        self, batch: dict[str, Tensor], race: Tensor | None = None
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Equation 14. No gradient reaches the autoencoder: features enter detached.
+
+        Args:
+            batch: see the class.
+            race: (T, B, S, K) from `race`; drawn here when None.
 
         Returns:
             The scalar loss, the posterior states (T, B, ...) without gradients, and the parts of
@@ -225,7 +241,7 @@ class LatentDynamics(nn.Module):
         batch = {**batch, "feature": batch["feature"].detach()}
         if self.feature_scale is not None:
             self.feature_scale.see(batch["feature"])
-        posterior, prior = self.observe(batch)
+        posterior, prior = self.observe(batch, race=race)
         state = posterior.feature
         target = self._standardise(batch["feature"]).transpose(0, 1)  # (T, B, N, Z)
         feature_loss = (self.decoder(state).float() - target).square().sum(-1).mean()

@@ -149,7 +149,12 @@ class RSSM(nn.Module):
         return self._logits(self.prior_logits(F.elu(self.prior_hidden(deterministic))))
 
     def observe(
-        self, embedding: Tensor, action: Tensor, is_first: Tensor, start: State | None = None
+        self,
+        embedding: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        start: State | None = None,
+        race: Tensor | None = None,
     ) -> tuple[State, Tensor]:
         """Posterior states along observed sequences.
 
@@ -160,6 +165,7 @@ class RSSM(nn.Module):
             action: (T, B, A) that led to each observation.
             is_first: (T, B) bool.
             start: the state before the first step; zero when None.
+            race: (T, B, S, K) from `race`; drawn here when None.
 
         Returns:
             Posterior states, each part (T, B, ...), and the prior logits (T, B, S, K).
@@ -168,7 +174,8 @@ class RSSM(nn.Module):
         keep = (~is_first).float().unsqueeze(-1)  # (T, B, 1)
         from_action = self.input_action(action * keep)
         from_embedding = self.posterior_embedding(embedding)
-        race = self.race(length, batch, device=embedding.device)
+        if race is None:
+            race = self.race(length, batch, device=embedding.device)
         state = start or self.initial(batch, embedding.device)
         deterministic, stochastic = state.deterministic, state.stochastic
         states = []

@@ -242,8 +242,8 @@ def test_kl_is_balanced_and_held_against_the_free_nats_before_it_is_scaled(clip,
                 head.weight.mul_(3.0)
         observe = model.observe
 
-        def observed(*inputs, observe=observe):
-            posterior, prior = observe(*inputs)
+        def observed(*inputs, observe=observe, **drawn):
+            posterior, prior = observe(*inputs, **drawn)
             posterior.logits.retain_grad()
             prior.retain_grad()
             captured.append((posterior.logits, prior))

@@ -1,6 +1,7 @@
 """Layers and the optimiser against their equations, written out again in float64."""
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from world_models.layers import (
     RunningScale,
     TransformerBlock,
     VisionTransformer,
+    frozen_view,
     initialise,
     sincos_positions,
     symexp,
@@ -112,30 +114,71 @@ def layer_norm(x, norm):
     )
 
 
-def test_block_is_the_pre_norm_vit_block():
+def vit_block(block, tokens):
+    """Worked out again, head by head, in the tokens' precision."""
+    qkv = layer_norm(tokens, block.norm_attention) @ block.query_key_value.weight.T
+    qkv = qkv + block.query_key_value.bias
+    width = tokens.shape[-1]
+    size, parts = width // block.heads, []
+    for head in range(block.heads):
+        query, key, value = (
+            qkv[..., part * width + head * size :][..., :size] for part in range(3)
+        )
+        weights = torch.softmax(query @ key.transpose(1, 2) / math.sqrt(size), dim=-1)
+        parts.append(weights @ value)
+    middle = tokens + torch.cat(parts, -1) @ block.project.weight.T + block.project.bias
+    hidden = layer_norm(middle, block.norm_mlp) @ block.expand.weight.T + block.expand.bias
+    hidden = hidden * 0.5 * (1.0 + torch.erf(hidden / math.sqrt(2.0)))
+    return middle + hidden @ block.contract.weight.T + block.contract.bias
+
+
+@pytest.mark.parametrize(
+    ("learning", "half", "bounds"),
+    [
+        (False, False, {"rtol": 1e-4, "atol": 1e-5}),
+        (True, False, {"rtol": 1e-4, "atol": 1e-4}),
+        (False, True, {"rtol": 0.03, "atol": 0.1}),
+        (True, True, {"rtol": 0.03, "atol": 0.4}),
+    ],
+)
+def test_block_is_the_pre_norm_vit_block(learning, half, bounds):
+    """Attention is computed in other ways with and without gradients, and in half precision."""
     torch.manual_seed(0)
-    heads, width = 2, 8
-    block = TransformerBlock(width, heads)
+    block = TransformerBlock(8, 2)
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-        tokens = torch.randn(3, 5, width)
-        actual = block(tokens)
-        block, tokens = block.double(), tokens.double()
-        qkv = layer_norm(tokens, block.norm_attention) @ block.query_key_value.weight.T
-        qkv = qkv + block.query_key_value.bias
-        size, parts = width // heads, []
-        for head in range(heads):
-            query, key, value = (
-                qkv[..., part * width + head * size :][..., :size] for part in range(3)
-            )
-            weights = torch.softmax(query @ key.transpose(1, 2) / math.sqrt(size), dim=-1)
-            parts.append(weights @ value)
-        middle = tokens + torch.cat(parts, -1) @ block.project.weight.T + block.project.bias
-        hidden = layer_norm(middle, block.norm_mlp) @ block.expand.weight.T + block.expand.bias
-        hidden = hidden * 0.5 * (1.0 + torch.erf(hidden / math.sqrt(2.0)))
-        expected = middle + hidden @ block.contract.weight.T + block.contract.bias
-        torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
+    tokens, wanted = torch.randn(3, 5, 8, requires_grad=learning), torch.randn(3, 5, 8)
+    results = []
+    for model, inputs in ((block, tokens), (copy.deepcopy(block).double(), tokens.double())):
+        compute = model if model is block else functools.partial(vit_block, model)
+        rounded = torch.autocast("cpu", torch.bfloat16, half and model is block)
+        with rounded, torch.set_grad_enabled(learning):
+            output = compute(inputs)
+        found = [output]
+        if learning:
+            loss = (output * wanted).sum()
+            found += torch.autograd.grad(loss, [tokens, *model.parameters()])
+        results.append([value.double() for value in found])
+    torch.testing.assert_close(*results, **bounds)
+
+
+def test_a_frozen_view_shares_weights_and_learns_nothing():
+    torch.manual_seed(0)
+    block = nn.Sequential(TransformerBlock(8, 2), RunningScale(8))
+    view, tokens = frozen_view(block), torch.randn(2, 3, 8, requires_grad=True)
+    torch.testing.assert_close(view[0](tokens), block[0](tokens), rtol=0, atol=0)
+    view[0](tokens).square().sum().backward()
+    assert tokens.grad.abs().sum() > 0
+    assert all(p.grad is None for p in [*view.parameters(), *block.parameters()])
+    assert all(p.requires_grad for p in block.parameters())
+    other = nn.Sequential(TransformerBlock(8, 2), RunningScale(8))
+    other[1].see(tokens)
+    block.load_state_dict(other.state_dict())
+    torch.testing.assert_close(view.state_dict(), other.state_dict(), rtol=0, atol=0)
+    optimizer = Optimizer([block[0]], OptimizerConfig())
+    optimizer.step(block[0](tokens).square().sum())
+    torch.testing.assert_close(view.state_dict(), block.state_dict(), rtol=0, atol=0)
 
 
 def test_transformer_ends_in_a_norm_and_without_blocks_changes_nothing():
