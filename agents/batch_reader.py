@@ -28,12 +28,11 @@ class Draw(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """Of the replay: those the autoencoder learns from (none where its update is not due),
-    and the windows that are encoded after that, with their places."""
+    """Of the replay: those the autoencoder learns from (none where its update is not due), and
+    the windows of the dynamics' update."""
 
     single: dict[str, Tensor] | None
     windows: dict[str, Tensor]
-    index: np.ndarray
 
 
 def translated(batch: dict[str, Tensor], shift: np.ndarray) -> dict[str, Tensor]:
@@ -144,7 +143,7 @@ class BatchReader:
 
         def read() -> Frames:
             single = None if drawn is None else self.frames(replay, drawn)
-            return Frames(single, self._pinned(self.windows(replay, windows)), windows)
+            return Frames(single, self._pinned(self.windows(replay, windows)))
 
         if replay.device is not None:
             frames = read()

@@ -6,6 +6,7 @@ Shape legend: n environments, B batch, T time, H = W image size, A action.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from agents.batch_reader import BatchReader, Frames
 from agents.compilation import compiled, require_compiler
 from agents.precision import Precision, autocast
 from agents.replay import Replay
-from agents.training import Deferred
 from errors import UserError
 from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
@@ -52,8 +52,8 @@ class MaskedWorldModelConfig:
     """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
     overlap: bool = False
     """On a CPU with two threads or more, learn to predict in a thread of its own while learning to
-    act and to see in this one: the same computation. With one thread or on a GPU it changes
-    nothing."""
+    act and to see in this one: the same computation, in bfloat16 up to the order in which an
+    uncompiled update sums gradients. With one thread or on a GPU it changes nothing."""
     compile: bool = False
     """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. It takes
     minutes at the start, then saves a good part of an update's time (`results/benchmark.py
@@ -97,6 +97,13 @@ class MaskedWorldModelConfig:
             )
 
 
+class Deferred:
+    """What stands for a Future where nothing runs beside: called when its result is asked for."""
+
+    def __init__(self, call: Callable, *args):
+        self.result = functools.cache(functools.partial(call, *args))
+
+
 class MaskedWorldModel(nn.Module):
     """An agent in the sense of design.md: policy, pretrain, update, report, state_dict.
 
@@ -119,7 +126,6 @@ class MaskedWorldModel(nn.Module):
         self.to(self.device)
         self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action)
         self.behaviour.to(self.device)
-        self._renew_view()
         self.autoencoder_optimizer = Optimizer([self.autoencoder], config.autoencoder_optimizer)
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
         self.updates = 0  # joint updates in the loop
@@ -133,18 +139,22 @@ class MaskedWorldModel(nn.Module):
             self.device,
             config.random_shift,
         )
+        self._world: list[LatentDynamics] = []  # `world`; bare, its weights would be kept twice
         self._overlapping = False  # in an update now, with a second thread beside this one
+        self._warm = False  # every part of an update has run, and is compiled if it is to be
         self._start: State | None = None  # where the next joint update's imagination begins
         self._beside: ThreadPoolExecutor | None = None
 
-    def _apply(self, fn, recurse: bool = True) -> MaskedWorldModel:
-        super()._apply(fn, recurse)
-        self._renew_view()  # of the weights where they are now
-        return self
-
-    def _renew_view(self) -> None:
-        # Not as a submodule, whose weights would be kept and counted twice.
-        object.__setattr__(self, "_world", frozen_view(self.dynamics))
+    @property
+    def world(self) -> LatentDynamics:
+        """The dynamics as behaviour learns in them: the same weights, of which no gradients are
+        computed; also after a copy or a move of the agent."""
+        if self._world:
+            seen, own = (next(m.parameters()) for m in (self._world[0], self.dynamics))
+            if seen.data_ptr() == own.data_ptr():
+                return self._world[0]
+        self._world = [frozen_view(self.dynamics)]
+        return self._world[0]
 
     # Acting
 
@@ -228,8 +238,8 @@ class MaskedWorldModel(nn.Module):
         """Behaviour learns in the world that the last update left; beside it, the next is made.
 
         This is Algorithm 1 with its loop cut elsewhere: an update ends where the dynamics have
-        learned and imagination could begin. The two share nothing, so that they can run beside
-        each other.
+        learned and imagination could begin; the first of all makes a world before that. Neither
+        half reads what the other changes, so that they can run beside each other.
         """
         if self._start is None:
             self._learn_world(replay, self._autoencoder_due(pretraining))
@@ -260,6 +270,7 @@ class MaskedWorldModel(nn.Module):
             predicted, posterior = predicting.result()
             # Not before: behaviour has learned in the world as it was.
             metrics |= self._step_dynamics(predicted)
+        self._warm |= start is not None
         self._start = self._start_states(posterior).map(self._kept)
         return metrics
 
@@ -282,6 +293,9 @@ class MaskedWorldModel(nn.Module):
 
         def submit(call: Callable, *args) -> Future:
             begun.append(self._beside.submit(with_half, call, *args))
+            if self.compiled and not self._warm:
+                # torch.compile puts back the random state of all threads when it is done.
+                wait(begun)
             return begun[-1]
 
         self._overlapping = True
@@ -289,8 +303,8 @@ class MaskedWorldModel(nn.Module):
         try:
             yield submit
         finally:
-            torch.set_num_threads(threads)
             wait(begun)
+            torch.set_num_threads(threads)
             self._overlapping = False
 
     def _autoencoder_due(self, pretraining: bool) -> bool:
@@ -344,6 +358,7 @@ class MaskedWorldModel(nn.Module):
         self, batch: dict[str, Tensor], race: Tensor | None = None
     ) -> tuple[dict[str, Tensor], State]:
         """The gradient of the dynamics' loss on a batch, for their next step."""
+        self.dynamics_optimizer.adam.zero_grad()  # what an update that failed may have left
         with self._autocast(self.config.precision):
             loss, posterior, metrics = self.dynamics.loss(batch, race)
         self.dynamics_optimizer.accumulate(loss)
@@ -361,7 +376,7 @@ class MaskedWorldModel(nn.Module):
     def update_behaviour(self, start: State) -> dict[str, Tensor]:
         """One update in imagination from `start` states (n, ...) (eqs. 10 and 12)."""
         with self._autocast(self.config.precision):
-            losses = self.behaviour.losses(self._world, start)
+            losses = self.behaviour.losses(self.world, start)
         metrics = self.behaviour.step(*losses)
         return {f"behaviour/{name}": value for name, value in metrics.items()}
 

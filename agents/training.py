@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -23,13 +20,6 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used here: {reason}") from error
-
-
-class Deferred:
-    """A call that is made when its result is first asked for; elsewhere a Future."""
-
-    def __init__(self, call: Callable, *args):
-        self.result = functools.cache(functools.partial(call, *args))
 
 
 class MetricMean:

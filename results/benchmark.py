@@ -88,7 +88,8 @@ class Benchmark:
     repeats: int = 10
     """Calls of each part in a turn."""
     loop_steps: int = 3000
-    """Environment steps of the whole loop; 0 leaves it out."""
+    """Environment steps of the whole loop in each mode, one mode after the other; 0 leaves it
+    out."""
     replay_frames: tuple[int, ...] = (10_000, 100_000)
     """Sizes at which sampling is measured, in frames; 2,000,000 take 25 GB of disk."""
     environments: tuple[str, ...] = ("metaworld/window-close", "dmc/walker-walk")
@@ -151,7 +152,7 @@ def fill(folder: Path, config: OnlineConfig) -> tuple[Replay, int]:
 
 def parts_of(agent: MaskedWorldModel, replay: Replay) -> dict[str, Callable[[], Any]]:
     """What is timed of one agent, by name."""
-    batch = agent.sample(replay)
+    batch = {name: value.clone() for name, value in agent.sample(replay).items()}
     posterior = agent.update_dynamics(batch)[1]
     start = agent._start_states(posterior).map(torch.clone)
     observation = {
@@ -380,7 +381,10 @@ def measure(options: Benchmark) -> dict[str, Any]:
             )
     if options.loop_steps:
         config = replace(config, device=options.device)
-        result["loop"] = measure_loop(config, options.loop_steps)
+        result["loops"] = {
+            mode: measure_loop(in_mode(config, mode), options.loop_steps)
+            for mode in options.compare
+        }
     return result
 
 

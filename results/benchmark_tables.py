@@ -24,7 +24,9 @@ def markdown(result: dict[str, Any]) -> str:
         + ".",
         "",
         "Medians of milliseconds over calls taken in turns, quartiles in brackets; an update of "
-        "which the autoencoder's part is due every other time is a mean over whole periods.",
+        "which the autoencoder's part is due every other time is a mean over whole periods. Parts "
+        "run by themselves, on all threads; in a whole update with `overlap` two run beside each "
+        "other, on half of them each (and are compiled once more for that).",
         "",
         "| part | " + " | ".join(modes) + " | "
         + " | ".join(f"{modes[0]} / {mode}" for mode in modes[1:]) + " |",
@@ -64,18 +66,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines.append("")
     if "public" in result:
         lines += [*public_table(result["public"]), ""]
-    if "loop" in result:
-        loop = result["loop"]
-        lines += [
-            f"The loop: {loop['environment_steps_per_second']:.1f} environment steps and "
-            f"{loop['updates_per_second']:.2f} updates a second. "
-            + ", ".join(f"{name} {100 * share:.1f} %" for name, share in loop["share"].items())
-            + f". From start to the first step {loop['start_up_seconds']:.1f} s; "
-            f"`run.py --help` {result['help_seconds']:.2f} s. Memory of the process: "
-            + ", ".join(f"{name} {value:,.0f} MiB" for name, value in loop["memory"].items())
-            + ".",
-            "",
-        ]
+    if "loops" in result:
+        lines += [*_loops(result), ""]
     names = next(iter(result["environments"].values()))
     lines += ["| environment (ms) | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for task, values in result["environments"].items():
@@ -96,6 +88,41 @@ def markdown(result: dict[str, Any]) -> str:
     if "loading" in result:
         lines += _loading(result["loading"])
     return "\n".join(lines) + "\n"
+
+
+PROJECTED = 500_000
+"""Environment steps that a projection is for: the paper's budget of an easy Meta-World task."""
+
+
+def _loops(result: dict[str, Any]) -> list[str]:
+    """The whole loop, and where its time goes."""
+    loops = result["loops"]
+    shares = list(next(iter(loops.values()))["share"])
+    lines = [
+        f"The loop, one mode after the other. {PROJECTED:,} environment steps are projected from"
+        " it, without pretraining and evaluations.",
+        "",
+        f"| the loop | environment steps a second | updates a second | an update and its agent"
+        f" steps (ms) | {PROJECTED:,} steps (hours) | " + " | ".join(shares) + " |",
+        "|---" * (5 + len(shares)) + "|",
+    ]
+    for mode, loop in loops.items():
+        steps, updates = loop["environment_steps_per_second"], loop["updates_per_second"]
+        cells = [
+            f"{steps:.1f}", f"{updates:.2f}", f"{1e3 / updates:.1f}",
+            f"{PROJECTED / steps / 3600:.2f}",
+            *(f"{100 * share:.1f} %" for share in loop["share"].values()),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join([mode, *cells]) + " |")
+    last = list(loops.values())[-1]
+    return [
+        *lines,
+        "",
+        f"From start to the first step {last['start_up_seconds']:.1f} s; `run.py --help`"
+        f" {result['help_seconds']:.2f} s. Memory of the process in the end: "
+        + ", ".join(f"{name} {value:,.0f} MiB" for name, value in last["memory"].items())
+        + ".",
+    ]
 
 
 def _pictures(found: dict[str, dict[str, float]]) -> list[str]:

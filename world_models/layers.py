@@ -102,7 +102,7 @@ class TransformerBlock(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)
         if qkv.device.type == "cpu" and (qkv.requires_grad or qkv.dtype == torch.bfloat16):
             # Of so few tokens two products are faster there: up to 3 times, with gradients.
-            scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
             attended = scores.softmax(-1) @ value
         else:
             attended = F.scaled_dot_product_attention(query, key, value)
@@ -195,7 +195,7 @@ def frozen_view(module: nn.Module) -> nn.Module:
     """A copy of `module` on the same weights and buffers, to which no gradients are computed.
 
     Gradients pass through it to its inputs. What an optimiser or `load_state_dict` does to the
-    weights is seen at once; after `module.to(...)` a new view has to be made.
+    weights is seen at once; where `module` is moved, a new view has to be made.
     """
     shared: dict[int, Tensor] = {id(buffer): buffer for buffer in module.buffers()}
     for weight in module.parameters():

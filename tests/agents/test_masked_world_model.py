@@ -1,5 +1,6 @@
 """The agent: who learns from what, what a checkpoint holds, and what may not touch chance."""
 
+import copy
 import functools
 import threading
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from agents.checkpoint import load_checkpoint, save_checkpoint
@@ -128,12 +130,19 @@ def test_behaviour_learns_in_the_world_that_the_last_update_left(replay):
         assert changed(agent.dynamics, before)
 
 
-def test_an_agent_that_was_moved_imagines_with_the_weights_where_they_are(replay):
-    agent = make().double()  # as to another device, new tensors
-    assert {p.dtype for p in agent._world.parameters()} == {torch.float64}
-    weights = zip(agent._world.parameters(), agent.dynamics.parameters(), strict=True)
-    assert all(one.data_ptr() == other.data_ptr() for one, other in weights)
-    assert not any(name.startswith("_world") for name in agent.state_dict())
+@pytest.mark.parametrize("elsewhere", [nn.Module.double, copy.deepcopy])
+def test_an_agent_elsewhere_imagines_with_its_own_weights(replay, elsewhere):
+    """Moved, as to another device, or copied: with the weights that its dynamics learn."""
+    agent = make()
+    agent.update(replay)
+    other = elsewhere(agent)
+    assert not any(name.startswith("_world") for name in other.state_dict())
+    for weight in other.dynamics.parameters():
+        torch.nn.init.zeros_(weight)
+    assert {p.abs().sum().item() for p in other.world.parameters()} == {0.0}
+    assert not any(p.requires_grad for p in other.world.parameters())
+    if other is not agent:
+        assert any(p.any() for p in agent.world.parameters())
 
 
 def test_no_gradient_is_left_behind(replay):
@@ -251,17 +260,53 @@ def test_updates_beside_each_other_are_those_one_after_the_other(tmp_path, one_t
     assert torch.get_num_threads() == 2  # given back
 
 
-def test_what_goes_wrong_in_the_other_thread_is_raised(replay):
-    threads = torch.get_num_threads()
-    agent = make(replace(TINY, overlap=True))
-    agent.update(replay)
-    del replay._arrays["image"]
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        with pytest.raises(KeyError, match="image"):
-            agent.update(replay)
-    finally:
-        torch.set_num_threads(threads)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_what_goes_wrong_in_the_other_thread_is_raised(replay, two_threads, monkeypatch):
+    agent, where = make(replace(TINY, overlap=True)), []
+    agent.update(replay)
+
+    def fail(batch, race):
+        where.append(threading.current_thread())
+        raise ArithmeticError("predicted")
+
+    monkeypatch.setattr(agent.dynamics, "loss", fail)
+    with pytest.raises(ArithmeticError, match="predicted"):
+        agent.update(replay)
+    assert where != [threading.current_thread()]
+    assert torch.get_num_threads() == 2
+
+
+def test_what_goes_wrong_in_this_thread_leaves_nothing_to_the_next_update(
+    tmp_path, two_threads, monkeypatch
+):
+    results = []
+    for failing in (False, True):
+        replay = make_replay(tmp_path / str(failing))
+        agent = make(replace(TINY, overlap=True))
+        agent.update(replay)
+        if failing:
+            chance = replay.state_dict(), torch.get_rng_state()
+            monkeypatch.setattr(agent, "update_behaviour", _interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                agent.update(replay)
+            monkeypatch.undo()
+            assert torch.get_num_threads() == 2
+            agent.updates -= 1
+            replay.load_state_dict(chance[0])
+            torch.set_rng_state(chance[1])
+        results.append((agent.update(replay), tensors(agent)))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def _interrupted(start):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("window", "shift"), [(1, 0), (1, 2), (3, 2)])
@@ -344,6 +389,18 @@ def test_restored_agent_makes_the_same_next_updates_bit_for_bit(tmp_path, behind
     for left, right in zip(expected, actual, strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
     assert (again.updates, again.pretrained) == (agent.updates, agent.pretrained)
+
+
+def test_checkpoints_from_before_a_world_was_kept_are_gone_on_with(replay):
+    agent = make()
+    agent.update(replay)
+    state = agent.save()
+    del state["start"]
+    state["seen"] = {"index": torch.zeros(3, 5, dtype=torch.int64), "metrics": {}}
+    again = make(seed=9)
+    again.load(state)
+    again.update(replay)
+    assert again.update_counts() == {"autoencoder": 4, "dynamics": 4, "actor": 2, "critic": 2}
 
 
 def test_report_shows_a_video_and_touches_no_chance(replay):
@@ -442,7 +499,7 @@ def test_compiled_updates_compute_the_same(tmp_path, monkeypatch, precision, bou
         agent, replay = make(config), make_replay(tmp_path / str(compiled))
         if compiled:
             agent.compile_updates()
-        found = list(agent.pretrain(replay))
+        found = [*agent.pretrain(replay), agent.update(replay)]
         restarted = make(config, seed=1)
         if compiled:
             restarted.compile_updates()
@@ -458,3 +515,23 @@ def test_compiled_updates_compute_the_same(tmp_path, monkeypatch, precision, bou
     torch.testing.assert_close(*metrics, **bounds)
     torch.testing.assert_close(*weights, **bounds)
     assert captured.frame_count == 3  # encoding, dynamics and behaviour: each whole, once
+
+
+def test_compiling_beside_each_other_leaves_chance_as_it_is(tmp_path, two_threads, monkeypatch):
+    """Also after a restart, where all parts are compiled in the same update."""
+    compiling = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **_: compiling(call, backend="eager"))
+    states = []
+    for overlap in (False, True):
+        torch._dynamo.reset()
+        config, replay = replace(TINY, overlap=overlap), make_replay(tmp_path / str(overlap))
+        agent = make(config)
+        agent.update(replay)
+        again = make(config, seed=9)
+        again.compile_updates()
+        again.load(agent.save())
+        torch.manual_seed(3)
+        for _ in range(2):
+            again.update(replay)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
