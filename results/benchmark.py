@@ -391,7 +391,7 @@ def measure(options: Benchmark) -> dict[str, Any]:
 def main(options: Benchmark) -> None:
     """Measure, print, write. Raises UserError for a task that does not exist."""
     for task in (options.task, *options.environments):
-        envs.suite(task)  # before minutes have passed
+        envs.make(task).close()  # what is missing is said before minutes have passed
     if options.public is not None:
         check_public(options.public)
     result = measure(options)
