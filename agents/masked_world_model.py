@@ -55,9 +55,9 @@ class MaskedWorldModelConfig:
     act and to see in this one: the same computation, in bfloat16 up to the order in which an
     uncompiled update sums gradients. With one thread or on a GPU it changes nothing."""
     compile: bool = False
-    """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. It takes
-    minutes at the start, then saves a good part of an update's time (`results/benchmark.py
-    --compare preset compiled`). It draws other random numbers."""
+    """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. Two minutes
+    at the start, then three quarters to four fifths of the time on two cores
+    (`results/benchmark.py --compare preset compiled`). It draws other random numbers."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024

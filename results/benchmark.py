@@ -359,6 +359,12 @@ def measure(options: Benchmark) -> dict[str, Any]:
         replay, action = fill(Path(folder) / "replay", config)
         result["arithmetic"] = measure_arithmetic(options, config, replay, action)
         result["parts"] = measure_parts(options, config, replay, action)
+        if options.loop_steps:  # before the replays, whose files the system goes on writing
+            looped = replace(config, device=options.device)
+            result["loops"] = {
+                mode: measure_loop(in_mode(looped, mode), options.loop_steps)
+                for mode in options.compare
+            }
         result["sources"] = measure_sources(options, config, replay, action, Path(folder))
         if options.public is not None:
             every = from_every_state(config)
@@ -379,12 +385,6 @@ def measure(options: Benchmark) -> dict[str, Any]:
             result["loading"] = measure_loading(
                 Path(folder), options.demonstrations, options.rounds
             )
-    if options.loop_steps:
-        config = replace(config, device=options.device)
-        result["loops"] = {
-            mode: measure_loop(in_mode(config, mode), options.loop_steps)
-            for mode in options.compare
-        }
     return result
 
 
