@@ -6,9 +6,8 @@ Shape legend: n environments, B batch, T time, H = W image size, A action.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +20,7 @@ from agents.batch_reader import BatchReader, Frames
 from agents.compilation import compiled, require_compiler
 from agents.precision import Precision, autocast
 from agents.replay import Replay
+from agents.side_thread import Deferred, SideThread
 from errors import UserError
 from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
@@ -97,13 +97,6 @@ class MaskedWorldModelConfig:
             )
 
 
-class Deferred:
-    """What stands for a Future where nothing runs beside: called when its result is asked for."""
-
-    def __init__(self, call: Callable, *args):
-        self.result = functools.cache(functools.partial(call, *args))
-
-
 class MaskedWorldModel(nn.Module):
     """An agent in the sense of design.md: policy, pretrain, update, report, state_dict.
 
@@ -140,10 +133,9 @@ class MaskedWorldModel(nn.Module):
             config.random_shift,
         )
         self._world: list[LatentDynamics] = []  # `world`; bare, its weights would be kept twice
-        self._overlapping = False  # in an update now, with a second thread beside this one
         self._warm = False  # every part of an update has run, and is compiled if it is to be
         self._start: State | None = None  # where the next joint update's imagination begins
-        self._beside: ThreadPoolExecutor | None = None
+        self._beside = SideThread()
 
     @property
     def world(self) -> LatentDynamics:
@@ -274,41 +266,16 @@ class MaskedWorldModel(nn.Module):
         self._start = self._start_states(posterior).map(self._kept)
         return metrics
 
-    @contextlib.contextmanager
-    def _two_threads(self) -> Iterator[Callable[..., Future | Deferred]]:
-        """What computes a call in a thread of its own, with half of this one's share of the cores;
-        without `overlap`, in this thread and when its result is asked for."""
-        threads = torch.get_num_threads()
-        if not self.config.overlap or self.device.type != "cpu" or threads < 2:
-            yield Deferred
-            return
-        if self._beside is None:
-            self._beside = ThreadPoolExecutor(1)
-        begun = []
-
-        def with_half(call: Callable, *args):
-            torch.get_num_threads()  # a new thread takes over the process's number when first asked
-            torch.set_num_threads(threads // 2)
-            return call(*args)
-
-        def submit(call: Callable, *args) -> Future:
-            begun.append(self._beside.submit(with_half, call, *args))
-            if self.compiled and not self._warm:
-                # torch.compile puts back the random state of all threads when it is done.
-                wait(begun)
-            return begun[-1]
-
-        self._overlapping = True
-        torch.set_num_threads(threads - threads // 2)
-        try:
-            yield submit
-        finally:
-            wait(begun)
-            torch.set_num_threads(threads)
-            self._overlapping = False
+    def _two_threads(self) -> contextlib.AbstractContextManager[Callable[..., Future | Deferred]]:
+        """What computes a call in a thread beside this one; without `overlap`, in this one and
+        when its result is asked for."""
+        if self.config.overlap and self.device.type == "cpu" and torch.get_num_threads() > 1:
+            # torch.compile puts back the random state of all threads when it is done.
+            return self._beside.share(in_order=self.compiled and not self._warm)
+        return contextlib.nullcontext(Deferred)
 
     def _autoencoder_due(self, pretraining: bool) -> bool:
-        """Whether the autoencoder learns before the next batch is encoded."""
+        """Whether the autoencoder learns in the next update of the world model."""
         return pretraining or self.updates % self.config.autoencoder_every == 0
 
     def _draw_keep(self, due: bool) -> Tensor | None:
@@ -398,7 +365,7 @@ class MaskedWorldModel(nn.Module):
     def _autocast(self, precision: Precision) -> torch.autocast:
         # The cache of cast weights is one per process, and leaving autocast in any thread empties
         # it: beside each other, gradients would be summed in an order that time decides.
-        return autocast(precision, self.device, cache=not self._overlapping)
+        return autocast(precision, self.device, cache=not self._beside.running)
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
