@@ -6,6 +6,7 @@ usage: python run.py COMMAND [OPTIONS]
   imitate    learn tasks from demonstrations: --data demos/ --task libero/object
   evaluate   measure a trained agent: --logdir runs/...
   compare    put learning curves beside each other and published ones
+  record     keep learning curves of run folders as small files
   collect    record demonstrations with masks: --task metaworld/mt10 --episodes 50 --out demos/
   annotate   add masks to demonstrations, LIBERO's own for example: --data DIR
   inspect    say and draw what is in a demonstration file
@@ -27,10 +28,11 @@ from errors import UserError
 # does: a command's module is imported when the command is called, and imports what learns or
 # simulates inside its functions.
 COMMANDS = {
-    "train": "commands.learn",
-    "imitate": "commands.learn",
+    "train": "commands.train",
+    "imitate": "commands.imitate",
     "evaluate": "commands.evaluate",
-    "compare": "commands.evaluate",
+    "compare": "commands.compare",
+    "record": "commands.record",
     "collect": "commands.demonstrations",
     "annotate": "commands.demonstrations",
     "inspect": "commands.demonstrations",

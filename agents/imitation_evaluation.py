@@ -8,19 +8,108 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gymnasium.vector import VectorEnv
 
 import envs
-from agents import imitation
 from agents.evaluation import pruning_area, retained, summarise
-from agents.imitation_loading import load_predictor
-from agents.provenance import provenance
-from agents.run_folder import RunFolder
+from agents.imitation_config import View
+from agents.imitation_loading import load_agent, load_predictor
+from agents.mask_world_model import ImitationAgent, check_agreement
+from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from errors import UserError
+from experiment.provenance import provenance
+from experiment.run_folder import RunFolder
+
+
+@contextlib.contextmanager
+def opened(
+    view: View, task: str, environments: int, shift: str = "", quality: str | None = None
+) -> Iterator[VectorEnv]:
+    """Environments of one task in processes of their own, closed at the end.
+
+    Args:
+        view: how the agent sees the task: RGB and proprioception, never a mask.
+        task: id.
+        environments: how many.
+        shift: visual shifts to act under (`envs.shifts`).
+        quality: of the pictures; None is that of the data.
+    """
+    vector = envs.make_vector(task, environments, **view.options(shift=shift, quality=quality))
+    try:
+        yield vector
+    finally:
+        vector.close()
+
+
+def evaluate(
+    agent: ImitationAgent | None,
+    vector: VectorEnv,
+    task: str,
+    episodes: int,
+    seed: int,
+    instruction: str | None = None,
+    film: list | None = None,
+) -> list[dict]:
+    """Closed-loop episodes of one task, on starts that no evaluation during training uses.
+
+    Each ends at its first success. LIBERO by its protocol: episode k starts from the benchmark's
+    recorded state `seed` + k.
+
+    Args:
+        agent: None acts at random.
+        vector: from `opened`.
+        task: id.
+        episodes: how many.
+        seed: of the starts and of the agent's noise.
+        instruction: what the agent is told; None is the task's own.
+        film: takes frames (H, W, 3) of what is seen and predicted in the first environment.
+
+    Returns:
+        As `run_episodes`.
+
+    Raises:
+        UserError: the task does not fit the agent; more episodes than LIBERO has recorded states.
+    """
+    recorded = envs.recorded_starts(task)
+    if recorded and episodes > recorded:
+        raise UserError(
+            f"--episodes is {episodes}; LIBERO has {recorded} recorded starts of a task, and one"
+            " met twice is no new episode"
+        )
+    seeds = [
+        seed + index if recorded else episode_seed(seed, FINAL_EVALUATION, index)
+        for index in range(episodes)
+    ]
+    options = {"init_state": "seed"} if recorded else None
+    return run_task(agent, vector, seeds, seed, options, instruction, film)
+
+
+def run_task(
+    agent: ImitationAgent | None,
+    vector: VectorEnv,
+    seeds: Sequence[int],
+    seed: int,
+    options: dict | None = None,
+    instruction: str | None = None,
+    film: list | None = None,
+) -> list[dict]:
+    """Episodes from `seeds`, each until its first success; `options`: of every reset."""
+    space = vector.single_action_space
+    if agent is None:
+        actor = RandomAgent(space, seed)
+    else:
+        check_agreement(agent.interface, vector.single_observation_space, space)
+        told = vector.get_attr("instruction")[0] if instruction is None else instruction
+        actor = agent.actor(told, seed, film is not None)
+    episodes = run_episodes(actor, vector, list(seeds), options=options, until_success=True)
+    if film is not None:
+        film += actor.film or []
+    return episodes
+
 
 MOST_PROCESSES = 20
 """Environments kept open at the same time."""
@@ -66,7 +155,7 @@ class Evaluation:
         device: str = "auto",
     ):
         self.folder = RunFolder.open(logdir)
-        self.agent, self.config, self.view, self.updates = imitation.load_agent(logdir, device)
+        self.agent, self.config, self.view, self.updates = load_agent(logdir, device)
         self.tasks = list(tasks or envs.expand(self.config.task))
         self.episodes, self.seed = episodes, seed
         if execute is not None:
@@ -204,7 +293,7 @@ class Evaluation:
     def _episodes(self, task: str, count: int, row: Row, film: list | None = None) -> list[dict]:
         vector = self._vector(task, row.shift, 1 if film is not None else count)
         agent = None if row.random else self.agent
-        return imitation.evaluate(agent, vector, task, count, self.seed, row.told.get(task), film)
+        return evaluate(agent, vector, task, count, self.seed, row.told.get(task), film)
 
     def _vector(self, task: str, shift: str, count: int) -> VectorEnv:
         """Environments for one row of one task, those of an earlier row where they are open still.
@@ -219,7 +308,7 @@ class Evaluation:
             ):
                 self.close()
             self._open[key] = self._stack.enter_context(
-                imitation.opened(self.view, task, count, shift, self.config.quality)
+                opened(self.view, task, count, shift, self.config.quality)
             )
         return self._open[key]
 

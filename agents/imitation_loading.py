@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from agents.checkpoint import load_checkpoint
-from agents.imitation_agent import ImitationAgent, Interface
-from agents.run_folder import RunFolder
-from agents.training import choose_device
+from agents.device import choose_device
+from agents.imitation_config import ImitationConfig, View
+from agents.mask_world_model import ImitationAgent
+from agents.mask_world_model_config import Interface
 from errors import UserError
+from experiment.checkpoint import load_checkpoint
+from experiment.run_folder import RunFolder
 from world_models.mask_dynamics import MaskDynamics
-
-if TYPE_CHECKING:
-    from agents.imitation import ImitationConfig
 
 DYNAMICS = "dynamics.pt"
 """File of a run folder with the world model that stage 1 ended with."""
+
+
+def load_agent(
+    logdir: Path | str, device: str = "auto"
+) -> tuple[ImitationAgent, ImitationConfig, View, int]:
+    """The agent of a run folder's checkpoint, its configuration, how it sees, and its updates.
+
+    Raises:
+        UserError: no such folder, no checkpoint in it, one that cannot be read, or whose second
+            stage has not begun.
+    """
+    config = RunFolder.read_config(logdir, ImitationConfig)
+    agent, state = load_state(logdir, config, device)
+    if state["stage"] != "policy":
+        raise UserError(
+            f"{logdir} has made {state['updates']} updates of its world model and has no policy"
+            " yet; let the same command go on"
+        )
+    return agent, config, View(**state["view"]), state["updates"]
 
 
 def load_state(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agents.diffusion_policy import DiffusionPolicyConfig
-from agents.imitation import ImitationConfig
-from agents.imitation_agent import ImitationAgentConfig
+from agents.imitation_config import ImitationConfig
+from agents.mask_world_model_config import ImitationAgentConfig
 from errors import UserError
 from world_models.image_encoder import ImageEncoderConfig
 from world_models.layers import OptimizerConfig

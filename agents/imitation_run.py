@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,61 +15,25 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import envs
-from agents.allocator import keep_freed_memory
-from agents.checkpoint import save_checkpoint
+from agents.device import choose_device, keep_freed_memory
 from agents.evaluation import summarise
-from agents.imitation_agent import ImitationAgent, Interface, check_agreement
+from agents.imitation_config import ImitationConfig, View
+from agents.imitation_evaluation import opened, run_task
 from agents.imitation_loading import DYNAMICS, load_checked, load_world_model
+from agents.mask_world_model import ImitationAgent, check_agreement
+from agents.mask_world_model_config import Interface
 from agents.rollout import EVALUATION, episode_seed
-from agents.run_folder import RunFolder
-from agents.training import LOG_SECONDS, MetricMean, choose_device, random_state, set_random_state
-from envs.demonstrations import SHORT_CAMERA_NAMES, Recording
+from agents.training import LOG_SECONDS, MetricMean, random_state, set_random_state
+from envs.demonstrations import Recording
 from envs.windows import open_windows, statistics
 from errors import UserError
+from experiment.checkpoint import save_checkpoint
+from experiment.run_folder import RunFolder
 from world_models.layers import Optimizer
 from world_models.video_targets import to_unit
 
-if TYPE_CHECKING:
-    from agents.imitation import ImitationConfig
-
 REPORTED_WINDOWS = 4
 REPORTED_FRAMES = 4
-
-
-@dataclass(frozen=True)
-class View:
-    """How a task is shown to the agent: as the demonstrations show it."""
-
-    camera: str
-    """Names of the simulator, separated by commas."""
-    size: int
-    """Picture edge, pixels."""
-    quality: str
-    action_repeat: int
-
-    @classmethod
-    def of(cls, recording: Recording) -> View:
-        """As a demonstration file shows its task."""
-        full = {short: name for name, short in SHORT_CAMERA_NAMES.items()}
-        names = ",".join(full.get(camera, camera) for camera in recording.cameras)
-        return cls(names, recording.size, recording.quality, recording.action_repeat)
-
-    @property
-    def cameras(self) -> int:
-        """How many."""
-        return len(self.camera.split(","))
-
-    def options(self, shift: str = "", quality: str | None = None) -> dict[str, Any]:
-        """Of `envs.make`: RGB and proprioception, never a mask."""
-        return {
-            "camera": self.camera,
-            "size": self.size,
-            "quality": quality or self.quality,
-            "action_repeat": self.action_repeat,
-            "proprio": True,
-            "masks": False,
-            "shift": shift,
-        }
 
 
 class ImitationRun:
@@ -256,8 +219,6 @@ class ImitationRun:
 
     def _take_over(self, logdir: Path) -> None:
         """Stage 1 of another run in place of one's own."""
-        from agents.imitation import ImitationConfig
-
         theirs = RunFolder.read_config(logdir, ImitationConfig)
         for name in ("world_model", "dynamics", "history", "stride", "language"):
             if getattr(theirs.agent, name) != getattr(self.config.agent, name):
@@ -340,8 +301,6 @@ class ImitationRun:
 
     def evaluate(self) -> None:
         """Episodes of every task in the simulator, on starts of their own."""
-        from agents.imitation import opened, run_task
-
         config, kept = self.config, random_state()
         metrics = {}
         for task in self.tasks:

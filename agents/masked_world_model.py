@@ -8,93 +8,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.actor_critic import ActorCritic
 from agents.batch_reader import BatchReader, Frames
-from agents.compilation import compiled, require_compiler
-from agents.precision import Precision, autocast
+from agents.device import Precision, autocast, compiled, require_compiler
+from agents.masked_world_model_config import MaskedWorldModelConfig
 from agents.replay import Replay
 from agents.side_thread import Deferred, SideThread
-from errors import UserError
-from world_models.autoencoder import AutoencoderConfig, MaskedAutoencoder
-from world_models.latent_dynamics import LatentDynamics, LatentDynamicsConfig
-from world_models.layers import Optimizer, OptimizerConfig, frozen_view
+from world_models.autoencoder import MaskedAutoencoder
+from world_models.latent_dynamics import LatentDynamics
+from world_models.layers import Optimizer, frozen_view
 from world_models.rssm import State
 from world_models.targets import truth
-
-
-@dataclass(frozen=True)
-class MaskedWorldModelConfig:
-    """The agent: its three parts, their batches and optimisers. The defaults are the paper's."""
-
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    """Learns to see (φ)."""
-    dynamics: LatentDynamicsConfig = field(default_factory=LatentDynamicsConfig)
-    """Learns to predict (θ)."""
-    behaviour: ActorCriticConfig = field(default_factory=ActorCriticConfig)
-    """Learns to act (ψ, ξ)."""
-    autoencoder_optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(warmup=2500)
-    )
-    """Optimiser of the autoencoder (Table 1: 3e-4, warm-up 2,500)."""
-    dynamics_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """Optimiser of the latent dynamics (3e-4)."""
-    precision: Precision = "float32"
-    """What dense layers of dynamics and behaviour compute in (auto: bfloat16 where the device has
-    arithmetic for it); losses, KL and returns are float32."""
-    autoencoder_precision: Literal["float32", "bfloat16"] = "float32"
-    """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
-    overlap: bool = False
-    """On a CPU with two threads or more, learn to predict in a thread of its own while learning to
-    act and to see in this one: the same computation, in bfloat16 up to the order in which an
-    uncompiled update sums gradients. With one thread or on a GPU it changes nothing."""
-    compile: bool = False
-    """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. Two minutes
-    at the start, then three quarters to four fifths of the time on two cores
-    (`results/benchmark.py --compare preset compiled`). It draws other random numbers."""
-    autoencoder_every: int = 1
-    """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
-    autoencoder_batch: int = 1024
-    """Frames per autoencoder update (Table 1)."""
-    autoencoder_window: int = 1
-    """How many of them are consecutive: 1 draws every frame independently, as the paper says; its
-    code drew windows of 32."""
-    random_shift: int = 0
-    """Augmentation: pixels by which the frames of the autoencoder's updates are shifted at most,
-    down and across, each by itself (windows of `autoencoder_window` as a whole). What the dynamics
-    learn from and the agent acts on stays where it is: with shifted windows a goal was lost between
-    features and state (results/README.md, "What shifts of whole windows cost"). DrQ has 4 of 84;
-    the paper has none. `centre_input` and `still_speed` then see a scene that is not still."""
-    batch: int = 50
-    """Windows per dynamics update (Table 1: 50; DMC 16)."""
-    window: int = 50
-    """Agent steps per window (Table 1)."""
-    autoencoder_pretraining: int = 5000
-    """Autoencoder updates on the prefill before anything else (E.1)."""
-    joint_pretraining: int = 0
-    """Updates of all parts on the prefill after that (paper: none)."""
-
-    def __post_init__(self) -> None:
-        counts = ("autoencoder_every", "autoencoder_batch", "autoencoder_window", "batch", "window")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.autoencoder_batch % self.autoencoder_window:
-            raise UserError(
-                f"autoencoder_batch, {self.autoencoder_batch}, must be a multiple of "
-                f"autoencoder_window, {self.autoencoder_window}"
-            )
-        if not 0 <= self.random_shift < self.autoencoder.image_size:
-            raise UserError(
-                f"random_shift must be from 0 to {self.autoencoder.image_size - 1} pixels, not "
-                f"{self.random_shift}"
-            )
 
 
 class MaskedWorldModel(nn.Module):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import envs
-from agents.allocator import keep_freed_memory
-from agents.masked_world_model import MaskedWorldModel
-from agents.recorded import open_source
+from agents.device import keep_freed_memory
+from agents.online_config import OnlineConfig
+from agents.online_loading import load_checked, make_agent
+from agents.recorded_episodes import open_source
 from agents.replay import Entry, Replay, entries_for, free_memory
 from agents.rollout import (
     EVALUATION,
@@ -26,14 +25,11 @@ from agents.rollout import (
     episode_seed,
     run_episodes,
 )
-from agents.run_folder import RunFolder
-from agents.training import LOG_SECONDS, MetricMean, choose_device, random_state, set_random_state
+from agents.training import LOG_SECONDS, MetricMean, random_state, set_random_state
 from errors import UserError
+from experiment.run_folder import RunFolder
 from mask_classes import UNLABELLED
 from world_models.targets import make_target, reads
-
-if TYPE_CHECKING:
-    from agents.online import OnlineConfig
 
 
 def training_view(config: OnlineConfig) -> dict:
@@ -67,31 +63,12 @@ def make_envs(config: OnlineConfig, count: int, training: bool = False) -> Vecto
     return made
 
 
-def make_agent(config: OnlineConfig, action: int, device: str) -> MaskedWorldModel:
-    """A fresh agent for an action vector of size `action`."""
-    return MaskedWorldModel(config.agent, action, choose_device(device))
-
-
 def entries_of(config: OnlineConfig, environments: VectorEnv) -> dict[str, Entry]:
     """What the run's replay holds."""
     entries = entries_for(environments.single_observation_space, environments.single_action_space)
     if needs_masks(config):
         entries["mask"] = Entry(entries["image"].shape[:2], "uint8")
     return entries
-
-
-def load_checked(agent: MaskedWorldModel, state: dict, config: OnlineConfig, path: Path) -> None:
-    """Load a checkpoint's agent. Raises UserError when it is another task's or another agent's."""
-    foreign = UserError(
-        f"{path} belongs to another run (task {state.get('task')}); nothing was changed: put this "
-        "run's own checkpoint back, or use another --logdir"
-    )
-    if state.get("task") != config.task:
-        raise foreign
-    try:
-        agent.load(state["agent"])
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise foreign from error
 
 
 class OnlineRun:

@@ -6,9 +6,9 @@ What depends on the suite (of `paper`: Table 1) is decided here and nowhere else
 from __future__ import annotations
 
 from agents.actor_critic import ActorCriticConfig
-from agents.masked_world_model import MaskedWorldModelConfig
-from agents.online import OnlineConfig
-from envs import EnvironmentConfig
+from agents.masked_world_model_config import MaskedWorldModelConfig
+from agents.online_config import OnlineConfig
+from envs import EnvironmentConfig, published_budget
 from envs import suite as suite_of
 from errors import UserError
 from world_models.autoencoder import AutoencoderConfig
@@ -21,14 +21,6 @@ from world_models.layers import OptimizerConfig
 from world_models.rssm import RSSMConfig
 
 PRESETS = ("cpu", "paper")
-
-METAWORLD_BUDGETS = {
-    1_000_000: "basketball bin-picking box-close coffee-pull coffee-push hammer peg-insert-side "
-    "push-wall soccer sweep sweep-into",
-    2_000_000: "assembly hand-insert pick-out-of-hole pick-place push push-back",
-    3_000_000: "shelf-place disassemble stick-pull stick-push pick-place-wall",
-}
-"""Environment steps for medium, hard and very hard tasks (paper F); all others get 500,000."""
 
 
 def preset(name: str, task: str) -> OnlineConfig:
@@ -46,7 +38,7 @@ def _paper(task: str, suite: str) -> OnlineConfig:
     dmc = suite == "dmc"
     return OnlineConfig(
         task=task,
-        steps=paper_budget(task),
+        steps=published_budget(task),
         environment=EnvironmentConfig(quality="full"),
         agent=MaskedWorldModelConfig(
             batch=16 if dmc else 50, behaviour=ActorCriticConfig(normalise_reward=not dmc)
@@ -57,12 +49,6 @@ def _paper(task: str, suite: str) -> OnlineConfig:
         evaluate_every=20_000,
         evaluate_episodes=5 if dmc else 10,
     )
-
-
-def paper_budget(task: str) -> int:
-    """Environment steps the paper trains a task for (paper F)."""
-    name = task.partition("/")[2]
-    return next((n for n, names in METAWORLD_BUDGETS.items() if name in names.split()), 500_000)
 
 
 def _cpu(task: str, suite: str) -> OnlineConfig:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from agents.atomic_file import atomic_file
+from atomic_file import atomic_file
 from errors import UserError
 
 

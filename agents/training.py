@@ -1,25 +1,12 @@
-"""What both training loops need: a device, running means of losses, generators' states."""
+"""What both training loops need: running means of losses, generators' states."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from errors import UserError
-
 LOG_SECONDS = 30.0
 """Losses are logged at least this often, in seconds; at episode ends in any case."""
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device called `name`; auto is CUDA where there is one. Raises UserError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} cannot be used here: {reason}") from error
 
 
 class MetricMean:

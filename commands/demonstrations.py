@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from commands.command_line import parse
-from envs.simulation import EnvironmentConfig, Quality
+from envs.environment_config import EnvironmentConfig, Quality
 from errors import UserError
 
 
@@ -119,7 +119,7 @@ def _actor_maker(options: Collect) -> Callable:
         from envs.recording import ScriptedActor
 
         return lambda environment: ScriptedActor(environment, options.noise)
-    from agents.online import AgentActor
+    from agents.online_evaluation import AgentActor
 
     return lambda environment: AgentActor(options.policy, environment, options.noise)
 
@@ -171,7 +171,7 @@ def inspect(arguments: Sequence[str]) -> None:
     """`run.py inspect`: say and draw what is in a demonstration file. Raises UserError."""
     options = parse(Inspect, arguments, "run.py inspect")
 
-    from results import inspection
+    from analysis import inspection
 
     print(inspection.describe(options.file))
     if options.picture is not None:

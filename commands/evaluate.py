@@ -61,10 +61,11 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     import numpy as np
 
-    from agents import online
+    from agents import online_evaluation as online
     from agents.evaluation import retained, summarise
-    from agents.run_folder import RunFolder
+    from agents.online_loading import load_agent
     from envs import shifts as visual
+    from experiment.run_folder import RunFolder
 
     if options.shift:
         visual.parse(options.shift)
@@ -80,7 +81,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"--{flag} is for agents of imitate; {options.logdir} was trained online"
             )
-    agent, config, step = online.load_agent(options.logdir, options.device)
+    agent, config, step = load_agent(options.logdir, options.device)
     measured = {
         "agent": online.evaluate(
             agent,
@@ -209,14 +210,6 @@ def _ratios(text: str | None) -> list[float]:
             f" 0.1,0.4,0.6,0.8,0.9, not {text!r}"
         )
     return ratios
-
-
-def compare(arguments: Sequence[str]) -> None:
-    """`run.py compare`: learning curves beside each other. Raises UserError."""
-    from results import compare as comparison
-
-    options = parse(comparison.Compare, arguments, "run.py compare", description=comparison.__doc__)
-    comparison.main(options)
 
 
 def _success(summary: dict[str, Any], episodes: int) -> str:

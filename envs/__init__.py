@@ -11,7 +11,8 @@ import sys
 import gymnasium
 
 from envs import dmc, libero, metaworld
-from envs.simulation import EnvironmentConfig
+from envs.environment_config import EnvironmentConfig
+from envs.vector import VectorEnvironment
 from errors import UserError
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "expand",
     "make",
     "make_vector",
+    "published_budget",
     "recorded_starts",
     "suite",
     "tasks",
@@ -89,6 +91,16 @@ def recorded_starts(task: str) -> int:
     return libero.RECORDED_STARTS if recorded else 0
 
 
+def published_budget(task: str) -> int:
+    """Environment steps the paper trains a task for: 500,000 where nothing else is published."""
+    suite_name, _, name = task.partition("/")
+    if suite_name == "metaworld":
+        for steps, names in metaworld.BUDGETS.items():
+            if name in names.split():
+                return steps
+    return 500_000
+
+
 def suite(task: str) -> str:
     """The suite of a task id: "metaworld" for "metaworld/window-close".
 
@@ -156,8 +168,6 @@ def make_vector(task: str, num_envs: int, **options) -> gymnasium.vector.AsyncVe
     Raises:
         UserError: as ``make``; also what a worker finds out later, with the same sentence.
     """
-    from envs.vector import VectorEnvironment
-
     if num_envs < 1:
         raise UserError(f"num_envs must be at least 1, not {num_envs}")
     return VectorEnvironment(functools.partial(make, task, **options), num_envs)

@@ -33,6 +33,8 @@ from collections.abc import Iterator, Sequence
 import h5py
 import numpy as np
 
+from atomic_file import rename_durably
+from envs.libero import task_of_problem
 from errors import UserError
 from mask_classes import NAMES, PALETTE
 
@@ -362,7 +364,7 @@ class DemonstrationWriter:
     def __exit__(self, kind, value, traceback):
         self._stack.__exit__(kind, value, traceback)
         if kind is None:
-            finish(self.partial, self.path)
+            rename_durably(self.partial, self.path)
 
 
 def check_room(path: pathlib.Path, arrays: dict[str, np.ndarray], kept: str) -> None:
@@ -389,13 +391,6 @@ def write_dataset(group: h5py.Group, name: str, values: np.ndarray) -> None:
         group.create_dataset(name, data=values, **options)
     else:
         group.create_dataset(name, data=values)
-
-
-def finish(partial: pathlib.Path, path: pathlib.Path) -> None:
-    """Give a file that is complete its name, durably."""
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def mask_attributes() -> dict[str, object]:
@@ -447,8 +442,6 @@ def _task(path: pathlib.Path, attributes) -> str:
         return str(attributes["task"])
     problem = pathlib.PurePosixPath(str(attributes.get("bddl_file_name", "")))
     if problem.suffix == ".bddl":
-        from envs.libero import task_of_problem
-
         return task_of_problem(problem.parent.name, problem.stem)
     raise UserError(f"{path} says neither its task nor its bddl_file_name")
 

@@ -6,13 +6,8 @@ Ids: ``dmc/<domain>-<task>`` (``dmc/walker-walk``) and ``dmc/<manipulation task>
 
 import numpy as np
 
-from envs.simulation import (
-    EnvironmentConfig,
-    ModelSnapshot,
-    MujocoEnvironment,
-    PlainAttributes,
-    import_suite,
-)
+from envs.environment_config import EnvironmentConfig
+from envs.simulation import ModelSnapshot, MujocoEnvironment, PlainAttributes, import_suite
 
 # dm_control.suite.ALL_TASKS of dm-control 1.0.28, kept here so that listing needs no import.
 SUITE_TASKS = (

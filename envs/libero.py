@@ -11,6 +11,7 @@ import pathlib
 
 import numpy as np
 
+from envs.environment_config import EnvironmentConfig
 from envs.libero_package import (
     REQUIREMENT,
     import_libero,
@@ -18,7 +19,7 @@ from envs.libero_package import (
     task_names,
     with_local_assets,
 )
-from envs.simulation import EnvironmentConfig, ModelSnapshot, MujocoEnvironment, import_suite
+from envs.simulation import ModelSnapshot, MujocoEnvironment, import_suite
 from errors import UserError
 
 PARTS = {"spatial": 10, "object": 10, "goal": 10, "10": 10, "90": 90}

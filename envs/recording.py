@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,15 +12,16 @@ import h5py
 import numpy as np
 
 import envs
+from atomic_file import rename_durably
 from envs.demonstrations import (
     AFTER,
     BEFORE,
     PARTIAL,
+    SHORT_CAMERA_NAMES,
     DemonstrationWriter,
     Episode,
     Recording,
     check_room,
-    finish,
     mask_attributes,
     open_file,
     proprio_of,
@@ -30,9 +29,13 @@ from envs.demonstrations import (
     short_name,
     write_dataset,
 )
-from envs.simulation import EnvironmentConfig, MujocoEnvironment
+from envs.environment_config import EnvironmentConfig
+from envs.experts import expert
+from envs.simulation import MujocoEnvironment
 from errors import UserError
+from versions import installed_versions
 
+PACKAGES = ("numpy", "mujoco", "metaworld", "dm_control", "hf-libero", "robosuite")
 DEMONSTRATIONS = 3  # a stream of episode seeds of its own, beside those of agents/rollout.py
 NOISE = 1  # keeps what is added to actions apart from what the task draws
 PATIENCE = 20
@@ -65,8 +68,6 @@ class ScriptedActor:
     """
 
     def __init__(self, environment: MujocoEnvironment, noise: float = 0.0):
-        from envs.experts import expert
-
         self._rng = np.random.default_rng()
         self._expert = expert(environment, noise, self._rng)
 
@@ -228,18 +229,8 @@ def _attributes(
         "seed": seed,
         "after_success": after_success,
         "made_by": made_by,
-        "versions": json.dumps(_versions()),
+        "versions": json.dumps(installed_versions(PACKAGES)),
     } | mask_attributes()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("numpy", "mujoco", "metaworld", "dm_control", "hf-libero", "robosuite"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 # --------------------------------------------------------------------------- adding masks
@@ -326,7 +317,7 @@ def annotate(
                 if other not in target:
                     source.copy(other, target)
             del target.attrs["annotating"]
-        finish(partial, out)
+        rename_durably(partial, out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
@@ -457,8 +448,6 @@ def _recorded_states(demo: h5py.Group, where: str, steps: int) -> dict[str, np.n
 
 def _full_names(recording: Recording) -> list[str]:
     """The simulator's names of the cameras in a file."""
-    from envs.demonstrations import SHORT_CAMERA_NAMES
-
     full = {short: name for name, short in SHORT_CAMERA_NAMES.items()}
     return [full.get(camera, camera) for camera in recording.cameras]
 

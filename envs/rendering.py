@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.simulation import Quality
+from envs.environment_config import Quality
 from errors import UserError
 from mask_classes import OTHER
 

@@ -24,8 +24,8 @@ from typing import Literal
 import h5py
 import numpy as np
 
+from atomic_file import atomic_file
 from envs.demonstrations import (
-    PARTIAL,
     Episode,
     Recording,
     find_files,
@@ -33,7 +33,7 @@ from envs.demonstrations import (
     proprio_of,
     read_header,
 )
-from envs.simulation import ORIENTATIONS
+from envs.environment_config import ORIENTATIONS
 from errors import UserError
 
 STATISTICS = "demonstration_statistics.json"
@@ -251,9 +251,8 @@ def statistics(recordings: Sequence[Recording]) -> dict[str, list[float]]:
         found[f"{name}_max"] = values.max(0).astype(float).tolist()
     # Others' data may lie where nothing can be written; then it is computed again next time.
     try:
-        partial = kept.with_name(kept.name + PARTIAL)
-        partial.write_text(json.dumps(known | {key: found}, indent=1))
-        os.replace(partial, kept)
+        with atomic_file(kept) as file:
+            file.write(json.dumps(known | {key: found}, indent=1).encode())
     except OSError:
         pass
     return found

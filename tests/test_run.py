@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.presets import preset
-from agents.run_folder import RunFolder
+from experiment.checkpoint import load_checkpoint, save_checkpoint
+from experiment.run_folder import RunFolder
 from run import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot
 
 from errors import UserError
-from results import imitation as report
+from results.experiments import imitation as report
 from run import main
 
 DRAWER = "metaworld/drawer-close"

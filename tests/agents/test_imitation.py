@@ -16,18 +16,19 @@ import pytest
 import torch
 
 import envs
-from agents import imitation, imitation_presets
-from agents.checkpoint import load_checkpoint
+from agents import imitation_evaluation, imitation_loading, imitation_presets, imitation_run
 from agents.diffusion_policy import DiffusionPolicyConfig
-from agents.imitation import ImitationConfig, imitate
-from agents.imitation_agent import ImitationAgent, ImitationAgentConfig, Interface
+from agents.imitation import imitate
+from agents.imitation_config import ImitationConfig, View
 from agents.imitation_evaluation import Evaluation, Row
-from agents.imitation_run import View
-from agents.run_folder import RunFolder
+from agents.mask_world_model import ImitationAgent
+from agents.mask_world_model_config import ImitationAgentConfig, Interface
+from envs.environment_config import EnvironmentConfig
 from envs.recording import ScriptedActor, collect
-from envs.simulation import EnvironmentConfig
 from envs.windows import open_windows, statistics
 from errors import UserError
+from experiment.checkpoint import load_checkpoint
+from experiment.run_folder import RunFolder
 from world_models.image_encoder import ImageEncoderConfig
 from world_models.layers import OptimizerConfig
 from world_models.mask_dynamics import MaskDynamicsConfig
@@ -86,8 +87,8 @@ def same(one, other):
 
 def act_in(agent, view, task=TASK, film=None):
     """One episode."""
-    with imitation.opened(view, task, 1) as vector:
-        return imitation.evaluate(agent, vector, task, 1, seed=0, film=film)
+    with imitation_evaluation.opened(view, task, 1) as vector:
+        return imitation_evaluation.evaluate(agent, vector, task, 1, seed=0, film=film)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_a_run_leaves_what_a_user_looks_for(finished):
     assert lines[-1]["step"] == 6
     for name in ("checkpoint.pt", "dynamics.pt", "curve.png", "pictures/prediction-0000003.png"):
         assert (finished / name).stat().st_size > 0
-    agent, config, view, updates = imitation.load_agent(finished)
+    agent, config, view, updates = imitation_loading.load_agent(finished)
     assert (updates, config.task, view.size) == (6, TASK, 32)
 
 
@@ -120,7 +121,7 @@ def test_a_loaded_agent_acts_like_the_one_saved(data, tmp_path):
 
     config = configured(data, dynamics_steps=2, policy_steps=2, micro_batch=2)
     with RunFolder.create_or_resume(tmp_path / "run", config) as opened:
-        run = imitation.ImitationRun(config, opened)
+        run = imitation_run.ImitationRun(config, opened)
         run.resume()
         for stage in ("dynamics", "dynamics", "policy", "policy"):
             if stage == "policy":
@@ -131,7 +132,7 @@ def test_a_loaded_agent_acts_like_the_one_saved(data, tmp_path):
         run.checkpoint()
         expected = chunk(run.agent)
         run.close()
-    found = chunk(imitation.load_agent(tmp_path / "run")[0])
+    found = chunk(imitation_loading.load_agent(tmp_path / "run")[0])
     assert torch.equal(found, expected)
     assert found.shape == (1, 4, 4)
     assert found.abs().max() <= 1
@@ -161,8 +162,8 @@ def test_a_killed_run_goes_on_bit_for_bit(data, tmp_path):
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from agents import imitation, imitation_run
-from agents.run_folder import RunFolder
+from agents import imitation, imitation_config, imitation_run
+from experiment.run_folder import RunFolder
 learn, stops = imitation_run.ImitationRun.learn, {stop}
 def stopped(self, stage, batches):
     if self.updates == stops:
@@ -170,7 +171,7 @@ def stopped(self, stage, batches):
     learn(self, stage, batches)
 imitation_run.ImitationRun.learn = stopped
 folder = Path({folder!r})
-config = RunFolder.read_config(folder, imitation.ImitationConfig)
+config = RunFolder.read_config(folder, imitation_config.ImitationConfig)
 with RunFolder.create_or_resume(folder, config) as opened:
     imitation.imitate(config, opened)
 """
@@ -261,7 +262,7 @@ def test_the_run_time_path_sees_no_mask(data, finished, tmp_path, monkeypatch):
         return opened[-1][1]
 
     monkeypatch.setattr(envs, "make_vector", recorded)
-    agent, _, view, _ = imitation.load_agent(finished)
+    agent, _, view, _ = imitation_loading.load_agent(finished)
     assert act_in(agent, view, film=[])[0]["length"] > 0
     trained(configured(data, dynamics_steps=1, policy_steps=1), tmp_path / "run")
     assert len(opened) == 2
@@ -290,7 +291,7 @@ def test_a_film_shows_what_stage_one_predicts(finished):
 def test_an_evaluation_is_written_row_by_row_and_added_to(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    calls, opened, evaluate, make_vector = [], [], imitation.evaluate, envs.make_vector
+    calls, opened, evaluate, make_vector = [], [], imitation_evaluation.evaluate, envs.make_vector
 
     def counted(agent, *rest):
         calls.append(agent is None)
@@ -302,7 +303,7 @@ def test_an_evaluation_is_written_row_by_row_and_added_to(finished, tmp_path, mo
         opened.append(options["shift"])
         return make_vector(*arguments, **options)
 
-    monkeypatch.setattr(imitation, "evaluate", counted)
+    monkeypatch.setattr(imitation_evaluation, "evaluate", counted)
     monkeypatch.setattr(envs, "make_vector", recorded)
     rows = [Row("agent"), Row("random", random=True), Row("noise:0.2", shift="noise:0.2")]
     with pytest.raises(KeyboardInterrupt), Evaluation(folder, None, 1, seed=0) as evaluation:
@@ -324,7 +325,7 @@ def test_an_evaluation_is_written_row_by_row_and_added_to(finished, tmp_path, mo
 
 
 def test_frames_of_history_are_the_strided_past_and_begin_with_the_first(finished):
-    agent, *_ = imitation.load_agent(finished)
+    agent, *_ = imitation_loading.load_agent(finished)
     seen = []
 
     def act(image, proprio, caption, generator):
@@ -433,7 +434,7 @@ def test_mistakes_are_one_sentence(data, finished, tmp_path):
     trained(configured(stripped, agent=replace(TINY, world_model="none"), dynamics_steps=0,
                        policy_steps=1), tmp_path / "b")  # fmt: skip
 
-    agent, _, view, _ = imitation.load_agent(finished)
+    agent, _, view, _ = imitation_loading.load_agent(finished)
     with pytest.raises(UserError, match="the task has 2 cameras, the data"):
         act_in(agent, replace(view, camera="corner2,corner"))
     with pytest.raises(UserError, match="the task has 16 pixels a side, the data"):
@@ -441,7 +442,7 @@ def test_mistakes_are_one_sentence(data, finished, tmp_path):
     with pytest.raises(UserError, match="the task has 15 numbers of proprioception, the data"):
         act_in(agent, View("0", 32, "fast", 2), "dmc/hopper-hop")
     with pytest.raises(UserError, match="--episodes is 51; LIBERO has 50 recorded starts"):
-        imitation.evaluate(agent, None, "libero/object/0", 51, 0)
+        imitation_evaluation.evaluate(agent, None, "libero/object/0", 51, 0)
     with pytest.raises(UserError, match="unknown camera 'corner2'"):
         trained(configured(data, task="dmc/walker-walk"), tmp_path / "d")
     assert not (tmp_path / "d" / "config.yaml").exists()
@@ -459,13 +460,13 @@ def test_mistakes_are_one_sentence(data, finished, tmp_path):
     early = tmp_path / "early"
     config = configured(data, dynamics_steps=2)
     run_folder = RunFolder.create_or_resume(early, config)
-    run = imitation.ImitationRun(config, run_folder)
+    run = imitation_run.ImitationRun(config, run_folder)
     run.resume()
     run.checkpoint()
     run.close()
     run_folder.close()
     with pytest.raises(UserError, match="has no policy yet"):
-        imitation.load_agent(early)
+        imitation_loading.load_agent(early)
 
 
 def test_interrupting_says_how_to_go_on(data, tmp_path):

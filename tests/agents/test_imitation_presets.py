@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from agents import imitation_presets
-from agents.imitation_agent import Interface, Networks
+from agents.mask_world_model import Networks
+from agents.mask_world_model_config import Interface
 from world_models.language import make_language
 
 

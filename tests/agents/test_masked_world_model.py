@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from agents.checkpoint import load_checkpoint, save_checkpoint
 from errors import UserError
+from experiment.checkpoint import load_checkpoint, save_checkpoint
 from tests.agents.tiny_agent import FAST, SIZE, TINY, make, make_replay
 from world_models.layers import OptimizerConfig
 from world_models.rssm import State
@@ -216,7 +216,7 @@ def test_half_precision_keeps_losses_and_states_in_float32(replay):
 @pytest.mark.parametrize(("has", "same_as"), [(True, "bfloat16"), (False, "float32")])
 def test_precision_auto_computes_in_what_the_device_has(tmp_path, monkeypatch, has, same_as):
     """Exactly the updates of the precision it stands for, and not those of the other."""
-    monkeypatch.setattr("agents.precision.has_bfloat16", lambda device: has)
+    monkeypatch.setattr("agents.device.has_bfloat16", lambda device: has)
     results = {}
     for precision in ("auto", "float32", "bfloat16"):
         agent = make(replace(TINY, precision=precision))

@@ -19,18 +19,21 @@ import numpy as np
 import pytest
 import torch
 
-from agents.checkpoint import load_checkpoint
 from agents.masked_world_model import MaskedWorldModel
-from agents.online import OnlineConfig, evaluate, load_agent, train
+from agents.online import train
+from agents.online_config import OnlineConfig
+from agents.online_evaluation import evaluate
+from agents.online_loading import load_agent
 from agents.online_run import make_envs
 from agents.presets import preset
 from agents.replay import Replay
 from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed, run_episodes
-from agents.run_folder import RunFolder
 from agents.training import MetricMean
 from envs import EnvironmentConfig
 from envs.recording import collect
 from errors import UserError
+from experiment.checkpoint import load_checkpoint
+from experiment.run_folder import RunFolder
 from mask_classes import UNLABELLED
 from tests.agents.tiny_agent import SIZE, TINY
 from world_models.layers import OptimizerConfig

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from agents.actor_critic import ActorCriticConfig
-from agents.masked_world_model import MaskedWorldModel, MaskedWorldModelConfig
+from agents.masked_world_model import MaskedWorldModel
+from agents.masked_world_model_config import MaskedWorldModelConfig
 from agents.replay import Entry, Replay
 from world_models.autoencoder import AutoencoderConfig
 from world_models.latent_dynamics import (

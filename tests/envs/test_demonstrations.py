@@ -9,10 +9,10 @@ import pytest
 
 import envs
 from envs.demonstrations import PARTIAL, DemonstrationWriter, find_files, open_file, read_header
+from envs.environment_config import EnvironmentConfig
 from envs.recording import ScriptedActor, annotate, collect, demonstration_seed
-from envs.simulation import EnvironmentConfig
 from errors import UserError
-from results.roundtrip import differing, strip_masks, to_after_action
+from results.experiments.roundtrip import differing, strip_masks, to_after_action
 
 SEEN = EnvironmentConfig(size=32, quality="fast")
 

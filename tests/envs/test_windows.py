@@ -10,8 +10,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from envs.demonstrations import read_header
+from envs.environment_config import EnvironmentConfig
 from envs.recording import ScriptedActor, collect
-from envs.simulation import EnvironmentConfig
 from envs.windows import WindowConfig, Windows, open_windows, statistics
 from errors import UserError
 

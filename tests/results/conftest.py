@@ -6,7 +6,7 @@ import pytest
 
 from agents.online import train
 from agents.presets import preset
-from agents.run_folder import RunFolder
+from experiment.run_folder import RunFolder
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import pytest
 
 import run
 from agents.presets import preset
-from agents.run_folder import _flat, _plain
 from errors import UserError
-from results import ablation
-from results.ablation import Ablation
+from experiment.run_folder import _flat, _plain
+from results.experiments import ablation
+from results.experiments.ablation import Ablation
 
 TASK = "dmc/cartpole-swingup"
 QUICK = (

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents.precision import has_bfloat16
 from agents.presets import preset
-from envs.simulation import EnvironmentConfig
+from envs.environment_config import EnvironmentConfig
 from errors import UserError
-from results import benchmark
-from results.benchmark import Benchmark
-from results.pictures import measure_pictures
+from experiment.hardware import has_bfloat16
+from results.benchmarks import benchmark
+from results.benchmarks.benchmark import Benchmark
+from results.benchmarks.pictures import measure_pictures
 
 TASK = "dmc/point_mass-easy"
 PARTS = {

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from agents import imitation_presets
-from agents.imitation_agent import ImitationAgent, Interface
+from agents.mask_world_model import ImitationAgent
+from agents.mask_world_model_config import Interface
 from errors import UserError
-from results.latency import Latency, main
+from results.benchmarks.latency import Latency, main
 
 QUICK = {"repeats": 2, "device": "cpu"}
 

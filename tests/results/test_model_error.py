@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from agents.imitation_presets import preset as imitation_preset
-from agents.online import load_agent
+from agents.online_loading import load_agent
 from agents.replay import Replay
 from agents.rollout import FINAL_EVALUATION, episode_seed
-from agents.run_folder import RunFolder
 from errors import UserError
-from results.model_error import (
+from experiment.run_folder import RunFolder
+from results.experiments.model_error import (
     AHEAD,
     DREAMS,
     END,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents.presets import preset
-from results.overfit import MOVES, Overfit, collect, learn, main, measure, psnr
+from results.experiments.overfit import MOVES, Overfit, collect, learn, main, measure, psnr
 
 TASK = "metaworld/window-close"
 

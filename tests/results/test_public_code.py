@@ -7,7 +7,7 @@ import pytest
 
 from agents.presets import preset
 from errors import UserError
-from results.public_code import PublicCode, check_public, from_every_state, public_table
+from results.benchmarks.public_code import PublicCode, check_public, from_every_state, public_table
 
 SIZES = {"threads": 1}
 

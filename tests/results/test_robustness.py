@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from errors import UserError
-from results import robustness
-from results.robustness import Measured, Table
+from results.experiments import robustness
+from results.experiments.robustness import Measured, Table
 
 
 def run(target, seed, plain, noise, camera, task="metaworld/window-close"):

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from agents.imitation import imitate, load_agent
+from agents.imitation import imitate
+from agents.imitation_loading import load_agent
 from agents.imitation_presets import preset
-from agents.online import load_agent as load_online_agent
-from agents.run_folder import RunFolder
+from agents.online_loading import load_agent as load_online_agent
+from envs.environment_config import EnvironmentConfig
 from envs.recording import ScriptedActor, collect
-from envs.simulation import EnvironmentConfig
 from errors import UserError
+from experiment.run_folder import RunFolder
 from mask_classes import NAMES
-from results.shifted_features import (
+from results.experiments.shifted_features import (
     Film,
     ShiftedFeatures,
     by_seed,

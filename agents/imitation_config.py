@@ -1,0 +1,131 @@
+"""The configuration of an imitation run, and how its agent sees a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from agents.mask_world_model_config import ImitationAgentConfig
+from envs.demonstrations import SHORT_CAMERA_NAMES, Recording
+from envs.environment_config import Quality
+from errors import UserError
+from world_models.targets import reads
+from world_models.video_targets import make_video_target
+
+
+@dataclass(frozen=True)
+class ImitationConfig:
+    """A whole imitation run: both stages on the same demonstrations. Steps are updates."""
+
+    GROWING: ClassVar[str] = "policy_steps"
+    FREE: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_seconds"})
+
+    data: tuple[str, ...]
+    """Demonstration files, or folders of them."""
+    task: str
+    """What is evaluated: task ids separated by commas, or a suite (libero/object, metaworld/mt10).
+    """
+    dynamics_steps: int = 100_000
+    """Updates of stage 1, the world model."""
+    policy_steps: int = 100_000
+    """Updates of stage 2, the policy; a larger number continues a finished run."""
+    seed: int = 0
+    """Seed of everything random: initial weights, windows, noise, evaluation."""
+    device: str = "auto"
+    """torch device; auto takes CUDA when there is one."""
+    threads: int = 0
+    """CPU threads of the learner; 0 leaves PyTorch's choice."""
+    agent: ImitationAgentConfig = field(default_factory=ImitationAgentConfig)
+    """The agent."""
+    dynamics_from: str = ""
+    """Run folder whose finished stage 1 is taken over in place of learning it here."""
+    batch: int = 128
+    """Windows an update (paper: 128)."""
+    micro_batch: int = 0
+    """Windows computed at once; the gradients of the parts are averaged, however much of them is
+    padding. 0: the whole batch."""
+    workers: int = 1
+    """Processes that read windows from the files; 0 reads them in between updates."""
+    quality: Quality | None = None
+    """Render quality of evaluation; None is that of the data."""
+    evaluate_every: int = 10_000
+    """Updates of stage 2 between evaluations in the simulator; there is one at the end."""
+    evaluate_episodes: int = 10
+    """Episodes of each task an evaluation."""
+    evaluate_envs: int = 2
+    """Environments that evaluate at the same time, each in a process of its own."""
+    report_every: int = 2_000
+    """Updates of stage 1 between pictures of predictions."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints."""
+
+    def __post_init__(self):
+        for name in ("batch", "evaluate_every", "evaluate_episodes", "evaluate_envs",
+                     "report_every"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("dynamics_steps", "policy_steps", "micro_batch", "workers", "seed",
+                     "threads"):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise UserError(
+                f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})"
+            )
+        if self.agent.world_model != "video" and self.dynamics_from:
+            raise UserError(
+                f"world_model {self.agent.world_model} has no stage 1 to take over; leave out"
+                " dynamics_from"
+            )
+        if self.target == "masks" and self.agent.dynamics.future_frames < 1:
+            raise UserError("future_frames must be at least 1")
+
+    @property
+    def target(self) -> str:
+        """What windows hold as their future: "masks", "pixels" or "none"."""
+        if self.agent.world_model != "video":
+            return "none"
+        target = make_video_target(self.agent.dynamics.target)
+        return "masks" if "mask" in reads(target) else "pixels"
+
+    @property
+    def first_stage_steps(self) -> int:
+        """Updates of stage 1 in this run; none without a world model or with another run's."""
+        skipped = self.agent.world_model != "video" or self.dynamics_from
+        return 0 if skipped else self.dynamics_steps
+
+
+@dataclass(frozen=True)
+class View:
+    """How a task is shown to the agent: as the demonstrations show it."""
+
+    camera: str
+    """Names of the simulator, separated by commas."""
+    size: int
+    """Picture edge, pixels."""
+    quality: str
+    action_repeat: int
+
+    @classmethod
+    def of(cls, recording: Recording) -> View:
+        """As a demonstration file shows its task."""
+        full = {short: name for name, short in SHORT_CAMERA_NAMES.items()}
+        names = ",".join(full.get(camera, camera) for camera in recording.cameras)
+        return cls(names, recording.size, recording.quality, recording.action_repeat)
+
+    @property
+    def cameras(self) -> int:
+        """How many."""
+        return len(self.camera.split(","))
+
+    def options(self, shift: str = "", quality: str | None = None) -> dict[str, Any]:
+        """Of `envs.make`: RGB and proprioception, never a mask."""
+        return {
+            "camera": self.camera,
+            "size": self.size,
+            "quality": quality or self.quality,
+            "action_repeat": self.action_repeat,
+            "proprio": True,
+            "masks": False,
+            "shift": shift,
+        }

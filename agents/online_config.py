@@ -1,0 +1,109 @@
+"""The configuration of an online run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from agents.masked_world_model_config import MaskedWorldModelConfig
+from envs import EnvironmentConfig
+from errors import UserError
+from world_models.targets import make_target, reads
+
+POSITIVE = (
+    "steps", "num_envs", "prefill", "random_hold", "update_every", "replay_capacity",
+    "evaluate_first", "evaluate_every", "evaluate_episodes", "evaluate_envs",
+)  # fmt: skip
+"""Fields of `OnlineConfig` of which less than one makes no sense."""
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """A whole online run. Steps are environment steps unless a field says agent steps
+    (environment steps = agent steps × action repeat)."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"agent.compile", "agent.overlap", "replay_memory", "checkpoint_seconds"}
+    )
+
+    task: str
+    """What to learn, as "suite/name"; `run.py tasks` lists them."""
+    steps: int = 500_000
+    """Environment steps to train for (paper F: 500,000 for easy Meta-World tasks)."""
+    seed: int = 0
+    """Seed of everything random: episodes, initial weights, exploration, sampling."""
+    device: str = "auto"
+    """torch device of the agent; auto takes CUDA when there is one."""
+    threads: int = 0
+    """CPU threads of the learner; 0 leaves PyTorch's choice."""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    """How the task is seen."""
+    num_envs: int = 1
+    """Training environments stepped together, each in a process of its own."""
+    episode_steps: int = 0
+    """End training episodes, as a time limit would, at the first agent step that reaches this many
+    environment steps: more starts for the same steps, but a task that takes longer never succeeds
+    in training. 0: where the task ends (paper). Evaluations and episodes of `recorded` are not
+    cut."""
+    agent: MaskedWorldModelConfig = field(default_factory=MaskedWorldModelConfig)
+    """The agent."""
+    prefill: int = 5000
+    """Agent steps of random exploration before anything is learned."""
+    random_hold: int = 1
+    """Agent steps for which each random action is held (paper: 1). Independent actions barely
+    leave the start; held ones reach the objects and show what a steady push does."""
+    random_actions: Literal["uniform", "extreme"] = "uniform"
+    """uniform in the action space (paper), or extreme: every dimension at its lower or upper bound,
+    which crosses a scene in an episode."""
+    random_share: float = 0.0
+    """Share of the blocks of `random_hold` agent steps that stay random after the prefill, as in
+    εz-greedy exploration (Dabney et al., 2021): it shows the models what a nearly right policy
+    never does. The paper has none; evaluations never do."""
+    update_every: int = 5
+    """Agent steps, over all environments together, per update of every part (paper E.1)."""
+    replay_capacity: int = 1_000_000
+    """Frames the replay keeps; on disk, used as they come."""
+    replay_memory: Literal["auto", "disk", "device"] = "auto"
+    """Where samples are taken from: the files on the disk, or a copy of all frames in the memory of
+    the device. auto: the device if it is a GPU with room for twice as much."""
+    recorded: tuple[str, ...] = ()
+    """Run folders whose replay is learned from as well, from the start, or demonstration files of
+    the task (`run.py collect`, `annotate`); their frames are no steps of this run. Frames without
+    masks teach a target of masks nothing and everything else."""
+    render_masks: bool = True
+    """Let the simulator draw the masks that a target learns from; otherwise only `recorded` frames
+    have any, as on a real robot."""
+    prioritise_ends: bool = False
+    """Draw an episode's last window more often (paper's code: Meta-World and RLBench)."""
+    evaluate_first: int = 10_000
+    """Step of the first evaluation (paper: 10,000 on Meta-World)."""
+    evaluate_every: int = 20_000
+    """Steps between evaluations (paper: 20,000)."""
+    evaluate_episodes: int = 10
+    """Episodes per evaluation (paper: 10 on Meta-World, 5 on DMC)."""
+    evaluate_envs: int = 5
+    """Environments an evaluation steps together."""
+    checkpoint_seconds: float = 60.0
+    """Checkpoint at the first episode boundary this long after the last one."""
+
+    def __post_init__(self) -> None:
+        for name in POSITIVE:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("seed", "threads", "episode_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not 0.0 <= self.random_share <= 1.0:
+            raise UserError(f"random_share must be between 0 and 1, not {self.random_share}")
+        needed = reads(make_target(self.agent.autoencoder.target))  # refuses an unknown target
+        if "mask" in needed and not (self.render_masks or self.recorded):
+            raise UserError(
+                "the target needs masks: leave render_masks on, or name a run folder or "
+                "demonstrations that have them with --recorded"
+            )
+        picture, eye = self.environment.size, self.agent.autoencoder.image_size
+        if picture != eye:
+            raise UserError(
+                f"environment.size is {picture} but agent.autoencoder.image_size is {eye}; "
+                "give both the same"
+            )

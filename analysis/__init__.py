@@ -1,0 +1,1 @@
+"""Learning curves of several runs beside each other: reading, aggregating, drawing, reporting."""

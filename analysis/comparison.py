@@ -1,0 +1,266 @@
+"""All numbers of a comparison of learning curves, with proper statistics."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+import envs
+from analysis import aggregates
+from analysis.aggregates import Estimate
+from analysis.curves import FINALS, Aligned, Curve, Kind, align, task_id
+from envs.metaworld import BUDGETS
+from errors import UserError
+
+GROUPS = ("easy", "medium", "hard", "very hard")
+"""Difficulty of Meta-World tasks (paper F), by budget from the smallest."""
+FRACTIONS = np.linspace(0.0, 1.0, 101)
+THRESHOLDS = np.linspace(0.0, 0.99, 100)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare learning curves with each other and with published ones."""
+
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders, folders of them, globs, .json, .csv or event files; METHOD=PATH names a
+    method."""
+    out: Path
+    """Folder to write to; created when missing."""
+    final: Literal["last5", "last", "best"] = "last5"
+    """Final score of a run: mean of its last five evaluations (the paper's), its last, or its
+    best one."""
+    until: int | None = None
+    """Ignore evaluations after this environment step."""
+    tasks: tuple[str, ...] = ()
+    """Only these tasks; all by default."""
+    shared: bool = False
+    """Only tasks that every method has."""
+    keep: Literal["latest"] | None = None
+    """Of runs with the same method, task and seed keep the one written last; by default they are
+    refused."""
+    repetitions: int = aggregates.REPETITIONS
+    """Resamples of the bootstrap of every aggregate."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is shown, computed once."""
+
+    curves: list[Curve]
+    methods: list[str]
+    tasks: dict[str, dict[str, Aligned]]
+    """task → method → aligned runs."""
+    kinds: dict[str, Kind]
+    finals: dict[str, dict[str, np.ndarray]]
+    """task → method → final score of every seed (seeds,), in the units of the task."""
+    statistics: dict[str, dict[str, Estimate]]
+    """method → statistic → estimate over the tasks it has, of normalised scores."""
+    groups: dict[str, dict[str, Estimate]]
+    """difficulty → method → mean."""
+    group_sizes: dict[str, dict[str, int]]
+    improvements: dict[tuple[str, str], Estimate]
+    efficiency: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    profiles: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]]
+    notes: list[str]
+
+
+def ceiling(task: str, kind: Kind) -> float | None:
+    """What a final score is divided by for the aggregates; None where nobody knows.
+
+    A success is one already. DeepMind Control pays at most 1 per control step: 1000 in an episode
+    of its suite, whose names are domain-task, and 250 in one of its manipulation tasks.
+    """
+    if kind == "success":
+        return 1.0
+    suite, _, name = task.partition("/")
+    if suite != "dmc":
+        return None
+    return 1000.0 if "-" in name else 250.0
+
+
+def difficulty(task: str) -> str | None:
+    """The paper's group of a Meta-World task; None for others."""
+    if not task.startswith("metaworld/"):
+        return None
+    budgets = [0, *sorted(BUDGETS)]
+    budget = envs.published_budget(task)
+    return GROUPS[budgets.index(budget) if budget in budgets else 0]
+
+
+def compare(curves: Sequence[Curve], options: Compare) -> Comparison:
+    """All numbers of a comparison. Raises UserError when nothing is left to compare."""
+    curves, notes = _select(curves, options)
+    methods = sorted({curve.method for curve in curves})
+    names = sorted({curve.task for curve in curves})
+    kinds = {curve.task: curve.kind for curve in curves}
+    by_task: dict[str, dict[str, list[Curve]]] = {
+        task: {
+            method: runs
+            for method in methods
+            if (runs := [c for c in curves if (c.task, c.method) == (task, method)])
+        }
+        for task in names
+    }
+    final = FINALS[options.final]
+    finals = {
+        task: {m: np.array([final(c.scores) for c in runs]) for m, runs in present.items()}
+        for task, present in by_task.items()
+    }
+    normal = {
+        method: {
+            task: finals[task][method] / ceiling(task, kinds[task])
+            for task in names
+            if method in finals[task] and ceiling(task, kinds[task])
+        }
+        for method in methods
+    }
+    normal = {method: scores for method, scores in normal.items() if scores}
+    if left_out := [task for task in names if not ceiling(task, kinds[task])]:
+        notes.append(
+            f"{', '.join(left_out)}: what a return is at most is not known; left out of aggregates"
+        )
+    single = sum(len(s) == 1 for scores in normal.values() for s in scores.values())
+    if single:
+        notes.append(
+            f"{single} {'curve is' if single == 1 else 'curves are'} of one seed; "
+            "intervals do not hold what other seeds would do"
+        )
+    repetitions = options.repetitions
+    groups: dict[str, dict[str, Estimate]] = {}
+    sizes: dict[str, dict[str, int]] = {}
+    for group in GROUPS:
+        for method in normal:
+            members = {t: s for t, s in normal[method].items() if difficulty(t) == group}
+            if members:
+                estimate = aggregates.aggregate(members, repetitions)["mean"]
+                groups.setdefault(group, {})[method] = estimate
+                sizes.setdefault(group, {})[method] = len(members)
+    improvements = _improvements(normal, repetitions)
+    profiles = {
+        method: (
+            THRESHOLDS,
+            *aggregates.performance_profile(scores, THRESHOLDS, repetitions),
+        )
+        for method, scores in normal.items()
+    }
+    counts = {m: len(s) for m, s in normal.items()}
+    if len(set(counts.values())) > 1 or len({frozenset(s) for s in normal.values()}) > 1:
+        listed = ", ".join(f"{m} {n}" for m, n in counts.items())
+        notes.append(
+            f"methods have different tasks ({listed}); aggregates are over each one's own, the "
+            "probability of improvement over shared ones; --shared leaves the others out"
+        )
+    return Comparison(
+        curves=list(curves),
+        methods=methods,
+        tasks={
+            t: {m: align(runs) for m, runs in present.items()} for t, present in by_task.items()
+        },
+        kinds=kinds,
+        finals=finals,
+        statistics={m: aggregates.aggregate(s, repetitions) for m, s in normal.items()},
+        groups=groups,
+        group_sizes=sizes,
+        improvements=improvements,
+        efficiency=_efficiency(by_task, methods, kinds, repetitions),
+        profiles=profiles,
+        notes=notes,
+    )
+
+
+def _improvements(
+    normal: Mapping[str, aggregates.Scores], repetitions: int
+) -> dict[tuple[str, str], Estimate]:
+    """Of every two methods with shared tasks, the one that is rather better against the other."""
+    result = {}
+    for left, right in itertools.combinations(normal, 2):
+        if set(normal[left]) & set(normal[right]):
+            pair = (left, right)
+            estimate = aggregates.probability_of_improvement(
+                normal[left], normal[right], repetitions
+            )
+            if estimate[0] < 0.5:
+                pair = (right, left)
+                estimate = aggregates.probability_of_improvement(
+                    normal[right], normal[left], repetitions
+                )
+            result[pair] = estimate
+    return result
+
+
+def _select(curves: Sequence[Curve], options: Compare) -> tuple[list[Curve], list[str]]:
+    """The curves that are asked for, and what has to be said about them."""
+    notes = []
+    if options.until is not None:
+        cut = [curve.until(options.until) for curve in curves]
+        gone = [c for c, short in zip(curves, cut, strict=True) if short is None]
+        notes += [f"{c.source}: nothing evaluated by step {options.until}, left out" for c in gone]
+        curves = [curve for curve in cut if curve is not None]
+        notes.append(f"evaluations after step {options.until:,} are ignored")
+    if options.tasks:
+        wanted = {task_id(task) for task in options.tasks}
+        if missing := sorted(wanted - {curve.task for curve in curves}):
+            raise UserError(f"no curve of {', '.join(missing)} is among the inputs")
+        curves = [curve for curve in curves if curve.task in wanted]
+    if options.shared:
+        methods = {curve.method for curve in curves}
+        has = {(curve.task, curve.method) for curve in curves}
+        curves = [c for c in curves if all((c.task, method) in has for method in methods)]
+    if not curves:
+        raise UserError("nothing is left to compare; give other inputs, --tasks or --until")
+    for task in sorted({curve.task for curve in curves}):
+        ends = [int(c.steps[-1]) for c in curves if c.task == task]
+        if min(ends) < 0.9 * max(ends):
+            notes.append(
+                f"{task}: runs end between step {min(ends):,} and {max(ends):,}; final scores are "
+                "of unequal training"
+            )
+    by_run: dict[tuple[str, str], set[str]] = {}
+    for curve in curves:
+        commit = str(curve.provenance.get("commit", ""))
+        by_run.setdefault((curve.method, curve.task), set()).add(commit)
+    for (method, task), commits in by_run.items():
+        if len(commits) > 1:
+            notes.append(f"{method} on {task}: runs of {len(commits)} commits are taken together")
+    few = sum(len(curve.scores) < 5 for curve in curves)
+    if options.final == "last5" and few:
+        notes.append(
+            f"{few} runs have fewer than five evaluations; last5 is the mean of what they have"
+        )
+    return list(curves), notes
+
+
+def _efficiency(
+    by_task: Mapping[str, Mapping[str, list[Curve]]],
+    methods: Sequence[str],
+    kinds: Mapping[str, Kind],
+    repetitions: int,
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Mean score over tasks at every fraction of each task's budget (paper figure 4a) at which
+    every run of a method is known, with its stratified bootstrap interval."""
+    rng = np.random.default_rng(0)
+    result = {}
+    for method in methods:
+        per_task, resampled = [], []
+        for task, present in by_task.items():
+            most = ceiling(task, kinds[task])
+            if method not in present or most is None:
+                continue
+            steps = FRACTIONS * envs.published_budget(task)
+            scores = np.stack([c.at(steps) for c in present[method]]) / most
+            drawn = rng.integers(len(scores), size=(repetitions, len(scores)))
+            per_task.append(scores.mean(0))
+            resampled.append(scores[drawn].mean(1))
+        mean = np.mean(per_task, axis=0) if per_task else np.full(FRACTIONS.shape, np.nan)
+        shown = ~np.isnan(mean)
+        if shown.any():
+            interval = np.percentile(np.mean(resampled, axis=0)[:, shown], aggregates.LEVEL, axis=0)
+            result[method] = (FRACTIONS[shown], mean[shown], interval)
+    return result

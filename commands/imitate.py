@@ -1,0 +1,73 @@
+"""imitate: learn tasks from demonstrations."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from commands.command_line import FirstOptions, parse
+from errors import UserError
+
+
+def imitate(arguments: Sequence[str]) -> None:
+    """`run.py imitate`: both stages of imitation. Raises UserError."""
+    from agents import imitation_presets
+    from agents.imitation import imitate as learn
+    from agents.imitation_config import ImitationConfig
+    from experiment.run_folder import RunFolder
+
+    first = FirstOptions(prog="run.py imitate", add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="cpu")
+    first.add_argument("--target")
+    first.add_argument("--world-model")
+    first.add_argument("--task")
+    first.add_argument("--data")
+    chosen, _ = first.parse_known_args(arguments)
+    missing = [f"--{name}" for name in ("data", "task") if getattr(chosen, name) is None]
+    if missing and not {"-h", "--help"} & set(arguments):
+        raise UserError(
+            f"imitate needs {' and '.join(missing)}, for example --data demos/ --task"
+            " libero/object; python run.py collect records demonstrations"
+        )
+    default = imitation_presets.preset(chosen.preset)
+    agent = default.agent
+    if chosen.target is not None:
+        agent = replace(agent, dynamics=replace(agent.dynamics, target=chosen.target))
+    if chosen.world_model is not None:
+        if chosen.world_model not in ("video", "none", "blind"):
+            raise UserError(f"--world-model is video, none or blind, not {chosen.world_model!r}")
+        agent = replace(agent, world_model=chosen.world_model)
+    default = replace(default, agent=agent, data=tyro.MISSING, task=tyro.MISSING)
+
+    @dataclass(frozen=True)
+    class Imitate:
+        """Learn from demonstrations: to predict the future, then to act on what is predicted.
+        Started again with the same options, go on where it stopped."""
+
+        config: Annotated[ImitationConfig, tyro.conf.arg(name="")]
+        preset: Literal[imitation_presets.PRESETS] = chosen.preset
+        """Values of all options that are not given: paper as published, gpu for one GPU and an
+        hour, cpu for two cores."""
+        target: Annotated[str | None, tyro.conf.arg(metavar="TARGET")] = chosen.target
+        """What the world model predicts, short for --agent.dynamics.target: masks, pixels, or
+        package.module:Class."""
+        world_model: Annotated[str | None, tyro.conf.arg(metavar="{video,none,blind}")] = (
+            chosen.world_model
+        )
+        """Short for --agent.world-model: none is the policy on an image encoder, the baseline;
+        blind the same on black pictures."""
+        logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+        """Run folder; by default runs/TASK-imitate-PRESET-TARGET-seedSEED."""
+
+    options = parse(Imitate, arguments, "run.py imitate", default=Imitate(default))
+    config = options.config
+    predicted = config.agent.dynamics.target
+    if config.agent.world_model != "video":
+        predicted = config.agent.world_model
+    parts = [config.task, "imitate", options.preset, predicted, f"seed{config.seed}"]
+    name = re.sub(r"[^\w.+-]", "-", "-".join(parts))
+    with RunFolder.create_or_resume(options.logdir or f"runs/{name}", config) as folder:
+        print(f"run folder {folder.path}", flush=True)
+        learn(config, folder)

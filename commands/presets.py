@@ -1,0 +1,111 @@
+"""presets: how the presets of train and of imitate differ, as Markdown tables."""
+
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from commands.command_line import parse
+from errors import UserError
+
+METAWORLD_TASK, DMC_TASK = "metaworld/window-close", "dmc/walker-walk"
+"""Stand for their suites, on which presets depend."""
+NOT_SET_BY_PRESETS = ("task", "data")
+
+
+@dataclass(frozen=True)
+class Presets:
+    """Print every option in which presets of one command differ, as Markdown tables."""
+
+    write: pathlib.Path | None = None
+    """Put the tables into this Markdown file instead, between its comments that name them."""
+
+
+def presets(arguments: Sequence[str]) -> None:
+    """`run.py presets`: how the presets differ. Raises UserError."""
+    options = parse(Presets, arguments, "run.py presets")
+    if options.write is None:
+        print("\n\n".join(f"{name}:\n\n{table}" for name, table in tables().items()))
+        return
+    try:
+        options.write.write_text(filled(options.write.read_text()))
+    except OSError as error:
+        raise UserError(f"cannot change {options.write}: {error.strerror}") from error
+    print(options.write)
+
+
+def tables() -> dict[str, str]:
+    """A Markdown table each: ``train`` (on Meta-World), ``dmc`` (what differs on DeepMind Control),
+    and ``imitate``."""
+    from agents import imitation_presets
+    from agents import presets as online_presets
+
+    metaworld = {n: online_presets.preset(n, METAWORLD_TASK) for n in online_presets.PRESETS}
+    dmc = {n: online_presets.preset(n, DMC_TASK) for n in online_presets.PRESETS}
+    suites = {}
+    for name in online_presets.PRESETS:
+        suites |= {f"`{name}`, Meta-World": metaworld[name], f"`{name}`, DMC": dmc[name]}
+    imitation = {n: imitation_presets.preset(n) for n in imitation_presets.PRESETS}
+    by_suite = {option for name in dmc for option in differences([metaworld[name], dmc[name]])}
+    return {
+        "train": table({f"`{n}`": config for n, config in metaworld.items()}),
+        "dmc": table(suites, by_suite),
+        "imitate": table({f"`{n}`": config for n, config in imitation.items()}),
+    }
+
+
+def filled(text: str) -> str:
+    """Markdown whose tables between ``<!-- presets: NAME -->`` and ``<!-- end -->`` are new."""
+    for name, lines in tables().items():
+        place = rf"(<!-- presets: {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(place, rf"\g<1>\n{lines}\n\n\g<2>", text, flags=re.DOTALL)
+    return text
+
+
+def table(configs: Mapping[str, Any], only: set[str] | None = None) -> str:
+    """Markdown: a row for every option in which `configs` differ, or for those of `only`.
+
+    Args:
+        configs: configuration of the same class by the title of its column.
+        only: dotted option names.
+    """
+    values = [flat(asdict(config)) for config in configs.values()]
+    rows = differences(list(configs.values()))
+    lines = [f"| option | {' | '.join(configs)} |", "|---" * (1 + len(configs)) + "|"]
+    for option in rows:
+        if only is None or option in only:
+            cells = " | ".join(written(each[option]) for each in values)
+            lines.append(f"| `--{option}` | {cells} |")
+    return "\n".join(lines)
+
+
+def differences(configs: Sequence[Any]) -> list[str]:
+    """Dotted names of the options in which configurations differ, in the order of their fields."""
+    values = [flat(asdict(config)) for config in configs]
+    return [
+        option
+        for option in values[0]
+        if option not in NOT_SET_BY_PRESETS and any(v[option] != values[0][option] for v in values)
+    ]
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"agent": {"mask_ratio": 0.5}}`` as ``{"agent.mask-ratio": 0.5}``."""
+    values: dict[str, Any] = {}
+    for name, value in nested.items():
+        option = prefix + name.replace("_", "-")
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{option}.")
+        else:
+            values[option] = value
+    return values
+
+
+def written(value: Any) -> str:
+    """A value as it is given on the command line; yes and no for a flag."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(written, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,61 @@
+"""train: learn a task online."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from commands.command_line import FirstOptions, parse
+from errors import UserError
+
+
+def train(arguments: Sequence[str]) -> None:
+    """`run.py train`: the whole of online learning. Raises UserError."""
+    from agents import presets
+    from agents.online import train as learn
+    from agents.online_config import OnlineConfig
+    from experiment.run_folder import RunFolder
+
+    # A preset is the default of every other option, so it has to be known before they are parsed.
+    first = FirstOptions(prog="run.py train", add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="cpu")
+    first.add_argument("--task")
+    first.add_argument("--target")
+    chosen, _ = first.parse_known_args(arguments)
+    if chosen.task is None and not {"-h", "--help"} & set(arguments):
+        raise UserError(
+            "train needs --task, for example --task metaworld/window-close; "
+            "python run.py tasks lists them"
+        )
+    default = presets.preset(chosen.preset, chosen.task or "metaworld/window-close")
+    if chosen.task is None:
+        default = replace(default, task=tyro.MISSING)
+    if chosen.target is not None:
+        seeing = replace(default.agent.autoencoder, target=chosen.target)
+        default = replace(default, agent=replace(default.agent, autoencoder=seeing))
+
+    @dataclass(frozen=True)
+    class Train:
+        """Learn a task online; started again with the same options, go on where it stopped."""
+
+        config: Annotated[OnlineConfig, tyro.conf.arg(name="")]
+        preset: Literal[presets.PRESETS] = chosen.preset
+        """Values of all options that are not given: paper as published, cpu for two cores."""
+        target: Annotated[str | None, tyro.conf.arg(metavar="TARGET")] = chosen.target
+        """What the world model predicts, short for --agent.autoencoder.target: pixels, masks,
+        package.module:Class, or a weighted sum (pixels:1+masks:0.5)."""
+        logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+        """Run folder; by default runs/TASK-PRESET[-TARGET]-seedSEED."""
+
+    options = parse(Train, arguments, "run.py train", default=Train(default))
+    config = options.config
+    target = config.agent.autoencoder.target
+    parts = [config.task.replace("/", "-"), options.preset, f"seed{config.seed}"]
+    if target != "pixels":
+        parts.insert(2, re.sub(r"[^\w.+-]", "-", target))
+    name = "-".join(parts)
+    with RunFolder.create_or_resume(options.logdir or f"runs/{name}", config) as folder:
+        print(f"run folder {folder.path}", flush=True)
+        learn(config, folder)

@@ -1,0 +1,64 @@
+"""How a task is seen and stepped: camera, size, action repeat, rendering quality, shifts."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from envs import shifts
+from errors import UserError
+
+LARGEST_SIZE = 4096  # pixels; a software framebuffer of 200 MB (smooth: 800), beyond any use
+
+Quality = Literal["full", "smooth", "fast"]
+Orientation = Literal["upright", "opengl", "mirrored"]
+ORIENTATIONS = {
+    "upright": lambda picture: picture,
+    "opengl": lambda picture: picture[::-1],
+    "mirrored": lambda picture: picture[:, ::-1],
+}
+"""From an upright picture, (H, W, ...), to each orientation, and back; views, not copies."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentConfig:
+    """How a task is seen and stepped."""
+
+    camera: str | None = None
+    """Camera name (a number works too), or several separated by commas, which adds a leading axis
+    to `image` and `mask`; None is what the suite publishes."""
+    size: int = 64
+    """Edge of the square picture, pixels."""
+    action_repeat: int | None = None
+    """Simulator control steps per agent step; None is the suite's published number (libero 1,
+    the others 2)."""
+    quality: Quality = "full"
+    """full is as published (shadows, multisampling); smooth and fast, with four samples a pixel and
+    with one, are for machines without a GPU."""
+    masks: bool = False
+    """Observe the class of every pixel as well, as `mask` (envs/semantics.py)."""
+    proprio: bool = False
+    """Observe the robot's own state as well, as `proprio`."""
+    shift: str = ""
+    """Visual shifts to draw the task under, with their strengths: lighting:0.5+noise:0.2
+    (envs/shifts.py); none when empty."""
+    orientation: Orientation = "upright"
+    """How pictures and masks lie: upright, opengl (rows from the bottom, as LIBERO's files have
+    them) or mirrored (those turned by 180 degrees, which some public checkpoints were fed)."""
+
+    def __post_init__(self):
+        if not isinstance(self.size, int) or not 1 <= self.size <= LARGEST_SIZE:
+            raise UserError(
+                f"size must be a whole number of pixels from 1 to {LARGEST_SIZE}, not {self.size!r}"
+            )
+        repeat = self.action_repeat
+        if repeat is not None and (not isinstance(repeat, int) or repeat < 1):
+            raise UserError(f"action_repeat must be a whole number of at least 1, not {repeat!r}")
+        if self.quality not in get_args(Quality):
+            raise UserError(
+                f"quality must be one of {', '.join(get_args(Quality))}, not {self.quality!r}"
+            )
+        if self.orientation not in ORIENTATIONS:
+            raise UserError(
+                f"orientation must be {', '.join(ORIENTATIONS)}, not {self.orientation!r}"
+            )
+        if self.shift:
+            shifts.parse(self.shift)

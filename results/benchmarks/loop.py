@@ -1,0 +1,85 @@
+"""What the online loop spends its time on (a part of results/benchmark.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import envs
+from agents.online_config import OnlineConfig
+from agents.online_run import OnlineRun
+from experiment.run_folder import RunFolder
+from results.benchmarks.measuring import memory, synchronise
+
+
+def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
+    """The online loop as it runs: environment steps a second, and the share of each part.
+
+    Args:
+        config: of the run.
+        steps: environment steps that are measured, once exploring and the first updates are over.
+    """
+    repeat = envs.action_repeat(config.task, config.environment.action_repeat)
+    config = replace(
+        config,
+        prefill=600,
+        steps=10**9,
+        evaluate_first=10**9,
+        agent=replace(config.agent, autoencoder_pretraining=2, joint_pretraining=2),
+    )
+    spent = {"act": 0.0, "update": 0.0, "wait for the environment": 0.0, "remember": 0.0}
+
+    @contextlib.contextmanager
+    def counted(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        synchronise(run.agent.device)
+        spent[name] += time.perf_counter() - start
+
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        with (
+            open(Path(folder) / "log", "w") as log,
+            contextlib.redirect_stdout(log),
+            RunFolder.create_or_resume(Path(folder) / "run", config) as run_folder,
+        ):
+            run = OnlineRun(config, run_folder)
+            try:
+                run.resume()
+                start_up = time.perf_counter() - begun
+                while run.exploring:
+                    run.collector.begin(run.act())
+                    run.remember(run.collector.finish())
+                run.act()
+                run.agent.updates = run.updates_due  # the prefill's last episode owes none here
+                for name in spent:
+                    spent[name] = 0.0
+                before, updates = run.steps, run.agent.updates
+                start = time.perf_counter()
+                while run.steps < before + steps:
+                    with counted("act"):
+                        action = run.act()
+                    run.collector.begin(action)
+                    with counted("update"):
+                        run.learn()
+                    with counted("wait for the environment"):
+                        episodes = run.collector.finish()
+                    with counted("remember"):
+                        run.remember(episodes)
+                seconds = time.perf_counter() - start
+                taken, updates = run.steps - before, run.agent.updates - updates
+            finally:
+                run.close()
+    return {
+        "environment_steps_per_second": taken / seconds,
+        "updates_per_second": updates / seconds,
+        "action_repeat": repeat,
+        "share": {name: value / seconds for name, value in spent.items()},
+        "start_up_seconds": start_up,
+        "memory": memory(),
+    }

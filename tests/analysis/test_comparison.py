@@ -1,0 +1,218 @@
+"""Whole comparisons: the paper's headline from its raw data, and folders of our own."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import envs
+from analysis.comparison import Compare, ceiling, compare, difficulty
+from analysis.curves import read
+from analysis.figures import LOOKS, looks
+from analysis.report import make_report
+from envs import dmc
+from errors import UserError
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT.parent / "shared" / "published" / "metaworld_scores.json"
+
+
+def write(path, *entries):
+    path.write_text(json.dumps(list(entries)))
+    return str(path)
+
+
+def entry(method, task, seed, scores, steps=None, name="success_rates"):
+    steps = steps or [10_000 * (i + 1) for i in range(len(scores))]
+    return {"method": method, "task": task, "seed": seed, "steps": steps, name: scores}
+
+
+def test_published_headline(tmp_path):
+    options = Compare(inputs=(str(PUBLISHED),), out=tmp_path, repetitions=200)
+    comparison = compare(read(options.inputs), options)
+    mean = {method: s["mean"][0] for method, s in comparison.statistics.items()}
+    assert mean == pytest.approx({"mwm": 0.817, "dreamerv2": 0.679}, abs=0.0005)
+    assert {len(methods) for methods in comparison.finals.values()} == {2}
+    assert len(comparison.tasks) == 50
+    sizes = {group: sizes["mwm"] for group, sizes in comparison.group_sizes.items()}
+    assert sizes == {"easy": 28, "medium": 11, "hard": 6, "very hard": 5}
+    fractions, means, _ = comparison.efficiency["mwm"]
+    assert fractions[0] == pytest.approx(0.02)  # 10,000 of 500,000 steps; none is known before
+    assert fractions[-1] <= 0.98
+    assert means[-1] > means[0]
+    assert list(comparison.improvements) == [("mwm", "dreamerv2")]
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Two methods, one with runs cut short, and a task with returns that only one has."""
+    easy, hard = "metaworld/window-close", "metaworld/push"
+    published = write(
+        tmp_path / "published.json",
+        *(entry("mwm", task, seed, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+          for task in (easy, hard) for seed in range(3)),
+    )  # fmt: skip
+    own = write(
+        tmp_path / "own.json",
+        entry("ours", easy, 0, [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]),
+        entry("ours", easy, 1, [0.0, 1.0], steps=[5_000, 15_000]),
+        entry("ours", hard, 0, [0.1, 0.1]),
+        entry("ours", "dmc/walker-walk", 0, [100.0, 300.0], name="returns"),
+    )
+    return published, own
+
+
+def test_everything_is_written_and_the_report_needs_nothing_else(inputs, tmp_path):
+    out = tmp_path / "out"
+    summary, written = make_report(Compare(inputs=inputs, out=out, repetitions=200))
+    assert "mwm" in summary
+    assert set(written) == {path for path in out.rglob("*") if path.is_file()}
+    for name in ("aggregate", "curves", "groups", "tasks/metaworld-push", "tasks/dmc-walker-walk"):
+        assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (out / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+    report = (out / "report.html").read_text()
+    assert report.count("<svg") == 6
+    assert not re.findall(r"""(?:src|href)=["'](?!#)""", report.replace("xlink:href", "href"))
+    ids = re.findall(r'\bid="([^"]+)"', report)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', report)) <= set(ids)
+    for text in (report, (out / "scores.md").read_text()):
+        assert "own.json" in text
+        assert "different tasks" in text
+
+
+def test_numbers_of_a_small_comparison(inputs, tmp_path):
+    make_report(Compare(inputs=inputs, out=tmp_path / "out", repetitions=200))
+    numbers = json.loads((tmp_path / "out" / "scores.json").read_text())
+    easy = numbers["tasks"]["metaworld/window-close"]
+    assert easy["ours"]["finals"] == pytest.approx([0.9, 0.5])
+    assert easy["mwm"]["mean"] == pytest.approx(0.76)
+    assert numbers["tasks"]["dmc/walker-walk"]["ours"]["finals"] == [200.0]
+    # Normalised: window-close (.9 + .5) / 2, push .1, walker-walk 200 of 1000.
+    mean = numbers["aggregates"]["ours"]["mean"]["point"]
+    assert mean == pytest.approx((0.7 + 0.1 + 0.2) / 3)
+    assert numbers["groups"]["hard"]["ours"]["interval"] is None
+    assert any("unequal training" in note for note in numbers["notes"])
+    assert any("fewer than five" in note for note in numbers["notes"])
+
+
+def test_equal_training_is_compared_with_until_and_shared(inputs, tmp_path):
+    options = Compare(
+        inputs=inputs, out=tmp_path, until=20_000, shared=True, final="last", repetitions=200
+    )
+    comparison = compare(read(inputs), options)
+    assert set(comparison.finals) == {"metaworld/window-close", "metaworld/push"}
+    assert comparison.finals["metaworld/window-close"]["mwm"].tolist() == [0.2] * 3
+    assert comparison.finals["metaworld/window-close"]["ours"].tolist() == [0.5, 1.0]
+    assert max(a.steps[-1] for ms in comparison.tasks.values() for a in ms.values()) <= 20_000
+
+
+def test_seeds_behind_every_point_are_counted(inputs, tmp_path):
+    options = Compare(inputs=inputs, out=tmp_path, repetitions=200)
+    aligned = compare(read(inputs), options).tasks["metaworld/window-close"]["ours"]
+    assert dict(zip(aligned.steps.tolist(), aligned.seeds.tolist(), strict=True)) == {
+        5_000: 1, 10_000: 2, 15_000: 2, 20_000: 1, 30_000: 1, 40_000: 1, 50_000: 1, 60_000: 1
+    }  # fmt: skip
+
+
+def test_sample_efficiency_is_shown_only_where_every_task_is_known(inputs, tmp_path):
+    options = Compare(inputs=inputs, out=tmp_path, tasks=("metaworld_window_close",))
+    comparison = compare(read(inputs), options)
+    fractions, means, _ = comparison.efficiency["mwm"]
+    assert (fractions[0], fractions[-1]) == pytest.approx((0.02, 0.14))
+    assert means[fractions == 0.06] == pytest.approx(0.4)
+    both = compare(read(inputs), Compare(inputs=inputs, out=tmp_path))
+    # push has four times the budget: its 10,000 to 70,000 steps are .005 to .035 of it.
+    assert both.efficiency["mwm"][0][-1] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"tasks": ("metaworld/window-open",)}, "no curve of metaworld/window-open"),
+        ({"until": 5}, "nothing is left"),
+    ],
+)
+def test_selection_that_leaves_nothing_is_refused(inputs, tmp_path, changes, word):
+    with pytest.raises(UserError, match=word):
+        compare(read(inputs), Compare(inputs=inputs, out=tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("task", "group"),
+    [
+        ("metaworld/window-close", "easy"),
+        ("metaworld/hammer", "medium"),
+        ("metaworld/pick-place", "hard"),
+        ("metaworld/stick-pull", "very hard"),
+        ("dmc/walker-walk", None),
+    ],
+)
+def test_difficulty_groups_of_the_paper(task, group):
+    assert difficulty(task) == group
+
+
+def test_returns_are_divided_by_what_an_episode_can_pay():
+    most = {task: ceiling(task, "return") for task in envs.tasks("dmc")}
+    assert {most[f"dmc/{name}"] for name in dmc.MANIPULATION_TASKS} == {250.0}
+    suite = [most[f"dmc/{name}"] for name in dmc.SUITE_TASKS]
+    assert set(suite) == {1000.0}
+    assert ceiling("dmc/walker-walk", "success") == 1.0
+    assert ceiling("metaworld/push", "return") is None
+
+
+def test_returns_of_unknown_size_are_drawn_but_not_aggregated(tmp_path):
+    path = write(
+        tmp_path / "scores.json",
+        entry("sac", "metaworld/push", 0, [100.0, 3500.0], name="returns"),
+    )
+    make_report(Compare(inputs=(path,), out=tmp_path / "out", repetitions=200))
+    numbers = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert numbers["aggregates"] == {}
+    assert any("left out of aggregates" in note for note in numbers["notes"])
+    assert (tmp_path / "out" / "tasks" / "metaworld-push.png").exists()
+
+
+def test_method_looks_the_same_whoever_else_is_shown():
+    alone = looks(["masks"])["masks"]
+    assert looks(["masks", "mwm", "ours", "dreamerv2"])["masks"] == alone
+    crowd = looks(["mwm", "ours", "dreamerv2", "a", "b", "c", "d"])
+    assert len({look[0] for look in crowd.values()}) == len(LOOKS)
+    assert len({(look[1], look[2]) for look in crowd.values()}) == len(LOOKS)  # in grey
+    assert len(set(looks([f"method{i}" for i in range(20)]).values())) == 20
+
+
+def test_user_errors_are_one_line_and_status_two(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "run.py", "compare", str(tmp_path / "none.json"), "--out", str(tmp_path / "out")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        f"error: there is nothing at {tmp_path}/none.json; name run folders or score files"
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_same_inputs_give_the_same_numbers(inputs, tmp_path):
+    for name in ("first", "second"):
+        make_report(Compare(inputs=inputs, out=tmp_path / name, repetitions=200))
+    texts = [(tmp_path / name / "scores.json").read_text() for name in ("first", "second")]
+    assert texts[0] == texts[1]
+    assert np.isfinite(json.loads(texts[0])["aggregates"]["ours"]["mean"]["point"])
+
+
+def test_whatever_stands_in_a_file_a_row_of_the_table_is_one_line(tmp_path):
+    command = "python run.py train \\\n  --task a|b"
+    entries = [
+        entry("ours", "metaworld/push", s, [0.1, 0.2]) | {"command": command} for s in (0, 1)
+    ]
+    make_report(Compare((write(tmp_path / "a.json", *entries),), tmp_path / "out", repetitions=100))
+    text = (tmp_path / "out" / "scores.md").read_text()
+    rows = [line for line in text.splitlines() if "run.py train" in line]
+    assert [row.count(" | ") for row in rows] == [4]
+    assert "--task a\\|b" in rows[0]
