@@ -1,4 +1,4 @@
-"""Around the action head: actions in its units, and chunks of them handed out one by one.
+"""Normalised actions, and receding-horizon execution of chunks of them.
 
 Shape legend: D dimensions, E environments, K of them that are due, H actions of a chunk, A size of
 an action.
@@ -31,7 +31,7 @@ class Normaliser(nn.Module):
         minimum, maximum: (D,) the full range. It takes the percentiles' place in dimensions where
             they lie closer than a tenth of it: a gripper that is open for 99 % of the time has
             equal percentiles, and yet it closes.
-        clip: the least and the greatest value that `undo` returns; None: whatever comes.
+        clip: the least and the greatest value that `denormalise` returns; None: whatever comes.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Normaliser(nn.Module):
         scaled = 2.0 * ((values - self.low) / torch.where(moving, size, 1.0)) - 1.0
         return torch.where(moving, scaled, 0.0)
 
-    def undo(self, normalised: Tensor) -> Tensor:
+    def denormalise(self, normalised: Tensor) -> Tensor:
         """The inverse of `normalise`, clipped. (..., D) → (..., D)."""
         # Exact at both ends, unlike low + share · (high − low).
         values = torch.lerp(self.low, self.high, (normalised + 1.0) / 2.0)
@@ -90,13 +90,13 @@ class ActionQueue:
 
     Args:
         environments: E.
-        execute: actions of a chunk that are handed out before the environment is due again.
+        n_action_steps: actions of a chunk that are handed out before the environment is due again.
     """
 
-    def __init__(self, environments: int, execute: int):
-        self.execute = execute
+    def __init__(self, environments: int, n_action_steps: int):
+        self.n_action_steps = n_action_steps
         self._left = np.zeros(environments, dtype=np.int64)  # actions still to be handed out
-        self._actions: np.ndarray | None = None  # (E, execute, A)
+        self._actions: np.ndarray | None = None  # (E, n_action_steps, A)
 
     def due(self, is_first: np.ndarray) -> np.ndarray:
         """Which environments need a new chunk: (E,) bool → (E,) bool.
@@ -110,20 +110,20 @@ class ActionQueue:
     def fill(self, due: np.ndarray, chunks: np.ndarray) -> None:
         """Give new chunks (K, H, A) to the K environments of `due` (E,) bool, in their order."""
         chunks = np.asarray(chunks, dtype=np.float32)
-        if len(chunks) != due.sum() or chunks.shape[1] < self.execute:
+        if len(chunks) != due.sum() or chunks.shape[1] < self.n_action_steps:
             raise ValueError(
-                f"{due.sum()} chunks of at least {self.execute} actions are due, not"
+                f"{due.sum()} chunks of at least {self.n_action_steps} actions are due, not"
                 f" {chunks.shape[0]} of {chunks.shape[1]}"
             )
         if self._actions is None:
-            self._actions = np.zeros((len(due), self.execute, chunks.shape[2]), np.float32)
-        self._actions[due] = chunks[:, : self.execute]
-        self._left[due] = self.execute
+            self._actions = np.zeros((len(due), self.n_action_steps, chunks.shape[2]), np.float32)
+        self._actions[due] = chunks[:, : self.n_action_steps]
+        self._left[due] = self.n_action_steps
 
     def next(self) -> np.ndarray:
         """The next action of every environment, (E, A) float32."""
         if not self._left.all():
             raise ValueError("an environment is due a chunk and has none")
-        places = self.execute - self._left
+        places = self.n_action_steps - self._left
         self._left -= 1
         return self._actions[np.arange(len(places)), places]

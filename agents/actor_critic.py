@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,42 +18,36 @@ from world_models.layers import MLP, Optimizer, OptimizerConfig, initialise, ste
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
-    """Behaviour learning. The defaults are the paper's (DreamerV2's where it is silent)."""
+    """Sizes and hyperparameters of behaviour learning. The defaults are the paper's, or DreamerV2's
+    where it is silent."""
 
     horizon: int = 15
     """Imagined steps H from every start state."""
     start_states: int | None = None
     """Start states drawn from the batch's posterior states; None takes all of them."""
     discount: float = 0.99
-    """γ."""
+    """Discount γ of imagined rewards, per agent step."""
     lambda_: float = 0.95
     """λ of the λ-return (eq. 11)."""
     layers: int = 4
     """Hidden layers of actor and critic."""
     units: int = 512
     """Units of each of them."""
-    mean: Literal["tanh", "clipped", "clipped_tanh"] = "tanh"
-    """How the mean of an action is kept in [−1, 1]. tanh: as published; where it saturates its
-    gradient vanishes, and an action that has come to stand at a bound stays there. clipped: by
-    `clipped`, from where it comes back. clipped_tanh: a tanh that is clipped so before it
-    saturates."""
     min_std: float = 0.1
     """Smallest standard deviation of the actor's parent normal, in actions."""
     max_std: float = 1.0
-    """Largest; it begins halfway between. DreamerV2's go from 0.1 to 2.1."""
+    """Largest standard deviation; an untrained actor's is halfway between. DreamerV2's go from 0.1
+    to 2.1."""
     entropy: float = 1e-4
     """Weight η of the actor's entropy (eq. 12)."""
     target_every: int = 100
     """Updates between two moves of the target critic (DreamerV2: 100)."""
     target_rate: float = 1.0
-    """How far it moves towards the critic; 1 copies it (DreamerV2)."""
+    """Share of the way to the critic that such a move covers; 1 copies it (DreamerV2)."""
     normalise_reward: bool = True
     """Divide imagined rewards by a moving average of their size (Table 1: all but DMC)."""
     reward_decay: float = 0.99
-    """Decay of that moving average, and of that of the returns."""
-    scale_returns: bool = False
-    """Divide what the actor raises, but for entropy, by a moving average of the λ-returns' range
-    (5th to 95th percentile) where that is above 1 (DreamerV3, Hafner et al., 2023)."""
+    """Decay of that moving average."""
     actor_optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-4)
     )
@@ -62,6 +56,11 @@ class ActorCriticConfig:
         default_factory=lambda: OptimizerConfig(learning_rate=1e-4)
     )
     """Optimiser of the critic (DreamerV2: 1e-4)."""
+
+    REMOVED: ClassVar = {
+        "mean": ("tanh",),  # else clipped, or a tanh clipped before it saturates
+        "scale_returns": (False,),  # else over their range, as in DreamerV3
+    }
 
     def __post_init__(self) -> None:
         if self.horizon < 2:  # an action first shows in the return of the state after it
@@ -78,7 +77,7 @@ class ActorCriticConfig:
 def lambda_return(
     reward: Tensor, value: Tensor, discount: Tensor, bootstrap: Tensor, lambda_: float
 ) -> Tensor:
-    """Equation 11, by a backward recursion.
+    """λ-returns of imagined trajectories (eq. 11), by a backward recursion.
 
     V_t = r_t + d_t·((1 − λ)·v_{t+1} + λ·V_{t+1}), and the last V uses `bootstrap` for both.
 
@@ -110,7 +109,7 @@ class TruncatedNormal:
     """
 
     edge = 1.0 - 1e-6
-    """Samples stay this close to 0, where the log-density is finite (DreamerV2)."""
+    """Largest absolute value of a sample: there the log-density is still finite (DreamerV2)."""
 
     def __init__(self, mean: Tensor, std: Tensor):
         self.mean, self.std = mean, std
@@ -126,6 +125,7 @@ class TruncatedNormal:
 
     @property
     def mode(self) -> Tensor:
+        """Where the density is highest: the parent's mean, clipped to [−1, 1]."""
         return self.mean.clamp(-1.0, 1.0)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -144,60 +144,24 @@ class TruncatedNormal:
         return (entropy + edges / (2.0 * self.mass)).sum(-1)
 
 
-class _Clipped(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, raw: Tensor, bound: float) -> Tensor:
-        ctx.save_for_backward(raw)
-        ctx.bound = bound
-        return raw.clamp(-bound, bound)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        (raw,) = ctx.saved_tensors
-        # To lower the loss is to move against the gradient.
-        inwards = (raw.abs() < ctx.bound) | (gradient * raw > 0)
-        return torch.where(inwards, gradient, 0.0), None
-
-
-def clipped(raw: Tensor, bound: float = 1.0) -> Tensor:
-    """`raw` (...) clipped to [−bound, bound]; there and beyond, gradients that lead back in stay
-    as they are, those that lead further out are 0.
-
-    Unlike inverting gradients (Hausknecht and Stone, 2016), which are scaled by the room that is
-    left to the bound: where gradients are noisy that pulls every action towards the middle.
-    """
-    return _Clipped.apply(raw, bound)
-
-
-def clipped_tanh(raw: Tensor) -> Tensor:
-    """A tanh of `raw` (...) clipped to [−2, 2], stretched to [−1, 1].
-
-    Its slope, 1.04 in the middle, is still .07 at the bounds, where a tanh's goes on to vanish.
-    """
-    return torch.tanh(clipped(raw, 2.0)) / math.tanh(2.0)
-
-
-BOUNDS = {"tanh": torch.tanh, "clipped": clipped, "clipped_tanh": clipped_tanh}
-
-
 class Actor(nn.Module):
     """Model-state features (..., F) → truncated normal over actions (..., A)."""
 
     def __init__(self, config: ActorCriticConfig, feature: int, action: int):
         super().__init__()
         self.min_std, self.max_std = config.min_std, config.max_std
-        self.bound = BOUNDS[config.mean]
         self.layers = MLP(feature, config.units, config.layers, 2 * action)
         initialise(self)
 
     def forward(self, feature: Tensor) -> TruncatedNormal:
         mean, std = self.layers(feature).float().chunk(2, dim=-1)
         std = self.min_std + (self.max_std - self.min_std) * torch.sigmoid(std)
-        return TruncatedNormal(self.bound(mean), std)
+        return TruncatedNormal(torch.tanh(mean), std)
 
 
 class ActorCritic(nn.Module):
-    """Learns to act inside any world model that has `imagine(policy, start, horizon)`."""
+    """Actor, critic and target critic, learned inside any world model that has
+    `imagine(policy, start, horizon)`."""
 
     def __init__(self, config: ActorCriticConfig, feature: int, action: int):
         super().__init__()
@@ -210,8 +174,6 @@ class ActorCritic(nn.Module):
         self.target_critic.load_state_dict(self.critic.state_dict())
         self.target_critic.requires_grad_(False)
         self.register_buffer("reward_scale", torch.ones(()))
-        if config.scale_returns:
-            self.register_buffer("return_range", torch.ones(()))
         self.actor_optimizer = Optimizer([self.actor], config.actor_optimizer)
         self.critic_optimizer = Optimizer([self.critic], config.critic_optimizer)
 
@@ -222,15 +184,6 @@ class ActorCritic(nn.Module):
         decay = self.config.reward_decay
         self.reward_scale.mul_(decay).add_((1.0 - decay) * reward.detach().abs().mean())
         return reward / (self.reward_scale + 1e-8)
-
-    def _scale(self, returns: Tensor) -> Tensor:
-        """Returns over a moving average of their range; the average moves first."""
-        if not self.config.scale_returns:
-            return returns
-        decay = self.config.reward_decay
-        low, high = (torch.quantile(returns.detach(), share) for share in (0.05, 0.95))
-        self.return_range.mul_(decay).add_((1.0 - decay) * (high - low))
-        return returns / self.return_range.clamp(min=1.0)
 
     def losses(self, world_model, start) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Imagine from `start` states (B, ...) and return the actor's loss (eq. 12), the
@@ -256,7 +209,7 @@ class ActorCritic(nn.Module):
             torch.stack([distribution.mean for distribution in distributions]),
             torch.stack([distribution.std for distribution in distributions]),
         ).entropy()
-        objective = self._scale(target)[1:] + config.entropy * entropy[:-1]
+        objective = target[1:] + config.entropy * entropy[:-1]
         actor_loss = -(weight[:-1] * objective).mean()
         predicted = self.critic(dream.feature[:-1].detach()).squeeze(-1).float()
         critic_loss = 0.5 * (weight * (predicted - target.detach()).square()).mean()
@@ -268,8 +221,6 @@ class ActorCritic(nn.Module):
             "imagined_reward": dream.reward.mean(),
             "reward_scale": self.reward_scale.clone(),
         }
-        if config.scale_returns:
-            metrics["return_range"] = self.return_range.clone()
         return actor_loss, critic_loss, {name: m.detach() for name, m in metrics.items()}
 
     def step(

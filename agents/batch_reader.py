@@ -1,13 +1,9 @@
-"""What an update reads of the replay: drawn first, then read, ahead of time where that saves some.
+"""Batches of the replay as an update takes them: frames and windows, shifted, ready to be copied.
 
 Shape legend: B batch, T time, H = W image size.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,22 +13,6 @@ from agents.replay import Replay
 
 DYNAMICS_ENTRIES = ("image", "action", "reward", "is_first", "is_terminal")
 """What of the replay a dynamics update learns from."""
-
-
-class Draw(NamedTuple):
-    """What the autoencoder learns from: places in the replay, (B,) or (B, T), and by how many
-    pixels down and right the pictures of each of the B are shifted, (B, 2)."""
-
-    index: np.ndarray
-    shift: np.ndarray
-
-
-class Frames(NamedTuple):
-    """Of the replay: those the autoencoder learns from (none where its update is not due), and
-    the windows of the dynamics' update."""
-
-    single: dict[str, Tensor] | None
-    windows: dict[str, Tensor]
 
 
 def translated(batch: dict[str, Tensor], shift: np.ndarray) -> dict[str, Tensor]:
@@ -80,79 +60,32 @@ class BatchReader:
 
     Args:
         frames: how many the autoencoder learns from in an update.
-        frames_window: how many of them are consecutive; ``frames`` is a multiple of it.
         batch, window: number and length of a dynamics update's windows.
         device: what they are read for.
         random_shift: pixels by which the autoencoder's frames are shifted at most, either way.
     """
 
     def __init__(
-        self,
-        frames: int,
-        frames_window: int,
-        batch: int,
-        window: int,
-        device: torch.device,
-        random_shift: int = 0,
+        self, frames: int, batch: int, window: int, device: torch.device, random_shift: int = 0
     ):
-        self._frames, self._frames_window = frames, frames_window
-        self._batch, self._window = batch, window
+        self._frames, self._batch, self._window = frames, batch, window
         self._device, self._random_shift = device, random_shift
-        self.prefetch = device.type == "cuda"
-        """Read while the device computes."""
-        self.thread: ThreadPoolExecutor | None = None
-        """What reads ahead, once it has been asked to."""
 
-    def draw_windows(self, replay: Replay) -> np.ndarray:
-        """Places of the windows of a dynamics update, (B, T)."""
-        return replay.draw_windows(self._batch, self._window)
-
-    def windows(self, replay: Replay, index: np.ndarray) -> dict[str, Tensor]:
-        """What a dynamics update learns from, each (B, T, ...)."""
-        return replay.windows(index, DYNAMICS_ENTRIES)
-
-    def draw_frames(self, replay: Replay) -> Draw:
-        """The frames the autoencoder learns from: (B,), or windows (B/T, T)."""
-        if self._frames_window == 1:
-            index = replay.draw_frames(self._frames)
-        else:
-            rows = self._frames // self._frames_window
-            index = replay.draw_windows(rows, self._frames_window)
-        most, size = self._random_shift, (len(index), 2)
-        if not most:  # nothing is drawn
-            return Draw(index, np.zeros(size, np.int64))
-        return Draw(index, replay.rng.integers(-most, most, size, endpoint=True))
-
-    def frames(self, replay: Replay, draw: Draw) -> dict[str, Tensor]:
-        """What the autoencoder learns from, each (B, ...)."""
-        if draw.index.ndim == 1:
-            batch = {n: v[:, None] for n, v in replay.single_frames(draw.index).items()}
-        else:
-            batch = replay.windows(draw.index)
-        batch = self._pinned(translated(batch, draw.shift))
+    def frames(self, replay: Replay) -> dict[str, Tensor]:
+        """Frames drawn independently, each shifted by itself, every entry (B, ...)."""
+        index = replay.draw_frames(self._frames)
+        shift = np.zeros((len(index), 2), np.int64)
+        if self._random_shift:
+            most = self._random_shift
+            shift = replay.rng.integers(-most, most, shift.shape, endpoint=True)
+        batch = {n: v[:, None] for n, v in replay.single_frames(index).items()}
+        batch = self._pinned(translated(batch, shift))
         return {name: value.flatten(0, 1) for name, value in batch.items()}
 
-    def start(self, replay: Replay, with_frames: bool) -> Callable[[], Frames]:
-        """Draw windows, and frames if they are wanted; the function that has them.
-
-        With ``prefetch`` they are read meanwhile: from the disk in a thread of its own, from the
-        device's memory before the device has anything else to do.
-        """
-        drawn = self.draw_frames(replay) if with_frames else None
-        windows = self.draw_windows(replay)
-
-        def read() -> Frames:
-            single = None if drawn is None else self.frames(replay, drawn)
-            return Frames(single, self._pinned(self.windows(replay, windows)))
-
-        if replay.device is not None:
-            frames = read()
-            return lambda: frames
-        if not self.prefetch:
-            return read
-        if self.thread is None:
-            self.thread = ThreadPoolExecutor(1)
-        return self.thread.submit(read).result
+    def windows(self, replay: Replay) -> dict[str, Tensor]:
+        """Windows of consecutive steps, every entry (B, T, ...)."""
+        index = replay.draw_windows(self._batch, self._window)
+        return self._pinned(replay.windows(index, DYNAMICS_ENTRIES))
 
     def _pinned(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """In memory that a GPU copies from while it computes."""

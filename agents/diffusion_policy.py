@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from errors import UserError
 
 KeysValues = tuple[Tensor, Tensor]
-"""What attention reads of a sequence of N tokens: keys and values, both (B, M, N, D/M)."""
+"""Keys and values of a sequence of N tokens, both (B, M, N, D/M)."""
 TIMESTEPS = 1000.0
 """Timestep of pure noise; 0 is clean (LTX-Video's scale)."""
 TIME_CHANNELS = 256
@@ -42,13 +43,15 @@ class DiffusionPolicyConfig:
     """Attention heads M of every block."""
     chunk: int = 36
     """Actions H predicted at once, steps."""
-    euler_steps: int = 10
+    num_inference_steps: int = 10
     """Steps of Euler's method from noise to actions (10)."""
-    execute: int = 8
+    n_action_steps: int = 8
     """Actions of a chunk that are executed before the next one is predicted, steps (8)."""
 
+    RENAMED: ClassVar = {"euler_steps": "num_inference_steps", "execute": "n_action_steps"}
+
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "chunk", "euler_steps", "execute"):
+        for name in ("width", "heads", "chunk", "num_inference_steps", "n_action_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.width % (2 * self.heads):
@@ -56,8 +59,10 @@ class DiffusionPolicyConfig:
                 f"the policy's width, {self.width}, must be a multiple of twice its heads,"
                 f" {2 * self.heads}"
             )
-        if self.execute > self.chunk:
-            raise UserError(f"cannot execute {self.execute} actions of a chunk of {self.chunk}")
+        if self.n_action_steps > self.chunk:
+            raise UserError(
+                f"n_action_steps is {self.n_action_steps}; a chunk has {self.chunk} actions"
+            )
 
 
 # ------------------------------------------------------------------------------------ blocks
@@ -103,7 +108,7 @@ class Attention(nn.Module):
         return vectors.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def keys_values(self, context: Tensor, angles: Tensor | None = None) -> KeysValues:
-        """What this layer reads of `context` (B, N, C), with rotary positions where given."""
+        """Keys and values of `context` (B, N, C), with rotary positions where given."""
         value = self.value(context)
         key = self._split(self.norm_key(self.key(context).float()).to(value.dtype))
         return key if angles is None else rotate(key, angles), self._split(value)
@@ -137,7 +142,7 @@ class ActionBlock(nn.Module):
         self.modulation = nn.Parameter(torch.randn(6, width) / width**0.5)
 
     def forward(self, tokens: Tensor, context: KeysValues, time: Tensor, angles: Tensor) -> Tensor:
-        """One block.
+        """Self-attention, cross-attention and feed-forward, each with a residual connection.
 
         Args:
             tokens: (B, T, D).
@@ -255,7 +260,7 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("places", places, persistent=False)
 
     def read(self, context: Sequence[Tensor]) -> list[KeysValues]:
-        """What each block attends to, from the backbone's features of each block (B, N, C).
+        """Keys and values that each block attends to, of the backbone's features (B, N, C) of each.
 
         Raises:
             UserError: the features are not those of the backbone this head was made for.
@@ -284,7 +289,7 @@ class DiffusionPolicy(nn.Module):
     def velocity(
         self, noisy: Tensor, s: Tensor, proprio: Tensor, context: Sequence[KeysValues]
     ) -> Tensor:
-        """The network.
+        """The network: predicted velocity from noise to actions.
 
         Args:
             noisy: (B, H, A) z_s.
@@ -380,5 +385,5 @@ class DiffusionPolicy(nn.Module):
         return euler(
             lambda noisy, s: self.velocity(noisy, s, proprio, read),
             noise,
-            self.config.euler_steps if steps is None else steps,
+            self.config.num_inference_steps if steps is None else steps,
         )

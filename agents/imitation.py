@@ -1,33 +1,31 @@
-"""The imitation loop: learn to predict, then to act, from demonstrations; on one page."""
+"""The imitation loop: learn in stages from demonstrations, evaluate in the simulator; on one
+page."""
 
 from agents.imitation_config import ImitationConfig
 from agents.imitation_run import ImitationRun
-from errors import UserError
 from experiment.run_folder import RunFolder
 
 
 def imitate(config: ImitationConfig, folder: RunFolder) -> None:
-    """Learn both stages, from the folder's checkpoint where it has one.
+    """Learn every stage, from the folder's checkpoint where it has one.
 
     Raises:
         UserError: the data cannot be used, a loss is not finite, or the folder's checkpoint is
             another run's.
     """
-    run = None
-    try:
-        run = ImitationRun(config, folder)
+    with ImitationRun(config, folder) as run:
         run.resume()
-        while run.updates < config.first_stage_steps:
-            run.learn("dynamics", run.next_batches())
-            run.report_if_due()
-        run.begin_policy()
-        while run.updates < config.first_stage_steps + config.policy_steps:
-            run.learn("policy", run.next_batches())
-            run.evaluate_if_due()
-        run.conclude()
-    except UserError:
-        folder.abandon()
-        raise
-    finally:
-        if run is not None:
-            run.close()
+        for stage in run.stages_left():
+            run.begin(stage)
+            while run.updates < run.end_of(stage):
+                run.learn(stage, run.next_batches())
+                if run.report_due:
+                    run.report()
+                if run.evaluation_due:
+                    run.evaluate()
+                if run.checkpoint_due:
+                    run.checkpoint()
+        run.log({})
+        if run.evaluated < run.updates:
+            run.evaluate()
+            run.checkpoint()

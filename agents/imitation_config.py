@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from agents.mask_world_model_config import ImitationAgentConfig
+from agents.mask_world_model_config import MaskWorldModelConfig
 from envs.demonstrations import SHORT_CAMERA_NAMES, Recording
 from envs.environment_config import Quality
 from errors import UserError
 from world_models.targets import reads
 from world_models.video_targets import make_video_target
 
+STAGES = ("dynamics", "policy")
+"""Stages of learning, in order: to predict, then to act on what is predicted."""
+
 
 @dataclass(frozen=True)
 class ImitationConfig:
     """A whole imitation run: both stages on the same demonstrations. Steps are updates."""
 
-    GROWING: ClassVar[str] = "policy_steps"
-    FREE: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_seconds"})
+    MAY_GROW: ClassVar[str] = "policy_steps"
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_seconds"})
 
     data: tuple[str, ...]
     """Demonstration files, or folders of them."""
@@ -35,7 +38,7 @@ class ImitationConfig:
     """torch device; auto takes CUDA when there is one."""
     threads: int = 0
     """CPU threads of the learner; 0 leaves PyTorch's choice."""
-    agent: ImitationAgentConfig = field(default_factory=ImitationAgentConfig)
+    agent: MaskWorldModelConfig = field(default_factory=MaskWorldModelConfig)
     """The agent."""
     dynamics_from: str = ""
     """Run folder whose finished stage 1 is taken over in place of learning it here."""

@@ -18,7 +18,7 @@ import envs
 from agents.evaluation import pruning_area, retained, summarise
 from agents.imitation_config import View
 from agents.imitation_loading import load_agent, load_predictor
-from agents.mask_world_model import ImitationAgent, check_agreement
+from agents.mask_world_model import MaskWorldModel, check_agreement
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from errors import UserError
 from experiment.provenance import provenance
@@ -46,7 +46,7 @@ def opened(
 
 
 def evaluate(
-    agent: ImitationAgent | None,
+    agent: MaskWorldModel | None,
     vector: VectorEnv,
     task: str,
     episodes: int,
@@ -89,7 +89,7 @@ def evaluate(
 
 
 def run_task(
-    agent: ImitationAgent | None,
+    agent: MaskWorldModel | None,
     vector: VectorEnv,
     seeds: Sequence[int],
     seed: int,
@@ -102,7 +102,7 @@ def run_task(
     if agent is None:
         actor = RandomAgent(space, seed)
     else:
-        check_agreement(agent.interface, vector.single_observation_space, space)
+        check_agreement(agent.data_spec, vector.single_observation_space, space)
         told = vector.get_attr("instruction")[0] if instruction is None else instruction
         actor = agent.actor(told, seed, film is not None)
     episodes = run_episodes(actor, vector, list(seeds), options=options, until_success=True)
@@ -138,7 +138,7 @@ class Evaluation:
         tasks: ids; None: those of the run.
         episodes: of each task.
         seed: of starts and noise.
-        execute: actions of a chunk that are taken before the next one; None: the run's.
+        n_action_steps: actions of a chunk that are taken before the next one; None: the run's.
         device: torch device.
 
     Raises:
@@ -151,18 +151,20 @@ class Evaluation:
         tasks: Sequence[str] | None,
         episodes: int,
         seed: int,
-        execute: int | None = None,
+        n_action_steps: int | None = None,
         device: str = "auto",
     ):
         self.folder = RunFolder.open(logdir)
         self.agent, self.config, self.view, self.updates = load_agent(logdir, device)
         self.tasks = list(tasks or envs.expand(self.config.task))
         self.episodes, self.seed = episodes, seed
-        if execute is not None:
+        if n_action_steps is not None:
             chunk = self.config.agent.policy.chunk
-            if not 1 <= execute <= chunk:
-                raise UserError(f"--execute is {execute}; the agent predicts {chunk} actions")
-            self.agent.execute = execute
+            if not 1 <= n_action_steps <= chunk:
+                raise UserError(
+                    f"--n-action-steps is {n_action_steps}; the agent predicts {chunk} actions"
+                )
+            self.agent.n_action_steps = n_action_steps
         self._open: dict[tuple[str, str, int], VectorEnv] = {}
         self._stack = contextlib.ExitStack()
 
@@ -176,9 +178,9 @@ class Evaluation:
             progress: called with the name of each row and what was found.
 
         Returns:
-            ``task``, ``updates``, ``seed``, ``execute``, and by the name of each row ``success``,
-            ``return``, ``tasks`` (success of each), ``episodes``, ``commit``; ``shifts`` and
-            ``retained``, ``pruning``, ``instructions`` where rows ask for them.
+            ``task``, ``updates``, ``seed``, ``n_action_steps``, and by the name of each row
+            ``success``, ``return``, ``tasks`` (success of each), ``episodes``, ``commit``;
+            ``shifts`` and ``retained``, ``pruning``, ``instructions`` where rows ask for them.
 
         Raises:
             UserError: a row the agent or its tasks cannot have.
@@ -249,7 +251,7 @@ class Evaluation:
             "task": ",".join(self.tasks),
             "updates": self.updates,
             "seed": self.seed,
-            "execute": self.agent.execute,
+            "n_action_steps": self.agent.n_action_steps,
         }
 
     def _measured_before(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -261,6 +263,8 @@ class Evaluation:
         fresh = conditions | ({"instructions": told} if told else {})
         try:
             before = json.loads((self.folder.path / "evaluation.json").read_text())
+            if "execute" in before:  # what n_action_steps was once called
+                before["n_action_steps"] = before.pop("execute")
             same = all(before[name] == value for name, value in conditions.items())
             same &= before.get("shift") == conditions.get("shift")
             same &= len(before["agent"]["episodes"]) == self.episodes * len(self.tasks)

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from agents.agent import Imitator
 from agents.device import choose_device
 from agents.imitation_config import ImitationConfig, View
-from agents.mask_world_model import ImitationAgent
-from agents.mask_world_model_config import Interface
+from agents.mask_world_model import MaskWorldModel
+from agents.mask_world_model_config import DataSpec
+from agents.training import load_checked
 from errors import UserError
 from experiment.checkpoint import load_checkpoint
 from experiment.run_folder import RunFolder
 from world_models.mask_dynamics import MaskDynamics
 
-DYNAMICS = "dynamics.pt"
-"""File of a run folder with the world model that stage 1 ended with."""
+STAGE_1 = "dynamics.pt"
+"""File of a run folder with what stage 1 ended with: the world model."""
+
+
+def make_imitator(
+    config: ImitationConfig,
+    data_spec: DataSpec,
+    statistics: dict[str, Sequence[float]],
+    device: str,
+) -> MaskWorldModel:
+    """A fresh imitator for what the data fixes."""
+    return MaskWorldModel(config.agent, data_spec, statistics, choose_device(device))
 
 
 def load_agent(
     logdir: Path | str, device: str = "auto"
-) -> tuple[ImitationAgent, ImitationConfig, View, int]:
+) -> tuple[MaskWorldModel, ImitationConfig, View, int]:
     """The agent of a run folder's checkpoint, its configuration, how it sees, and its updates.
 
     Raises:
@@ -39,7 +53,7 @@ def load_agent(
 
 def load_state(
     logdir: Path | str, config: ImitationConfig, device: str
-) -> tuple[ImitationAgent, dict]:
+) -> tuple[MaskWorldModel, dict]:
     """The agent of a run folder's checkpoint, and all of the checkpoint.
 
     Raises:
@@ -49,54 +63,59 @@ def load_state(
     state = folder.load_checkpoint("cpu")
     if state is None:
         raise UserError(f"{logdir} has no checkpoint yet; train longer with the same command")
-    if not isinstance(state.get("agent"), dict) or "interface" not in state["agent"]:
+    if (
+        not isinstance(state.get("agent"), dict)
+        or not {"data_spec", "interface"} & state["agent"].keys()
+    ):
         raise UserError(
             f"{folder.checkpoint_path} is no checkpoint of an imitation run; put its own back"
         )
     kept = state["agent"]
-    agent = ImitationAgent(
-        config.agent, Interface(**kept["interface"]), kept["statistics"], choose_device(device)
-    )
-    load_checked(agent, state, config, folder.checkpoint_path)
+    # Checkpoints once called it `interface`.
+    data_spec = DataSpec(**(kept["data_spec"] if "data_spec" in kept else kept["interface"]))
+    agent = make_imitator(config, data_spec, kept["statistics"], device)
+    load_checked(agent, state, config.task, folder.checkpoint_path)
     return agent, state
 
 
-def load_world_model(world_model: MaskDynamics, logdir: Path) -> None:
-    """Take the weights that stage 1 of a run ended with.
+def load_first_stage(agent: Imitator, config: ImitationConfig, logdir: Path) -> None:
+    """Take over what stage 1 of another run ended with.
 
     Raises:
-        UserError: it has not ended, or the file is another model's.
+        UserError: it has not ended, or was made with other options.
     """
-    state = load_checkpoint(logdir / DYNAMICS)
-    if state is None:
-        raise UserError(f"{logdir} has not finished its stage 1; let its own command go on")
-    try:
-        world_model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{logdir / DYNAMICS} is no world model of these sizes and cameras; put the run's own"
-            " file back"
-        ) from error
+    theirs = RunFolder.read_config(logdir, ImitationConfig)
+    for name in ("world_model", "dynamics", "n_obs_steps", "stride", "language"):
+        if getattr(theirs.agent, name) != getattr(config.agent, name):
+            raise UserError(
+                f"the world model of {logdir} was made with another --agent.{name}; give the same"
+            )
+    _load_stage_1(agent.load_first_stage_state_dict, logdir)
 
 
-def load_predictor(agent: ImitationAgent, logdir: Path) -> MaskDynamics | None:
+def load_predictor(agent: MaskWorldModel, logdir: Path) -> MaskDynamics | None:
     """The world model as stage 1 left it, where stage 2 has trained it on."""
     config = agent.config
     if config.world_model != "video" or not config.train_backbone:
         return None
-    predictor = copy.deepcopy(agent.averaged.world_model)
-    load_world_model(predictor, logdir)
+    predictor = copy.deepcopy(agent.ema.world_model)
+    _load_stage_1(predictor.load_state_dict, logdir)
     return predictor
 
 
-def load_checked(agent: ImitationAgent, state: dict, config: ImitationConfig, path: Path) -> None:
-    """Load a checkpoint's agent. Raises UserError when it is another run's."""
+def _load_stage_1(load: Callable[[dict], Any], logdir: Path) -> None:
+    """Give `load` the weights that stage 1 of a run ended with.
+
+    Raises:
+        UserError: it has not ended, or the file is another model's.
+    """
+    state = load_checkpoint(logdir / STAGE_1)
+    if state is None:
+        raise UserError(f"{logdir} has not finished its stage 1; let its own command go on")
     try:
-        if state["task"] != config.task:
-            raise KeyError
-        agent.load_state_dict(state["agent"])
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        load(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} belongs to another run (task {state.get('task')}); nothing was changed: put"
-            " this run's own checkpoint back, or use another --logdir"
+            f"{logdir / STAGE_1} is no world model of these sizes and cameras; put the run's own"
+            " file back"
         ) from error

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from agents.diffusion_policy import DiffusionPolicyConfig
 from agents.imitation_config import ImitationConfig
-from agents.mask_world_model_config import ImitationAgentConfig
+from agents.mask_world_model_config import MaskWorldModelConfig
 from errors import UserError
 from world_models.image_encoder import ImageEncoderConfig
 from world_models.layers import OptimizerConfig
@@ -38,7 +38,7 @@ def _paper() -> ImitationConfig:
     return ImitationConfig(
         data=(),
         task="",
-        agent=ImitationAgentConfig(
+        agent=MaskWorldModelConfig(
             language="t5",
             dynamics=MaskDynamicsConfig(
                 vae=VideoVAEConfig(pretrained=LTX_VIDEO),
@@ -64,7 +64,7 @@ def _gpu() -> ImitationConfig:
         task="",
         dynamics_steps=20_000,
         policy_steps=20_000,
-        agent=ImitationAgentConfig(
+        agent=MaskWorldModelConfig(
             dynamics=MaskDynamicsConfig(
                 vae=VideoVAEConfig(
                     32, widths=(64, 128), blocks=(1, 1, 2), scaling=(True, True), patch=4
@@ -95,10 +95,10 @@ def _cpu() -> ImitationConfig:
         task="",
         dynamics_steps=6_000,
         policy_steps=10_000,
-        agent=ImitationAgentConfig(
+        agent=MaskWorldModelConfig(
             dynamics=_sparing(replace(small(), future_frames=5)),
             image_encoder=ImageEncoderConfig(layers=4, width=128),
-            policy=DiffusionPolicyConfig(width=128, heads=4, chunk=16, euler_steps=5),
+            policy=DiffusionPolicyConfig(width=128, heads=4, chunk=16, num_inference_steps=5),
             dynamics_optimizer=_optimizer(1e-3),
             policy_optimizer=_optimizer(5e-4),
         ),

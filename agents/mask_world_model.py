@@ -16,16 +16,19 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.action_chunks import ActionQueue, Normaliser
+from agents.agent import Stage
 from agents.device import autocast
 from agents.diffusion_policy import DiffusionPolicy
-from agents.mask_world_model_config import ImitationAgentConfig, Interface
+from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
 from errors import UserError
 from world_models.image_encoder import ImageEncoder
 from world_models.language import make_language
 from world_models.mask_dynamics import MaskDynamics
-from world_models.video_targets import VideoTarget
+from world_models.video_targets import VideoTarget, to_unit
 
 ACTION_RANGE = (-1.0, 1.0)
+REPORTED_FRAMES = 4
+"""Frames of a predicted future that are drawn."""
 
 # diffusers keeps the weights of its norms in float32; that they are not fused then is no news.
 warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
@@ -34,59 +37,59 @@ warnings.filterwarnings("ignore", message="Mismatch dtype between input and weig
 class Networks(nn.Module):
     """Everything that learns, so that its average is one module too."""
 
-    def __init__(self, config: ImitationAgentConfig, interface: Interface, caption_width: int):
+    def __init__(self, config: MaskWorldModelConfig, data_spec: DataSpec, caption_width: int):
         super().__init__()
         if config.world_model == "video":
-            self.world_model = MaskDynamics(config.dynamics, interface.cameras, caption_width)
+            self.world_model = MaskDynamics(config.dynamics, data_spec.cameras, caption_width)
         else:
             self.world_model = ImageEncoder(
                 config.image_encoder,
-                interface.cameras,
-                config.history,
-                interface.size,
+                data_spec.cameras,
+                config.n_obs_steps,
+                data_spec.size,
                 caption_width,
             )
         self.policy = DiffusionPolicy(
             config.policy,
             self.world_model.layers,
             self.world_model.width,
-            interface.action_size,
-            interface.proprio_size,
+            data_spec.action_size,
+            data_spec.proprio_size,
         )
 
 
-class ImitationAgent:
+class MaskWorldModel:
     """Learns both stages and acts.
 
     Args:
         config: sizes and settings.
-        interface: what the data fixes.
+        data_spec: what the data fixes.
         statistics: of actions and proprioception (``envs.windows.statistics``).
         device: to compute on.
 
     Attributes:
         pruning: share of the video tokens that are dropped when acting.
-        execute: actions of a chunk that are taken before the next one.
+        n_action_steps: actions of a chunk that are taken before the next one.
         predictor: what `predict` draws with where it is not None. Stage 2 trains the transformer
             further for its features alone, and its predictions decay: those shown are stage 1's.
     """
 
     def __init__(
         self,
-        config: ImitationAgentConfig,
-        interface: Interface,
+        config: MaskWorldModelConfig,
+        data_spec: DataSpec,
         statistics: dict[str, Sequence[float]],
         device: torch.device | str,
     ):
-        self.config, self.interface, self.statistics = config, interface, statistics
+        self.config, self.data_spec, self.statistics = config, data_spec, statistics
         self.device = torch.device(device)
         self.language = make_language(config.language)
-        self.networks = Networks(config, interface, self.language.width).to(self.device)
-        self.averaged = copy.deepcopy(self.networks).requires_grad_(False).eval()
+        self.networks = Networks(config, data_spec, self.language.width).to(self.device)
+        self.ema = copy.deepcopy(self.networks).requires_grad_(False).eval()
         self.actions = Normaliser.of(statistics, "action", ACTION_RANGE).to(self.device)
         self.proprio = Normaliser.of(statistics, "proprio").to(self.device)
         self.pruning = 0.0
-        self.execute = config.policy.execute
+        self.n_action_steps = config.policy.n_action_steps
         self.predictor: MaskDynamics | None = None
 
     # Learning
@@ -119,37 +122,61 @@ class ImitationAgent:
                 context,
             )
 
-    def begin_policy(self) -> None:
-        """End stage 1: its averaged weights are what stage 2 begins with."""
-        self.networks.load_state_dict(self.averaged.state_dict())
-        self.freeze()
+    def loss(self, name: str, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a stage ("dynamics" or "policy"), a scalar, and metrics."""
+        return self.dynamics_loss(batch) if name == "dynamics" else self.policy_loss(batch)
 
-    def freeze(self) -> None:
-        """What stage 2 leaves alone: the VAE, its latents' statistics, the backbone if asked."""
-        for networks in (self.networks, self.averaged):
+    def stage(self, name: str) -> Stage:
+        """What a stage ("dynamics" or "policy") trains."""
+        networks = self.networks
+        if name == "dynamics":
+            return Stage(name, [networks.world_model], self.config.dynamics_optimizer)
+        modules = [networks.policy, networks.world_model]
+        return Stage(name, modules, self.config.policy_optimizer)
+
+    def begin(self, name: str) -> None:
+        """Begin stage 2 with the averaged weights of stage 1."""
+        self.networks.load_state_dict(self.ema.state_dict())
+        self.resume(name)
+
+    def resume(self, name: str) -> None:
+        """Freeze what a stage leaves alone: in stage 2 the VAE, its latents' statistics, and the
+        backbone if asked."""
+        if name == "dynamics":
+            return
+        for networks in (self.networks, self.ema):
             if self.config.world_model == "video":
                 networks.world_model.freeze_statistics()
                 networks.world_model.freeze_vae()
                 if not self.config.train_backbone:
                     networks.world_model.requires_grad_(False)
-        self.averaged.requires_grad_(False)
+        self.ema.requires_grad_(False)
 
-    def learned_by(self, stage: str) -> list[nn.Module]:
-        """The modules that a stage ("dynamics" or "policy") trains."""
-        if stage == "dynamics":
-            return [self.networks.world_model]
-        return [self.networks.policy, self.networks.world_model]
+    def first_stage_state_dict(self) -> dict[str, Tensor] | None:
+        """What stage 1 leaves, also for other runs: the world model; None without one."""
+        if self.config.world_model != "video":
+            return None
+        return self.networks.world_model.state_dict()
+
+    def load_first_stage_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what stage 1 of another run has left."""
+        self.ema.world_model.load_state_dict(state)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters by part."""
+        parts = {"world model": self.networks.world_model, "policy": self.networks.policy}
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
     @torch.no_grad()
-    def average(self, updates: int) -> None:
+    def update_ema(self, updates: int) -> None:
         """Move the averaged weights towards the latest; early averages forget faster."""
-        decay = min(self.config.averaging, (1 + updates) / (10 + updates))
-        if not self.config.averaging:
+        decay = min(self.config.ema_decay, (1 + updates) / (10 + updates))
+        if not self.config.ema_decay:
             decay = 0.0
-        averaged = [p for p in self.averaged.parameters() if p.is_floating_point()]
+        ema = [p for p in self.ema.parameters() if p.is_floating_point()]
         latest = [p.detach() for p in self.networks.parameters() if p.is_floating_point()]
-        torch._foreach_lerp_(averaged, latest, 1.0 - decay)
-        for kept, new in zip(self.averaged.buffers(), self.networks.buffers(), strict=True):
+        torch._foreach_lerp_(ema, latest, 1.0 - decay)
+        for kept, new in zip(self.ema.buffers(), self.networks.buffers(), strict=True):
             kept.copy_(new)
 
     # Acting
@@ -175,8 +202,8 @@ class ImitationAgent:
         """
         context = self.features(image, caption, generator)
         with self._autocast():
-            chunk = self.averaged.policy.sample(self.proprio.normalise(proprio), context, generator)
-        return self.actions.undo(chunk.float())
+            chunk = self.ema.policy.sample(self.proprio.normalise(proprio), context, generator)
+        return self.actions.denormalise(chunk.float())
 
     @torch.no_grad()
     def features(
@@ -194,7 +221,7 @@ class ImitationAgent:
         """
         with self._autocast():
             batch = {"image": image, **caption}
-            return self._features(self.averaged, batch, self.pruning, generator)
+            return self._features(self.ema, batch, self.pruning, generator)
 
     def predict(
         self,
@@ -217,6 +244,28 @@ class ImitationAgent:
         with self._autocast():
             return self._predicting.predict(image, **caption, generator=generator)
 
+    def report(self, batch: dict[str, Tensor], seed: int) -> tuple[np.ndarray, dict[str, float]]:
+        """What stage 1 predicts of some windows, for people.
+
+        Args:
+            batch: ``image`` (B, V, H, S, S, 3) uint8, ``future`` as the target reads it, ``text``,
+                ``text_mask``.
+            seed: of the noise.
+
+        Returns:
+            A picture (rows, columns, 3) uint8 of true and predicted futures, and ``difference``,
+            their mean distance in [−1, 1].
+        """
+        generator = torch.Generator(self.device).manual_seed(seed)
+        caption = {name: batch[name] for name in ("text", "text_mask")}
+        predicted = self.predict(batch["image"], caption, generator)
+        target = self.ema.world_model.target
+        true = target.to_image(target.encode({"future": batch["future"]}))
+        chosen = np.unique(np.linspace(0, true.shape[2] - 1, REPORTED_FRAMES).astype(int))
+        frames = (future.cpu()[:, :, chosen] for future in (true, predicted))
+        difference = (to_unit(predicted) - to_unit(true)).abs().mean()
+        return prediction_sheet(batch["image"].cpu(), *frames), {"difference": float(difference)}
+
     @property
     def target(self) -> VideoTarget:
         """What a video world model predicts."""
@@ -224,11 +273,11 @@ class ImitationAgent:
 
     @property
     def _predicting(self) -> MaskDynamics:
-        return self.predictor or self.averaged.world_model
+        return self.predictor or self.ema.world_model
 
-    def actor(self, instruction: str, seed: int = 0, drawn: bool = False) -> Actor:
-        """This agent at work on one instruction, for `run_episodes`; `drawn`: see `Actor`."""
-        return Actor(self, instruction, seed, drawn)
+    def actor(self, instruction: str, seed: int = 0, drawn: bool = False) -> ChunkActor:
+        """This agent at work on one instruction, for `run_episodes`; `drawn`: see `ChunkActor`."""
+        return ChunkActor(self, instruction, seed, drawn)
 
     def _features(
         self,
@@ -253,8 +302,8 @@ class ImitationAgent:
         """Latest and averaged weights, and what the data fixed."""
         return {
             "networks": self.networks.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "interface": vars(self.interface),
+            "ema": self.ema.state_dict(),
+            "data_spec": vars(self.data_spec),
             "statistics": dict(self.statistics),
         }
 
@@ -265,10 +314,11 @@ class ImitationAgent:
             RuntimeError: another agent's.
         """
         self.networks.load_state_dict(state["networks"])
-        self.averaged.load_state_dict(state["averaged"])
+        # Checkpoints once called the moving average `averaged`.
+        self.ema.load_state_dict(state["ema"] if "ema" in state else state["averaged"])
 
 
-class Actor:
+class ChunkActor:
     """Receding-horizon execution in n environments of one task.
 
     Keeps the frames that the agent's history reaches back to, and the rest of each chunk. With
@@ -276,7 +326,7 @@ class Actor:
     it with the predicted future laid over it (its own draw of noise, which changes no action).
     """
 
-    def __init__(self, agent: ImitationAgent, instruction: str, seed: int, drawn: bool = False):
+    def __init__(self, agent: MaskWorldModel, instruction: str, seed: int, drawn: bool = False):
         self.agent = agent
         self.caption = agent.caption([instruction])
         self.generator = torch.Generator(agent.device).manual_seed(seed)
@@ -295,10 +345,10 @@ class Actor:
             explore: not used: every chunk is a sample.
         """
         image, first = observation["image"], np.asarray(observation["is_first"], bool)
-        if self.agent.interface.cameras == 1:
+        if self.agent.data_spec.cameras == 1:
             image = image[:, None]
         if self.queue is None:
-            self.queue = ActionQueue(len(image), self.agent.execute)
+            self.queue = ActionQueue(len(image), self.agent.n_action_steps)
             self.frames = np.repeat(image[:, :, None], 1 - self.past[0], axis=2)
         self.frames = np.concatenate([self.frames[:, :, 1:], image[:, :, None]], axis=2)
         self.frames[first] = image[first][:, :, None]
@@ -336,11 +386,11 @@ class Actor:
         return np.concatenate([seen // 2 + future // 2, seen])
 
 
-def check_agreement(interface: Interface, seen: spaces.Dict, action: spaces.Box) -> None:
+def check_agreement(data_spec: DataSpec, seen: spaces.Dict, action: spaces.Box) -> None:
     """Refuse an environment that shows or takes something else than the data.
 
     Args:
-        interface: what the data fixes.
+        data_spec: what the data fixes.
         seen: the environment's observation space, with ``image`` and ``proprio``.
         action: its action space.
 
@@ -349,11 +399,30 @@ def check_agreement(interface: Interface, seen: spaces.Dict, action: spaces.Box)
     """
     *several, size, _, _ = seen["image"].shape
     pairs = {
-        "cameras": (several[0] if several else 1, interface.cameras),
-        "pixels a side": (size, interface.size),
-        "numbers of proprioception": (seen["proprio"].shape[0], interface.proprio_size),
-        "numbers an action": (action.shape[0], interface.action_size),
+        "cameras": (several[0] if several else 1, data_spec.cameras),
+        "pixels a side": (size, data_spec.size),
+        "numbers of proprioception": (seen["proprio"].shape[0], data_spec.proprio_size),
+        "numbers an action": (action.shape[0], data_spec.action_size),
     }
     for name, (here, there) in pairs.items():
         if here != there:
             raise UserError(f"the task has {here} {name}, the data the agent learned from {there}")
+
+
+def prediction_sheet(image: Tensor, true: Tensor, predicted: Tensor) -> np.ndarray:
+    """The present picture, the true and the predicted future, a camera a row.
+
+    Args:
+        image: (B, V, H, S, S, 3) uint8, the present frame last.
+        true, predicted: (B, V, F, S, S, 3) uint8.
+
+    Returns:
+        (2·B·V·S, (1 + F)·S, 3) uint8: of every camera a row of truth above one of prediction.
+    """
+    rows = []
+    for window in range(len(image)):
+        for camera in range(image.shape[1]):
+            for future in (true, predicted):
+                frames = [image[window, camera, -1], *future[window, camera]]
+                rows.append(np.concatenate([frame.numpy() for frame in frames], 1))
+    return np.concatenate(rows)

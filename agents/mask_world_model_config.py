@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from agents.device import Precision
 from agents.diffusion_policy import DiffusionPolicyConfig
@@ -15,7 +15,7 @@ from world_models.mask_dynamics import MaskDynamicsConfig
 
 
 @dataclass(frozen=True)
-class ImitationAgentConfig:
+class MaskWorldModelConfig:
     """Mask World Model: stage 1 (dynamics) and stage 2 (policy). The defaults are the paper's."""
 
     world_model: Literal["video", "none", "blind"] = "video"
@@ -30,7 +30,7 @@ class ImitationAgentConfig:
     """In place of stage 1 where world_model is none."""
     policy: DiffusionPolicyConfig = field(default_factory=DiffusionPolicyConfig)
     """Stage 2."""
-    history: int = 4
+    n_obs_steps: int = 4
     """Frames seen, the present one included (paper: 4)."""
     stride: int = 4
     """Steps between frames, of history and future."""
@@ -50,26 +50,30 @@ class ImitationAgentConfig:
         )
     )
     """Of stage 2 (paper)."""
-    averaging: float = 0.999
-    """Decay of the average of the weights that acts and is evaluated; 0: the latest weights."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the weights, which acts and is evaluated; 0: the latest
+    weights."""
     precision: Precision = "auto"
     """Of the networks (paper: bfloat16, as auto is where the device has arithmetic for it); losses
     are float32."""
 
-    def __post_init__(self):
-        if not 0 <= self.averaging < 1:
-            raise UserError(f"averaging must be at least 0 and below 1, not {self.averaging}")
+    RENAMED: ClassVar = {"history": "n_obs_steps", "averaging": "ema_decay"}
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay must be at least 0 and below 1, not {self.ema_decay}")
 
     def windows(self) -> WindowConfig:
         """What a training window holds."""
         return WindowConfig(
-            self.history, self.dynamics.future_frames, self.stride, self.policy.chunk
+            self.n_obs_steps, self.dynamics.future_frames, self.stride, self.policy.chunk
         )
 
 
 @dataclass(frozen=True)
-class Interface:
-    """What the data fixes: cameras, picture edge in pixels, action and proprioception sizes."""
+class DataSpec:
+    """What the demonstrations fix of an agent: number of cameras, picture edge in pixels, sizes of
+    action and proprioception."""
 
     cameras: int
     size: int

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from agents.actor_critic import ActorCriticConfig
 from agents.device import Precision
 from errors import UserError
+from experiment.config_record import ANY
 from world_models.autoencoder import AutoencoderConfig
 from world_models.latent_dynamics import LatentDynamicsConfig
 from world_models.layers import OptimizerConfig
@@ -34,27 +35,18 @@ class MaskedWorldModelConfig:
     arithmetic for it); losses, KL and returns are float32."""
     autoencoder_precision: Literal["float32", "bfloat16"] = "float32"
     """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
-    overlap: bool = False
-    """On a CPU with two threads or more, learn to predict in a thread of its own while learning to
-    act and to see in this one: the same computation, in bfloat16 up to the order in which an
-    uncompiled update sums gradients. With one thread or on a GPU it changes nothing."""
     compile: bool = False
     """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. Two minutes
-    at the start, then three quarters to four fifths of the time on two cores
-    (`results/benchmark.py --compare preset compiled`). It draws other random numbers."""
+    at the start, then about three quarters of the time on two cores. It draws other random
+    numbers."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024
     """Frames per autoencoder update (Table 1)."""
-    autoencoder_window: int = 1
-    """How many of them are consecutive: 1 draws every frame independently, as the paper says; its
-    code drew windows of 32."""
     random_shift: int = 0
-    """Augmentation: pixels by which the frames of the autoencoder's updates are shifted at most,
-    down and across, each by itself (windows of `autoencoder_window` as a whole). What the dynamics
-    learn from and the agent acts on stays where it is: with shifted windows a goal was lost between
-    features and state (results/README.md, "What shifts of whole windows cost"). DrQ has 4 of 84;
-    the paper has none. `centre_input` and `still_speed` then see a scene that is not still."""
+    """Augmentation: pixels by which each frame of the autoencoder's updates is shifted at most,
+    down and across. What the dynamics learn from and the agent acts on stays where it is (why:
+    docs/notes/2026-11-29-shifts-of-whole-windows.md). DrQ has 4 of 84; the paper has none."""
     batch: int = 50
     """Windows per dynamics update (Table 1: 50; DMC 16)."""
     window: int = 50
@@ -64,16 +56,16 @@ class MaskedWorldModelConfig:
     joint_pretraining: int = 0
     """Updates of all parts on the prefill after that (paper: none)."""
 
+    REMOVED: ClassVar = {
+        "autoencoder_window": (1,),  # how many of its frames were consecutive
+        "overlap": ANY,  # the order in which an update's parts were computed
+    }
+
     def __post_init__(self) -> None:
-        counts = ("autoencoder_every", "autoencoder_batch", "autoencoder_window", "batch", "window")
+        counts = ("autoencoder_every", "autoencoder_batch", "batch", "window")
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.autoencoder_batch % self.autoencoder_window:
-            raise UserError(
-                f"autoencoder_batch, {self.autoencoder_batch}, must be a multiple of "
-                f"autoencoder_window, {self.autoencoder_window}"
-            )
         if not 0 <= self.random_shift < self.autoencoder.image_size:
             raise UserError(
                 f"random_shift must be from 0 to {self.autoencoder.image_size - 1} pixels, not "

@@ -2,7 +2,6 @@
 
 from agents.online_config import OnlineConfig
 from agents.online_run import OnlineRun
-from errors import UserError
 from experiment.run_folder import RunFolder
 
 
@@ -12,18 +11,23 @@ def train(config: OnlineConfig, folder: RunFolder) -> None:
     Raises:
         UserError: a loss is not finite, or the folder's checkpoint or replay cannot be used.
     """
-    run = None
-    try:
-        run = OnlineRun(config, folder)
+    with OnlineRun(config, folder) as run:
         run.resume()
         while run.steps < config.steps:
-            run.collector.begin(run.act())
+            if run.pretraining_due:  # the prefill is over
+                run.pretrain()
+            run.collector.begin(run.act())  # the environments move while the agent learns
             run.learn()
-            run.remember(run.collector.finish())
-        run.conclude()
-    except UserError:
-        folder.abandon()
-        raise
-    finally:
-        if run is not None:
-            run.close()
+            ended = run.collector.finish()
+            run.store(ended)
+            if ended and run.steps < config.steps:
+                if run.evaluation_due:
+                    run.evaluate()
+                if run.checkpoint_due:
+                    run.checkpoint()
+                run.collector.restart()
+        run.store(run.collector.cut())
+        owed = run.catch_up()
+        if owed or run.evaluated < run.steps:
+            run.evaluate()
+            run.checkpoint()

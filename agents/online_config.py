@@ -22,8 +22,8 @@ class OnlineConfig:
     """A whole online run. Steps are environment steps unless a field says agent steps
     (environment steps = agent steps × action repeat)."""
 
-    FREE: ClassVar[frozenset[str]] = frozenset(
-        {"agent.compile", "agent.overlap", "replay_memory", "checkpoint_seconds"}
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        {"agent.compile", "replay_memory", "checkpoint_seconds"}
     )
 
     task: str

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agents.masked_world_model import MaskedWorldModel
+from agents.agent import Actor
 from agents.online_config import OnlineConfig
 from agents.online_loading import load_agent
 from agents.online_run import make_envs
@@ -38,7 +38,7 @@ class AgentActor:
                 environment.action_repeat,
                 action_repeat(config.task, trained.action_repeat),
             ),
-            "number of actions": (environment.action_space.shape[0], self._agent.behaviour.action),
+            "number of actions": (environment.action_space.shape[0], self._agent.action),
             "number of cameras": (len(environment.cameras), 1),
         }
         for name, (here, there) in asked.items():
@@ -65,7 +65,7 @@ class AgentActor:
 
 
 def evaluate(
-    agent: MaskedWorldModel | None,
+    agent: Actor | None,
     config: OnlineConfig,
     episodes: int,
     seed: int,

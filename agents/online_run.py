@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
-import time
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from torch import Tensor
 from tqdm import tqdm
 
 import envs
-from agents.device import keep_freed_memory
 from agents.online_config import OnlineConfig
-from agents.online_loading import load_checked, make_agent
+from agents.online_loading import make_agent
 from agents.recorded_episodes import open_source
 from agents.replay import Entry, Replay, entries_for, free_memory
 from agents.rollout import (
@@ -25,7 +22,7 @@ from agents.rollout import (
     episode_seed,
     run_episodes,
 )
-from agents.training import LOG_SECONDS, MetricMean, random_state, set_random_state
+from agents.training import TrainingRun, load_checked, random_state, set_random_state
 from errors import UserError
 from experiment.run_folder import RunFolder
 from mask_classes import UNLABELLED
@@ -71,25 +68,24 @@ def entries_of(config: OnlineConfig, environments: VectorEnv) -> dict[str, Entry
     return entries
 
 
-class OnlineRun:
-    """One training run in one folder.
+class OnlineRun(TrainingRun):
+    """One online run in one folder: its environments, agent, replay and counters.
 
     Every counter is derived from the replay (episodes ever stored) plus the unfinished episodes,
     so that after a kill the episodes that finished since the last checkpoint still count, and the
     updates they owe are made up for.
     """
 
+    shown = ("train/success", "train/return", "eval/success", "eval/return")
+
     def __init__(self, config: OnlineConfig, folder: RunFolder):
-        self.config, self.folder = config, folder
-        keep_freed_memory()
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        super().__init__(config, folder)
         torch.manual_seed(config.seed)
         self.envs = make_envs(config, config.num_envs, training=True)
         self.evaluation_envs: VectorEnv | None = None
-        self.bar: tqdm | None = None
         space = self.envs.single_action_space
-        self.agent = make_agent(config, space.shape[0], config.device)
+        self.action = space.shape[0]
+        self.agent = make_agent(config, self.action, config.device)
         if config.agent.compile:
             self.agent.compile_updates()
         self.random_agent = RandomAgent(space, extreme=config.random_actions == "extreme")
@@ -100,19 +96,7 @@ class OnlineRun:
             prioritise_ends=config.prioritise_ends,
             seed=config.seed,
         )
-        self.metrics = MetricMean()
-        self.agent_state: tuple | None = None
-        self.evaluated = 0  # step of the last evaluation
-        self.latest: dict[str, str] = {}  # shown at the end of the progress bar
-        self.checkpointed = self.logged = time.monotonic()
-        self.updates_logged = 0
-
-    def _keep_on_device(self) -> bool:
-        """Whether samples are taken from the device's memory."""
-        asked, device = self.config.replay_memory, self.agent.device
-        if asked == "auto":
-            return device.type == "cuda" and 2 * self.replay.bytes_when_full < free_memory(device)
-        return asked == "device"
+        self.agent_state: Any = None
 
     # Counters
 
@@ -121,30 +105,69 @@ class OnlineRun:
         """Environment steps taken so far."""
         return self.replay.env_steps + self.collector.env_steps
 
+    position = steps
+
     @property
     def agent_steps(self) -> int:
         """Agent steps taken so far, over all environments together."""
         return self.replay.agent_steps + self.collector.agent_steps
 
     @property
+    def updates_made(self) -> int:
+        """Updates so far, pretraining included."""
+        return self.agent.updates + self.agent.pretrained
+
+    @property
     def updates_due(self) -> int:
-        """Updates the agent should have made by now."""
+        """Updates the agent should have made in the loop by now."""
         return max(0, self.agent_steps - self.config.prefill) // self.config.update_every
 
-    # The parts of the loop, in order
+    def counters(self) -> dict[str, float]:
+        """Updates by part."""
+        return {f"updates/{name}": n for name, n in self.agent.update_counts().items()}
+
+    # Starting
 
     def resume(self) -> None:
         """Continue from the checkpoint, if any, and from the episodes in the replay."""
         if self._keep_on_device():
             self.replay.keep_on(self.agent.device)
         state = self.folder.load_checkpoint("cpu")
-        if state is None:
-            state = {"metrics_position": 0, "step": 0, "seconds": 0.0, "replay": {"episodes": 0}}
-        else:
-            load_checked(self.agent, state, self.config, self.folder.checkpoint_path)
+        known = started = step = 0
+        if state is not None:
+            load_checked(self.agent, state, self.config.task, self.folder.checkpoint_path)
             self.replay.load_state_dict(state["replay"])
             self.evaluated = state["evaluated"]
             set_random_state(state["random"])
+            known, started = state["replay"]["episodes"], state.get("started", 0)
+            step = state["step"]
+        self._warn_of_few_steps()
+        self.start_log(state, step)
+        counts = self.agent.parameter_counts()
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        print(f"parameters: {parts}; {sum(counts.values()):,} in all", flush=True)
+        self.copy_recorded()
+        step = sum(record["env_steps"] for record in self.replay.records[:known])
+        for record in self.replay.records[known:]:  # finished after the checkpoint: kept
+            if "recorded" not in record:
+                step += record["env_steps"]
+                self.folder.log(step, episode_metrics(record))
+        self.collector = Collector(
+            self.envs,
+            self.config.seed,
+            max(len(self.replay.records), started),
+            limit=self.config.episode_steps,
+        )
+        self.start_bar(self.config.steps, "step", self.config.task)
+
+    def _keep_on_device(self) -> bool:
+        """Whether samples are taken from the device's memory."""
+        asked, device = self.config.replay_memory, self.agent.device
+        if asked == "auto":
+            return device.type == "cuda" and 2 * self.replay.bytes_when_full < free_memory(device)
+        return asked == "device"
+
+    def _warn_of_few_steps(self) -> None:
         repeat = envs.action_repeat(self.config.task, self.config.environment.action_repeat)
         if self.config.steps <= self.config.prefill * repeat:
             print(
@@ -152,33 +175,6 @@ class OnlineRun:
                 f"alone takes {self.config.prefill * repeat}; give more --steps or less --prefill",
                 flush=True,
             )
-        self.folder.cut_metrics(state["metrics_position"], state["step"])
-        self.folder.start_clock(state["seconds"])
-        counts = self.agent.parameter_counts()
-        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        print(f"parameters: {parts}; {sum(counts.values()):,} in all", flush=True)
-        self.copy_recorded()
-        known = state["replay"]["episodes"]
-        step = sum(record["env_steps"] for record in self.replay.records[:known])
-        for record in self.replay.records[known:]:  # finished after the checkpoint: kept
-            if "recorded" in record:
-                continue
-            step += record["env_steps"]
-            self.folder.log(step, episode_metrics(record))
-        started = max(len(self.replay.records), state.get("started", 0))
-        self.collector = Collector(
-            self.envs, self.config.seed, started, limit=self.config.episode_steps
-        )
-        self.updates_logged = self.agent.updates + self.agent.pretrained
-        self.bar = tqdm(
-            total=self.config.steps,
-            initial=self.steps,
-            unit="step",
-            desc=self.config.task,
-            mininterval=0.5,
-            dynamic_ncols=True,
-            disable=None,  # silent where standard error is not a terminal; `say` speaks then
-        )
 
     def copy_recorded(self) -> None:
         """Take over the episodes of `recorded`, or those that a killed start has left out."""
@@ -197,14 +193,9 @@ class OnlineRun:
         recorded = ((source.name, *pair) for source in sources for pair in source.episodes())
         for name, episode, record in itertools.islice(recorded, done, None):
             no_steps = {"agent_steps": 0, "env_steps": 0, "recorded": name}
-            self.store(episode, **{**record, **no_steps})
+            self._keep(episode, {**record, **no_steps})
 
-    def store(self, episode: dict[str, np.ndarray], **record) -> None:
-        """Keep an episode in the replay, unlabelled where it has no masks."""
-        if "mask" in self.replay.entries and "mask" not in episode:
-            shape = (len(episode["reward"]), *self.replay.entries["mask"].shape)
-            episode = {**episode, "mask": np.full(shape, UNLABELLED, np.uint8)}
-        self.replay.add_episode(episode, **record)
+    # Acting and remembering
 
     @property
     def exploring(self) -> bool:
@@ -214,7 +205,6 @@ class OnlineRun:
     def act(self) -> np.ndarray:
         """Actions (n, A) for the training environments: at random during the prefill and in a
         share of the blocks after it, otherwise the agent's."""
-        self.pretrain()
         observation = self.collector.observation
         # A function of seed and block: a resumed run draws the same.
         block = self.agent_steps // (self.config.random_hold * self.config.num_envs)
@@ -229,108 +219,71 @@ class OnlineRun:
             self.agent_state = self.agent.acted(self.agent_state, action)
         if not np.isfinite(action).all():
             self.log({})  # a loss that went wrong says more than an action can
-            raise UserError(
-                f"the actor's action is not finite at step {self.steps}; {self._last_checkpoint()}"
-            )
+            raise self.not_finite("the actor's action")
         return action
 
+    def store(self, episodes: list[tuple[dict[str, np.ndarray], dict]]) -> None:
+        """Keep episodes that ended in the replay, and log them."""
+        if self.bar is not None:
+            self.bar.n = min(self.steps, self.config.steps)
+            self.bar.update(0)
+        for episode, record in episodes:
+            self._keep(episode, record)
+            self.log(episode_metrics(record))
+
+    def _keep(self, episode: dict[str, np.ndarray], record: dict) -> None:
+        """Keep one episode, unlabelled where it has no masks."""
+        if "mask" in self.replay.entries and "mask" not in episode:
+            shape = (len(episode["reward"]), *self.replay.entries["mask"].shape)
+            episode = {**episode, "mask": np.full(shape, UNLABELLED, np.uint8)}
+        self.replay.add_episode(episode, **record)
+
+    # Learning
+
+    @property
+    def pretraining_due(self) -> bool:
+        """Whether the prefill is over and updates on it are left."""
+        return not self.exploring and self.agent.pretrained < self.agent.pretraining_updates
+
     def pretrain(self) -> None:
-        """Whatever is left of the updates on the prefill, once it is over."""
-        total = self.agent.pretraining_updates
-        if self.exploring or self.agent.pretrained >= total:
-            return
+        """The updates on the prefill that are left, with checkpoints."""
         with tqdm(
-            total=total, initial=self.agent.pretrained, desc="pretraining", unit="update",
-            dynamic_ncols=True, disable=None,
-        ) as bar:  # fmt: skip
+            total=self.agent.pretraining_updates,
+            initial=self.agent.pretrained,
+            desc="pretraining",
+            unit="update",
+            dynamic_ncols=True,
+            disable=None,
+        ) as bar:
             for metrics in self.agent.pretrain(self.replay):
                 bar.update()
-                self._learned(metrics)
-                self.checkpoint_if_due()
+                self.learned(metrics)
+                if self.checkpoint_due:
+                    self.checkpoint()
         self.log({})
 
     def learn(self) -> None:
         """The updates that are due."""
         while not self.exploring and self.agent.updates < self.updates_due:
-            self._learned(self.agent.update(self.replay))
+            self.learned(self.agent.update(self.replay))
 
-    def _learned(self, metrics: dict[str, Tensor]) -> None:
-        """Take in the metrics of one update."""
-        self.metrics.add(metrics)
-        if time.monotonic() - self.logged > LOG_SECONDS:
-            self.log({})
-
-    def remember(self, episodes: list[tuple[dict, dict]]) -> None:
-        """Store episodes that just ended; evaluate and checkpoint at this boundary if due."""
-        self.bar.n = min(self.steps, self.config.steps)
-        self.bar.update(0)
-        if not episodes:
-            return
-        for episode, record in episodes:
-            self.store(episode, **record)
-            self.log(episode_metrics(record))
-        if self.steps < self.config.steps:
-            self.evaluate_if_due()
-            self.checkpoint_if_due()
-            self.collector.restart()
-
-    def conclude(self) -> None:
-        """End of the budget: keep the unfinished episodes, make up for what is owed, evaluate."""
-        for episode, record in self.collector.cut():
-            self.store(episode, **record)
-            self.log(episode_metrics(record))
-        self.pretrain()
-        owed = self.agent.updates < self.updates_due and not self.exploring
+    def catch_up(self) -> bool:
+        """What is left to learn when the last step has been taken; whether there was any."""
+        if self.pretraining_due:
+            self.pretrain()
+        owed = not self.exploring and self.agent.updates < self.updates_due
         self.learn()
         self.log({})  # a loss that is not finite must not reach the evaluation
-        if self.evaluated < self.steps or owed:
-            self.evaluate()
-            self.checkpoint()
+        return owed
 
-    # Log, evaluation, checkpoint
+    # Evaluation and checkpoint
 
-    def log(self, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl: `metrics`, the mean losses since the last line, counters.
-
-        Raises:
-            UserError: a loss is not finite.
-        """
-        losses = self.metrics.take()
-        wrong = [name for name, value in losses.items() if not math.isfinite(value)]
-        if wrong:
-            raise UserError(
-                f"{', '.join(wrong)} is not finite at step {self.steps}, update "
-                f"{self.agent.updates}; {self._last_checkpoint()}"
-            )
-        if not (metrics or losses):
-            return
-        now = time.monotonic()
-        done = self.agent.updates + self.agent.pretrained
-        rate = (done - self.updates_logged) / max(1e-9, now - self.logged)
-        self.logged, self.updates_logged = now, done
-        counters = {f"updates/{name}": n for name, n in self.agent.update_counts().items()}
-        if losses:
-            counters["updates_per_second"] = rate
-        self.folder.log(self.steps, {**metrics, **losses, **counters})
-        for name in ("train/success", "train/return", "eval/success", "eval/return"):
-            if name in metrics:
-                self.latest[name] = f"{metrics[name]:.3g}"
-        self.bar.set_postfix({**self.latest, "updates/s": f"{rate:.1f}"}, refresh=False)
-        self.say(f"step {self.steps} of {self.config.steps}", metrics)
-
-    def say(self, what: str, metrics: dict[str, float]) -> None:
-        """A line for logs that are not a terminal, where the progress bar is silent."""
-        if self.bar.disable and metrics:
-            values = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-            print(f"{what}  {values}  ({self.folder.elapsed:.0f} s)", flush=True)
-
-    def evaluate_if_due(self) -> None:
-        """Evaluate when a scheduled step has passed since the last evaluation."""
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether a scheduled step has passed since the last evaluation."""
         first, every = self.config.evaluate_first, self.config.evaluate_every
-        if self.steps >= first:
-            scheduled = first + (self.steps - first) // every * every
-            if self.evaluated < scheduled:
-                self.evaluate()
+        scheduled = first + (self.steps - first) // every * every
+        return self.steps >= first and self.evaluated < scheduled
 
     def evaluate(self) -> None:
         """Evaluate, log, and refresh curve and prediction video; training's randomness is
@@ -357,42 +310,19 @@ class OnlineRun:
             for name, frames in self.agent.report(self.replay).items():
                 self.folder.write_video(name, frames, fps=10)
 
-    def checkpoint_if_due(self) -> None:
-        if time.monotonic() - self.checkpointed > self.config.checkpoint_seconds:
-            self.checkpoint()
-
-    def checkpoint(self) -> None:
-        """Write a checkpoint, unless a loss since the last one was not finite."""
-        self.log({})
-        self.folder.save_checkpoint(
-            {
-                "agent": self.agent.save(),
-                "action": self.agent.behaviour.action,
-                "task": self.config.task,
-                "replay": self.replay.state_dict(),
-                "random": random_state(),
-                "evaluated": self.evaluated,
-                "started": self.collector.started - self.collector.untouched,
-                "step": self.replay.env_steps,
-                "seconds": self.folder.elapsed,
-                "metrics_position": self.folder.metrics_position(),
-            }
-        )
-        self.checkpointed = time.monotonic()
-
-    def _last_checkpoint(self) -> str:
-        path = self.folder.checkpoint_path
-        if path.exists():
-            return (
-                f"the last good checkpoint is {path}; use it, or start another --logdir with "
-                "smaller learning rates"
-            )
-        return "there is no checkpoint yet; start another --logdir with smaller learning rates"
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of an online run."""
+        return {
+            "agent": self.agent.state_dict(),
+            "action": self.action,
+            "replay": self.replay.state_dict(),
+            "started": self.collector.started - self.collector.untouched,
+            "step": self.replay.env_steps,
+        }
 
     def close(self) -> None:
         """Give back the environments' processes and the terminal."""
-        if self.bar is not None:
-            self.bar.close()
+        super().close()
         for environments in (self.envs, self.evaluation_envs):
             if environments is not None:
                 environments.close()

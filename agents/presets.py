@@ -70,7 +70,7 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
                 wavelengths=(2.0, 10.0),
                 stem_channels=16,
                 centre_input=True,
-                still_speed=20.0,
+                static_image_lr_scale=20.0,
                 target_weight=4.0,
             ),
             dynamics=LatentDynamicsConfig(
@@ -101,7 +101,6 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
             dynamics_optimizer=OptimizerConfig(learning_rate=1e-3),
             random_shift=2,
             precision="auto",
-            overlap=True,
             autoencoder_every=2,
             autoencoder_batch=32,
             batch=16,

@@ -1,12 +1,29 @@
-"""What both training loops need: running means of losses, generators' states."""
+"""What an online run and an imitation run share: log, progress bar, clock, checkpoint, loading."""
 
 from __future__ import annotations
 
+import abc
+import math
+import time
+from pathlib import Path
+from typing import Any, Protocol, Self
+
 import torch
 from torch import Tensor
+from tqdm import tqdm
+
+from agents.device import keep_freed_memory
+from errors import UserError
+from experiment.run_folder import RunFolder
 
 LOG_SECONDS = 30.0
 """Losses are logged at least this often, in seconds; at episode ends in any case."""
+
+
+class Learner(Protocol):
+    """What a checkpoint is loaded into."""
+
+    def load_state_dict(self, state: dict) -> Any: ...
 
 
 class MetricMean:
@@ -22,7 +39,7 @@ class MetricMean:
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
-            count = 1
+            count: Tensor | int = 1
             if name.count("/") > 1:
                 count, value = value.isfinite(), value.nan_to_num(0.0, 0.0, 0.0)
             total = self.sums.get(name)
@@ -57,3 +74,186 @@ def set_random_state(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def load_checked(learner: Learner, state: dict, task: str, path: Path) -> None:
+    """Load the agent of a checkpoint.
+
+    Args:
+        learner: made by the run's configuration.
+        state: the checkpoint's content.
+        task: of the run.
+        path: of the checkpoint, for the error.
+
+    Raises:
+        UserError: the checkpoint is another task's or another agent's.
+    """
+    try:
+        if state["task"] != task:
+            raise KeyError("task")
+        learner.load_state_dict(state["agent"])
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} belongs to another run (task {state.get('task')}); nothing was changed: put "
+            "this run's own checkpoint back, or use another --logdir"
+        ) from error
+
+
+class TrainingRun(abc.ABC):
+    """One training run in one folder: its bookkeeping. The loops decide what happens when.
+
+    A context, which closes the run at its end.
+
+    Args:
+        config: of the run; has `task`, `seed`, `threads`, `checkpoint_seconds`.
+        folder: of the run, taken for training.
+    """
+
+    shown: tuple[str, ...] = ()
+    """Metrics whose latest values stand at the end of the progress bar."""
+
+    def __init__(self, config: Any, folder: RunFolder):
+        self.config, self.folder = config, folder
+        keep_freed_memory()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.metrics = MetricMean()
+        self.evaluated = 0  # position of the last evaluation
+        self.bar: tqdm | None = None
+        self._unit = "step"
+        self._latest: dict[str, str] = {}
+        self._checkpointed = self._logged = time.monotonic()
+        self._updates_logged = 0
+
+    # What the runs differ in
+
+    @property
+    @abc.abstractmethod
+    def position(self) -> int:
+        """Where the run is, in environment steps or in updates: `step` in metrics.jsonl."""
+
+    @property
+    @abc.abstractmethod
+    def updates_made(self) -> int:
+        """Updates of any kind so far."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds beside what every run's holds."""
+
+    def counters(self) -> dict[str, float]:
+        """Counts that go into the log beside losses."""
+        return {}
+
+    # Starting and ending
+
+    def start_log(self, state: dict[str, Any] | None, position: int) -> None:
+        """Go on with log and clock from a checkpoint at `position`; from nothing if None."""
+        state = state or {"metrics_position": 0, "seconds": 0.0}
+        self.folder.metrics.cut(state["metrics_position"], position)
+        self.folder.start_clock(state["seconds"])
+
+    def start_bar(self, total: int, unit: str, description: str) -> None:
+        """Show progress; from now on rates are counted."""
+        self._updates_logged, self._unit = self.updates_made, unit
+        self.bar = tqdm(
+            total=total,
+            initial=self.position,
+            unit=unit,
+            desc=description,
+            mininterval=0.5,
+            dynamic_ncols=True,
+            disable=None,  # silent where standard error is not a terminal; `say` speaks then
+        )
+
+    def close(self) -> None:
+        """Give back processes and the terminal."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # Log
+
+    def learned(self, metrics: dict[str, Tensor]) -> None:
+        """Take in the metrics of one update; they are logged from time to time."""
+        self.metrics.add(metrics)
+        if time.monotonic() - self._logged > LOG_SECONDS:
+            self.log({})
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl: `metrics`, the mean losses since the last line, counters.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
+        losses = self.metrics.take()
+        wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+        if wrong:
+            raise self.not_finite(", ".join(wrong))
+        if not (metrics or losses):
+            return
+        now = time.monotonic()
+        done = self.updates_made
+        rate = (done - self._updates_logged) / max(1e-9, now - self._logged)
+        self._logged, self._updates_logged = now, done
+        counters = self.counters()
+        if losses:
+            counters["updates_per_second"] = rate
+        self.folder.log(self.position, {**metrics, **losses, **counters})
+        shown = {**losses, **metrics}
+        self._latest |= {name: f"{shown[name]:.3g}" for name in self.shown if name in shown}
+        if self.bar is not None:
+            rates = {**self._latest, "updates/s": f"{rate:.3g}"}
+            self.bar.set_postfix(rates, refresh=False)
+            self.say(metrics, rates)
+
+    def say(self, metrics: dict[str, float], latest: dict[str, str]) -> None:
+        """A line for logs that are not a terminal, where the progress bar is silent."""
+        if self.bar is not None and self.bar.disable:
+            words = {name: f"{value:.3g}" for name, value in metrics.items()} or latest
+            values = "  ".join(f"{name} {value}" for name, value in words.items())
+            print(
+                f"{self._unit} {self.position} of {self.bar.total}  {values}"
+                f"  ({self.folder.elapsed:.0f} s)",
+                flush=True,
+            )
+
+    def not_finite(self, what: str) -> UserError:
+        """What to tell of a run that has gone wrong in numbers."""
+        path = self.folder.checkpoint_path
+        advice = "start another --logdir with smaller learning rates"
+        advice = (
+            f"the last good checkpoint is {path}; use it, or {advice}"
+            if path.exists()
+            else f"there is no checkpoint yet; {advice}"
+        )
+        return UserError(
+            f"{what} is not finite at step {self.position}, update {self.updates_made}; {advice}"
+        )
+
+    # Checkpoint
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the last checkpoint is `checkpoint_seconds` old."""
+        return time.monotonic() - self._checkpointed > self.config.checkpoint_seconds
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint, unless a loss since the last one was not finite."""
+        self.log({})
+        self.folder.save_checkpoint(
+            {
+                **self.state_dict(),
+                "task": self.config.task,
+                "random": random_state(),
+                "evaluated": self.evaluated,
+                "seconds": self.folder.elapsed,
+                "metrics_position": self.folder.metrics.position(),
+            }
+        )
+        self._checkpointed = time.monotonic()

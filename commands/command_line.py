@@ -13,6 +13,9 @@ import tyro
 
 from errors import UserError
 
+HELP = {"-h", "--help", "--help-all"}
+"""Options that ask for help."""
+
 
 def guarded(command: Callable[[], None], stopped: str = "") -> int:
     """Call `command`; the exit status: 2 for a ``UserError``, 130 for Ctrl-C (`stopped` is said
@@ -38,8 +41,27 @@ def script(function: Callable[[Any], None], options: type, program: str) -> int:
     return guarded(lambda: function(parse(options, sys.argv[1:], program)))
 
 
-def parse(command: type, arguments: Sequence[str], program: str, **default: Any) -> Any:
-    """``tyro.cli`` with its box of an error message turned into the one line of a ``UserError``."""
+def parse(
+    command: type,
+    arguments: Sequence[str],
+    program: str,
+    short_help: Callable[[], str] | None = None,
+    **default: Any,
+) -> Any:
+    """``tyro.cli`` with its box of an error message turned into the one line of a ``UserError``.
+
+    Args:
+        command: a dataclass of the options.
+        arguments: of the command line.
+        program: ``run.py train``.
+        short_help: what ``--help`` prints; ``--help-all`` then has every option.
+        default: ``default=`` of tyro, and what else it takes.
+    """
+    if short_help is not None:
+        if {"-h", "--help"} & set(arguments):
+            print(short_help())
+            raise SystemExit(0)
+        arguments = ["--help" if each == "--help-all" else each for each in arguments]
     box = io.StringIO()
     try:
         with redirect_stderr(box):

@@ -18,9 +18,7 @@ def compare(arguments: Sequence[str]) -> None:
     from analysis.comparison import Compare
     from analysis.report import make_report
 
-    summary, written = make_report(
-        parse(Compare, arguments, "run.py compare", description=__doc__)
-    )
+    summary, written = make_report(parse(Compare, arguments, "run.py compare", description=__doc__))
     print(summary)
     for path in written:
         print(path)

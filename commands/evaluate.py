@@ -39,7 +39,7 @@ class Evaluate:
     swap_instructions: bool = False
     """Of an agent of imitate: also with every task's instruction replaced by the next task's, to
     see whether it listens."""
-    execute: int | None = None
+    n_action_steps: int | None = None
     """Of an agent of imitate: actions of a chunk that are executed before the next one."""
     video: bool = False
     """Write the first episodes to videos/evaluation.mp4, predictions laid over them where there
@@ -75,7 +75,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if folder.of_imitation:
         evaluate_imitation(options, folder, shifts)
         return
-    for name in ("task", "token_pruning", "execute", "swap_instructions"):
+    for name in ("task", "token_pruning", "n_action_steps", "swap_instructions"):
         if getattr(options, name) not in (None, False):
             flag = name.replace("_", "-")
             raise UserError(
@@ -146,7 +146,12 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
     ratios = _ratios(options.token_pruning)
     names = envs.expand(options.task) if options.task is not None else None
     evaluation = Evaluation(
-        options.logdir, names, options.episodes, options.seed, options.execute, options.device
+        options.logdir,
+        names,
+        options.episodes,
+        options.seed,
+        options.n_action_steps,
+        options.device,
     )
     plain = "" if shifts else options.shift or ""
     rows = [Row("agent", plain)]
@@ -161,8 +166,8 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
     under = f" under {options.shift}" if options.shift else ""
     print(
         f"{options.logdir} after {evaluation.updates:,} updates{under}: {options.episodes} episodes"
-        f" a task, seed {options.seed}, {agent.execute} of {agent.config.policy.chunk} actions"
-        " executed\n"
+        f" a task, seed {options.seed}, {agent.n_action_steps} of {agent.config.policy.chunk}"
+        " actions executed\n"
     )
     width = max(8, *(len(row.name) for row in rows), *map(len, tasks))
 

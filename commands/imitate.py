@@ -7,8 +7,43 @@ from typing import Annotated, Literal
 
 import tyro
 
-from commands.command_line import FirstOptions, parse
+from commands.command_line import HELP, FirstOptions, parse
+from commands.help import short_help
 from errors import UserError
+
+USAGE = """python run.py imitate --data FILES --task TASKS [OPTIONS]
+
+Learn from demonstrations: to predict the future, then to act on what is predicted. Started again
+with the same options, go on where it stopped."""
+WORDS = {
+    "preset": (
+        "{cpu,gpu,paper}",
+        "values of all options that are not given: paper as published,"
+        " gpu for one GPU and an hour, cpu for two cores (cpu)",
+    ),
+    "target": (
+        "TARGET",
+        "what the world model predicts: masks, pixels, or package.module:Class (masks)",
+    ),
+    "world_model": (
+        "{video,none,blind}",
+        "none is the policy on an image encoder, the baseline;"
+        " blind the same on black pictures (video)",
+    ),
+    "logdir": ("FOLDER", "run folder (default: runs/TASK-imitate-PRESET-TARGET-seedSEED)"),
+}
+"""Options that are no fields of the configuration, or short for one."""
+GROUPS = {
+    "the run": ("data", "task", "preset", "seed", "logdir", "device", "threads"),
+    "what is learned": (
+        "target", "world_model", "dynamics_from", "agent.n_obs_steps", "agent.stride",
+        "agent.language", "agent.train_backbone", "agent.policy.chunk",
+        "agent.policy.n_action_steps",
+    ),
+    "how long": ("dynamics_steps", "policy_steps", "batch", "micro_batch", "workers"),
+    "when": ("evaluate_every", "evaluate_episodes", "report_every", "checkpoint_seconds"),
+}  # fmt: skip
+"""What `--help` shows."""
 
 
 def imitate(arguments: Sequence[str]) -> None:
@@ -26,7 +61,7 @@ def imitate(arguments: Sequence[str]) -> None:
     first.add_argument("--data")
     chosen, _ = first.parse_known_args(arguments)
     missing = [f"--{name}" for name in ("data", "task") if getattr(chosen, name) is None]
-    if missing and not {"-h", "--help"} & set(arguments):
+    if missing and not HELP & set(arguments):
         raise UserError(
             f"imitate needs {' and '.join(missing)}, for example --data demos/ --task"
             " libero/object; python run.py collect records demonstrations"
@@ -61,7 +96,10 @@ def imitate(arguments: Sequence[str]) -> None:
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
         """Run folder; by default runs/TASK-imitate-PRESET-TARGET-seedSEED."""
 
-    options = parse(Imitate, arguments, "run.py imitate", default=Imitate(default))
+    def helping() -> str:
+        return short_help("run.py imitate", USAGE, default, GROUPS, WORDS)
+
+    options = parse(Imitate, arguments, "run.py imitate", helping, default=Imitate(default))
     config = options.config
     predicted = config.agent.dynamics.target
     if config.agent.world_model != "video":

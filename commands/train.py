@@ -7,8 +7,41 @@ from typing import Annotated, Literal
 
 import tyro
 
-from commands.command_line import FirstOptions, parse
+from commands.command_line import HELP, FirstOptions, parse
+from commands.help import short_help
 from errors import UserError
+
+USAGE = """python run.py train --task TASK [OPTIONS]
+
+Learn a task online; started again with the same options, go on where it stopped."""
+WORDS = {
+    "preset": (
+        "{cpu,paper}",
+        "values of all options that are not given: paper as published, cpu for two cores (cpu)",
+    ),
+    "target": (
+        "TARGET",
+        "what the world model predicts: pixels, masks, package.module:Class, or a"
+        " weighted sum (pixels:1+masks:0.5)",
+    ),
+    "logdir": ("FOLDER", "run folder (default: runs/TASK-PRESET[-TARGET]-seedSEED)"),
+}
+"""Options that are no fields of the configuration."""
+GROUPS = {
+    "the run": ("task", "preset", "steps", "seed", "logdir", "device", "threads"),
+    "what the agent sees": (
+        "environment.camera", "environment.size", "environment.quality", "environment.shift",
+        "num_envs", "recorded",
+    ),
+    "what it learns": (
+        "target", "agent.autoencoder.mask_ratio", "agent.autoencoder.reward_weight",
+        "agent.behaviour.horizon", "agent.behaviour.entropy", "agent.compile",
+    ),
+    "when": (
+        "prefill", "update_every", "evaluate_every", "evaluate_episodes", "checkpoint_seconds",
+    ),
+}  # fmt: skip
+"""What `--help` shows."""
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -24,7 +57,7 @@ def train(arguments: Sequence[str]) -> None:
     first.add_argument("--task")
     first.add_argument("--target")
     chosen, _ = first.parse_known_args(arguments)
-    if chosen.task is None and not {"-h", "--help"} & set(arguments):
+    if chosen.task is None and not HELP & set(arguments):
         raise UserError(
             "train needs --task, for example --task metaworld/window-close; "
             "python run.py tasks lists them"
@@ -49,7 +82,10 @@ def train(arguments: Sequence[str]) -> None:
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
         """Run folder; by default runs/TASK-PRESET[-TARGET]-seedSEED."""
 
-    options = parse(Train, arguments, "run.py train", default=Train(default))
+    def helping() -> str:
+        return short_help("run.py train", USAGE, default, GROUPS, WORDS)
+
+    options = parse(Train, arguments, "run.py train", helping, default=Train(default))
     config = options.config
     target = config.agent.autoencoder.target
     parts = [config.task.replace("/", "-"), options.preset, f"seed{config.seed}"]

@@ -91,7 +91,7 @@ LQR_SYSTEM_SEED = 0
 class DeepMindControl(MujocoEnvironment):
     """One DMC task. ``terminated`` only where the task ends an episode with discount 0.
 
-    Camera 0, except quadruped (2) (shared/specs/suites.md). Proprioception (D,): the task's own
+    Camera 0, except quadruped (2). Proprioception (D,): the task's own
     observation, flattened.
 
     Args:

@@ -2,7 +2,7 @@
 
 Suites spatial, object, goal, 10 and 90 by the benchmark's evaluation protocol: one of its recorded
 initial states, ten control steps of standing still, then as many steps as the suite allows
-(shared/specs/suites.md; Liu et al. 2023).
+(Liu et al. 2023).
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Meta-World v3: 50 manipulation tasks of one Sawyer arm, by the published protocol.
 
 Goal and object positions are redrawn at every reset, the camera is ``corner2`` moved closer, an
-episode is 500 control steps (shared/specs/suites.md, after Seo et al. 2023, appendix F).
+episode is 500 control steps (Seo et al. 2022, appendix F).
 """
 
 import contextlib
@@ -79,7 +79,7 @@ MT10 = (
 )
 """The ten tasks of metaworld's multi-task benchmark."""
 MAX_ENV_STEPS = 500  # SawyerXYZEnv.max_path_length
-CORNER2_POSITION = (0.75, 0.075, 0.7)  # metres; shared/specs/suites.md
+CORNER2_POSITION = (0.75, 0.075, 0.7)  # metres
 BUDGETS = {
     1_000_000: "basketball bin-picking box-close coffee-pull coffee-push hammer peg-insert-side "
     "push-wall soccer sweep sweep-into",

@@ -44,7 +44,7 @@ PERCENTILES = (1.0, 99.0)  # Mask World Model: actions and state are mapped from
 class WindowConfig:
     """Which frames and actions a window holds."""
 
-    history: int = 4
+    n_obs_steps: int = 4
     """Frames seen, the present one included (Mask World Model: 4)."""
     future: int = 9
     """Frames predicted; 1 more than a multiple of the video model's temporal factor."""
@@ -54,13 +54,13 @@ class WindowConfig:
     """Actions, from the present step on (Mask World Model: 36)."""
 
     def __post_init__(self):
-        for field, least in (("history", 1), ("future", 0), ("stride", 1), ("chunk", 1)):
+        for field, least in (("n_obs_steps", 1), ("future", 0), ("stride", 1), ("chunk", 1)):
             if getattr(self, field) < least:
                 raise UserError(f"{field} must be at least {least}, not {getattr(self, field)}")
 
     def past(self) -> np.ndarray:
         """Steps of the history frames relative to the present one, (H,) int, the last 0."""
-        return np.arange(1 - self.history, 1) * self.stride
+        return np.arange(1 - self.n_obs_steps, 1) * self.stride
 
     def ahead(self) -> np.ndarray:
         """Steps of the future frames relative to the present one, (F,) int."""

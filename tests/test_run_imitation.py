@@ -16,7 +16,7 @@ SMALL = [
     "--dynamics-steps", "2", "--policy-steps", "2", "--batch", "2", "--workers", "0",
     "--evaluate-episodes", "1", "--evaluate-envs", "1", "--agent.dynamics.vae.windows", "1",
     "--agent.dynamics.transformer.layers", "1", "--agent.policy.width", "32",
-    "--agent.policy.euler-steps", "1", "--agent.policy.execute", "16",
+    "--agent.policy.num-inference-steps", "1", "--agent.policy.n-action-steps", "16",
     "--agent.precision", "float32",
 ]  # fmt: skip
 
@@ -79,7 +79,7 @@ def test_collecting_again_leaves_finished_files_alone(demos, capsys):
 
 def test_an_agent_of_imitation_is_measured_by_task_under_shifts_and_pruned(trained, capsys):
     arguments = ["--episodes", "1", "--shifts", "noise:0.2", "--token-pruning", "0.1,0.9"]
-    more = ["--video", "--execute", "4", "--random"]
+    more = ["--video", "--n-action-steps", "4", "--random"]
     assert main(["evaluate", "--logdir", str(trained), *arguments, *more]) == 0
     said = capsys.readouterr().out
     for words in ("agent", "random", "noise:0.2", "pruned 0.9", "nPAUC", "4 of 16 actions"):
@@ -150,7 +150,7 @@ def test_mistakes_are_one_line(demos, trained, tmp_path, capsys):
         "--world-model is video, none or blind, not 'lstm'": [*imitate, "--world_model", "lstm"],
         "needs tasks with different instructions, not 'drawer close'": [
             "evaluate", "--logdir", trained, "--swap-instructions"],
-        "--execute is 99": ["evaluate", "--logdir", trained, "--execute", "99"],
+        "--n-action-steps is 99": ["evaluate", "--logdir", trained, "--n-action-steps", "99"],
         "give a folder as --out": ["collect", "--task", "metaworld/mt10", "--episodes", "1",
                                    "--out", tmp_path / "one.hdf5"],
         "--episodes is 0": ["collect", "--task", DRAWER, "--episodes", "0", "--out", tmp_path],

@@ -7,7 +7,7 @@ G = H / 8 tokens a side, N = G² tokens, K kept tokens, D width, C channels of t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from world_models.layers import (
     symlog,
     token_positions,
 )
-from world_models.targets import Standardise, losses, make_target, measure
+from world_models.targets import Standardise, make_target, measure
 
 PATCH = 8
 """Pixels a side of one token: three convolutions of stride 2 (paper E.1)."""
@@ -52,25 +52,23 @@ class AutoencoderConfig:
     """Channels of the first convolution, twice and four times as many follow; None takes D/8."""
     centre_input: bool = False
     """Subtract the running mean picture from the input and divide by one running deviation. The
-    still part of a scene is most of a picture and none of the news. The paper has no such thing."""
-    still_speed: float = 0.0
-    """Above 0, a learned still picture is added to every prediction, and learned this many times
-    faster than other biases; what the tokens have to say is then the difference. 0, as in the
-    paper: none."""
-    reward_from: Literal["token", "last_patch"] = "token"
-    """What the reward is read from: the reward token's final representation (paper), or the values
-    predicted for the last patch, as the authors' public code does by an overwritten variable: kept
-    to measure what that defect costs."""
+    static part of a scene is most of a picture and says nothing of the state. The paper has no
+    such thing."""
+    static_image_lr_scale: float = 0.0
+    """Learning rate of a learned static image over that of other biases. The image is added to
+    every prediction, so that the tokens only carry the difference from it. 0, as in the paper:
+    there is none."""
     target: str = "pixels"
     """What the decoder predicts: pixels, masks, package.module:Class, or a weighted sum of them:
     pixels:1+masks:0.5."""
     target_weight: float = 1.0
     """Weight of the target's loss (eq. 13: 1)."""
-    scale_target: bool = False
-    """Divide the target's loss by that of the best constant prediction, where the target knows it
-    (pixels: their variance around the batch's mean picture). A thin pole has a sixth of the
-    variance of a robot arm with a window; on DMC no preset needs it (results/README.md, "Settings
-    of their own for DMC"). The paper has no such thing."""
+
+    RENAMED: ClassVar = {"still_speed": "static_image_lr_scale"}
+    REMOVED: ClassVar = {
+        "reward_from": ("token",),  # else from the last patch's values, as the public code does
+        "scale_target": (False,),  # else over the loss of the best constant prediction
+    }
 
     def __post_init__(self) -> None:
         if self.image_size < PATCH or self.image_size % PATCH:
@@ -101,7 +99,7 @@ class ConvolutionStem(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Reconstructs a target and the reward from a quarter of the convolutional features."""
+    """Predicts a target and the reward from the convolutional features that masking leaves."""
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
@@ -122,11 +120,12 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder = VisionTransformer(width, config.decoder_depth, config.heads)
         self.target_head = nn.Linear(width, PATCH * PATCH * self.target.channels)
-        from_token = config.reward_from == "token"
-        self.reward_head = nn.Linear(width if from_token else self.target_head.out_features, 1)
-        self.still = None
-        if config.still_speed:
-            self.still = nn.Parameter(torch.zeros(config.image_size**2 * self.target.channels))
+        self.reward_head = nn.Linear(width, 1)
+        self.static_image = None
+        if config.static_image_lr_scale:
+            size = config.image_size**2 * self.target.channels
+            self.static_image = nn.Parameter(torch.zeros(size))
+        self.register_load_state_dict_pre_hook(_rename_static_image)
 
         # Row 0 is the class token's; the decoder's last row is the reward token's.
         positions = token_positions(grid, width, before=1, after=1, wavelengths=config.wavelengths)
@@ -187,23 +186,23 @@ class MaskedAutoencoder(nn.Module):
         reward_token = self.mask_token.expand(batch, -1, -1).to(features.dtype)
         sequence = torch.cat([class_token, features, reward_token], dim=1) + self.positions
         sequence = self.decoder(sequence)
-        patches = self.target_head(sequence[:, 1:-1])
-        rewarding = sequence[:, -1] if self.config.reward_from == "token" else patches[:, -1]
-        return self._to_picture(patches), self.reward_head(rewarding).squeeze(-1)
+        picture = self._to_picture(self.target_head(sequence[:, 1:-1]))
+        return picture, self.reward_head(sequence[:, -1]).squeeze(-1)
 
     def _to_picture(self, patches: Tensor) -> Tensor:
         """(B, N, 8·8·C) → (B, H, W, C)."""
         size, grid, channels = self.config.image_size, self.grid, self.target.channels
         patches = patches.view(-1, grid, grid, PATCH, PATCH, channels)
         picture = patches.permute(0, 1, 3, 2, 4, 5).reshape(-1, size, size, channels)
-        if self.still is None:
+        if self.static_image is None:
             return picture
-        return picture + self.config.still_speed * self.still.view(size, size, channels)
+        static = self.static_image.view(size, size, channels)
+        return picture + self.config.static_image_lr_scale * static
 
     def loss(
         self, batch: dict[str, Tensor], keep: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Equation 13 on independent frames.
+        """Loss of equation 13 on independent frames.
 
         Args:
             batch: `image` (B, H, W, 3) uint8, `reward` (B,), and what the target reads.
@@ -214,14 +213,22 @@ class MaskedAutoencoder(nn.Module):
         """
         image = batch["image"]
         if self.centre is not None:
-            self.centre.see(self.standardise(image))
+            self.centre.update(self.standardise(image))
         if keep is None:
             keep = self.random_keep(len(image), image.device)
         prediction, reward = self.decode(self.encode(image, keep), keep)
         prediction = prediction.float()
-        target_loss, learned = losses(self.target, prediction, batch, self.config.scale_target)
+        target_loss = self.target.loss(prediction, batch)
         reward_loss = (reward.float() - symlog(batch["reward"])).square().mean()
         metrics = {"target": target_loss.detach(), "reward": reward_loss.detach()}
         metrics |= measure(self.target, prediction.detach(), batch)
-        loss = self.config.target_weight * learned + self.config.reward_weight * reward_loss
+        loss = self.config.target_weight * target_loss + self.config.reward_weight * reward_loss
         return loss, metrics
+
+
+def _rename_static_image(
+    module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any
+) -> None:
+    """Hook of `load_state_dict`: older checkpoints call the static image `still`."""
+    if f"{prefix}still" in state:
+        state[f"{prefix}static_image"] = state.pop(f"{prefix}still")

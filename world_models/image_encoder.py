@@ -1,7 +1,8 @@
-"""The plain baseline's eyes: pictures and an instruction become the context that a policy reads.
+"""Image encoder of the baseline without a world model: pictures and an instruction → tokens.
 
-It stands where a world model would, offers the same features and predicts nothing; it learns from
-the policy's loss alone. What a world model is worth is the difference.
+The policy attends to these tokens in place of a world model's features. The encoder predicts
+nothing and learns from the policy's loss alone; the difference between the two is what a world
+model is worth.
 
 Shape legend: B samples, V cameras, T frames each, S edge of a picture in pixels, G tokens a side,
 D width, L words of the instruction, C their width, K instruction tokens, N = V·T·G² + K.
@@ -36,7 +37,7 @@ class ImageEncoderConfig:
     """Channels of the first stage, a multiple of 8; the next ones have twice as many each, up to
     the width."""
     instruction_tokens: int = 8
-    """Tokens K that the instruction is summed up in."""
+    """Tokens K that the instruction becomes, whatever its length."""
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "grid", "channels", "instruction_tokens"):
@@ -87,7 +88,9 @@ class Stage(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """A small residual network on every picture, and the instruction beside and inside of it.
+    """A small residual network on every picture, which the instruction modulates (FiLM).
+
+    The instruction's own tokens follow those of the pictures.
 
     Args:
         config: sizes.
@@ -121,8 +124,8 @@ class ImageEncoder(nn.Module):
         )
         self.project = nn.Conv2d(channels[-1], config.width, 1)
         self.stages.to(memory_format=torch.channels_last)
-        # Where, when and from which camera. Places start as sines no longer than the grid needs:
-        # neighbours hardly differ in the usual ones.
+        # Position embeddings of place, frame and camera. Places start as sines no longer than the
+        # grid needs: neighbours hardly differ in the usual ones.
         places = token_positions(config.grid, config.width, wavelengths=(4.0, 4.0 * config.grid))
         self.place_token = nn.Parameter(places)
         self.frame_token = nn.Parameter(0.5 * torch.randn(frames, config.width))

@@ -1,4 +1,4 @@
-"""What diffusers and transformers need: before they are imported, and to load what they publish."""
+"""Import of diffusers and transformers beside a broken torchvision, and their published weights."""
 
 from __future__ import annotations
 

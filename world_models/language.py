@@ -1,4 +1,4 @@
-"""Instructions as sequences of tokens, which the world model attends to.
+"""Language encoders: instructions as sequences of tokens, which the world model attends to.
 
 The encoders are frozen: what an instruction means for a task is learned by the caption projection
 behind them. They are no modules, so that nothing of them gets into a checkpoint.
@@ -26,7 +26,7 @@ T5_XXL = "google/t5-v1_1-xxl"
 
 
 class LanguageEncoder(ABC):
-    """Encodes each instruction once, and pads a batch of them.
+    """Base class: encodes each instruction once, and pads a batch of them.
 
     Attributes:
         width: C.
@@ -61,7 +61,9 @@ class LanguageEncoder(ABC):
 
 
 class WordEncoder(LanguageEncoder):
-    """One token a word, and one for the end; nothing learned, nothing downloaded.
+    """Random vectors of words, by hashing: one token a word, and one for the end.
+
+    Nothing is learned and nothing downloaded.
 
     Three quarters of a token say which word it is: the sum of random ±1 vectors, one of the word
     itself and one of every three letters in a row, each drawn from a hash of what it stands for. So

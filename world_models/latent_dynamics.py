@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,8 @@ from world_models.rssm import RSSM, RSSMConfig, State, balanced_kl
 
 @dataclass(frozen=True)
 class FeatureEncoderConfig:
-    """How 65 feature tokens become one embedding. The defaults are the paper's (E.2)."""
+    """Sizes of the encoder of 65 feature tokens into one embedding. The defaults are the paper's
+    (E.2)."""
 
     width: int = 128
     """Width D of its tokens."""
@@ -45,7 +46,8 @@ class FeatureEncoderConfig:
 
 @dataclass(frozen=True)
 class FeatureDecoderConfig:
-    """How a model state becomes 65 feature tokens again. The defaults are the paper's (E.2)."""
+    """Sizes of the decoder of a model state into 65 feature tokens. The defaults are the paper's
+    (E.2)."""
 
     width: int = 128
     """Width D of its tokens."""
@@ -75,24 +77,25 @@ class LatentDynamicsConfig:
     head_units: int = 512
     """Units of each of them."""
     reward_weight: float = 1.0
-    """Weight of the reward loss (eq. 14: 1). Features are 64 numbers a token against one reward:
-    more weight makes the state remember what tells a little reward from a big one."""
+    """Weight of the reward loss (eq. 14: 1). The features' loss sums over the numbers of a token,
+    the reward's is of one number: more weight makes the state keep what tells a small reward from
+    a large one."""
     kl_scale: float = 1.0
     """Weight β of the KL (Table 1: 1.0; RLBench 0.1)."""
     kl_balance: float = 0.8
     """Share of the KL that trains the prior (DreamerV2)."""
     free_nats: float = 0.01
     """Nats of the KL, before scaling, below which it is not lowered further."""
-    kl_clip: Literal["mean", "step"] = "mean"
-    """What is held against the free nats: the mean over the batch, or every single time step, none
-    of which then counts for more than 100 nats either, as in the authors' public code."""
     standardise_features: bool = False
     """Subtract each token's running mean from the features and divide by their common running
-    deviation, for encoder, decoder and loss. The still part of a scene is most of a feature; a
+    deviation, for encoder, decoder and loss. The static part of a scene is most of a feature; a
     small model learns the moving part about twice as fast without it. The paper has no such
     thing."""
     predict_discount: bool = False
     """Learn when an episode terminates; for episodic suites only (Table 1: RLBench)."""
+
+    # What is compared with the free nats: the mean over the batch, else every time step.
+    REMOVED: ClassVar = {"kl_clip": ("mean",)}
 
 
 class Trajectory(NamedTuple):
@@ -163,7 +166,9 @@ class FeatureDecoder(nn.Module):
 
 
 class LatentDynamics(nn.Module):
-    """What the actor-critic learns in: observe, imagine, loss.
+    """The latent dynamics model: encoder, RSSM, decoder, and heads of reward and discount.
+
+    The actor-critic learns in what it imagines.
 
     Batches are dicts with leading (B, T): `feature` (B, T, N, Z) frozen tokens of the
     autoencoder, `action`, `reward`, `is_first`, `is_terminal`.
@@ -197,7 +202,7 @@ class LatentDynamics(nn.Module):
     def reconstruct(self, state: Tensor) -> Tensor:
         """Model-state features (..., F) → the autoencoder's tokens (..., N, Z)."""
         tokens = self.decoder(state).float()
-        return tokens if self.feature_scale is None else self.feature_scale.undo(tokens)
+        return tokens if self.feature_scale is None else self.feature_scale.denormalise(tokens)
 
     def reward(self, feature: Tensor) -> Tensor:
         """Predicted reward of model states (..., F), in the environment's units, (...)."""
@@ -209,30 +214,30 @@ class LatentDynamics(nn.Module):
             return torch.ones_like(feature[..., 0])
         return torch.sigmoid(self.discount_head(feature).squeeze(-1).float())
 
-    def race(self, batch: int, length: int, device: torch.device) -> Tensor:
-        """What decides the states sampled along a batch of windows, (T, B, S, K)."""
-        return self.rssm.race(length, batch, device=device)
+    def exponential_noise(self, batch: int, length: int, device: torch.device) -> Tensor:
+        """Noise that `observe` samples the states of a batch of windows with, (T, B, S, K)."""
+        return self.rssm.exponential_noise(length, batch, device=device)
 
     def observe(
         self,
         batch: dict[str, Tensor],
         start: State | None = None,
-        race: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> tuple[State, Tensor]:
-        """Posterior states (T, B, ...) and prior logits (T, B, S, K) along a batch; `race` from
-        `race`, drawn here when None."""
+        """Posterior states (T, B, ...) and prior logits (T, B, S, K) along a batch; `noise` from
+        `exponential_noise`, drawn here when None."""
         embedding = self.embed(batch["feature"].transpose(0, 1))
         action, is_first = batch["action"].transpose(0, 1), batch["is_first"].transpose(0, 1)
-        return self.rssm.observe(embedding, action, is_first, start, race)
+        return self.rssm.observe(embedding, action, is_first, start, noise)
 
     def loss(
-        self, batch: dict[str, Tensor], race: Tensor | None = None
+        self, batch: dict[str, Tensor], noise: Tensor | None = None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        """Equation 14. No gradient reaches the autoencoder: features enter detached.
+        """Loss of equation 14. No gradient reaches the autoencoder: features enter detached.
 
         Args:
             batch: see the class.
-            race: (T, B, S, K) from `race`; drawn here when None.
+            noise: (T, B, S, K) from `exponential_noise`; drawn here when None.
 
         Returns:
             The scalar loss, the posterior states (T, B, ...) without gradients, and the parts of
@@ -240,19 +245,15 @@ class LatentDynamics(nn.Module):
         """
         batch = {**batch, "feature": batch["feature"].detach()}
         if self.feature_scale is not None:
-            self.feature_scale.see(batch["feature"])
-        posterior, prior = self.observe(batch, race=race)
+            self.feature_scale.update(batch["feature"])
+        posterior, prior = self.observe(batch, noise=noise)
         state = posterior.feature
         target = self._standardise(batch["feature"]).transpose(0, 1)  # (T, B, N, Z)
         feature_loss = (self.decoder(state).float() - target).square().sum(-1).mean()
         reward = self.reward_head(state).squeeze(-1).float()
         reward_loss = (reward - symlog(batch["reward"].transpose(0, 1))).square().mean()
         kl_loss, kl = balanced_kl(
-            posterior.logits,
-            prior,
-            self.config.kl_balance,
-            self.config.free_nats,
-            by_step=self.config.kl_clip == "step",
+            posterior.logits, prior, self.config.kl_balance, self.config.free_nats
         )
         loss = feature_loss + self.config.reward_weight * reward_loss
         loss = loss + self.config.kl_scale * kl_loss
@@ -269,18 +270,19 @@ class LatentDynamics(nn.Module):
     def imagine(
         self, policy: Callable[[Tensor, int], Tensor], start: State, horizon: int
     ) -> Trajectory:
-        """Dream `horizon` steps ahead under `policy`.
+        """Imagine `horizon` steps ahead under `policy`.
 
         Args:
             policy: (state feature (B, F), step) → action (B, A).
             start: states (B, ...).
             horizon: H.
         """
-        race = self.rssm.race(horizon, len(start.deterministic), device=start.deterministic.device)
+        count, device = len(start.deterministic), start.deterministic.device
+        noise = self.rssm.exponential_noise(horizon, count, device=device)
         state, features, actions = start, [start.feature], []
         for step in range(horizon):
             actions.append(policy(features[-1], step))
-            state = self.rssm.imagine(state, actions[-1], race[step])
+            state = self.rssm.imagine(state, actions[-1], noise[step])
             features.append(state.feature)
         feature = torch.stack(features)
         return Trajectory(

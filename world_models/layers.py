@@ -5,9 +5,9 @@ Shape legend: B batch, T time, N tokens, D width.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -129,7 +129,7 @@ class VisionTransformer(nn.Module):
 class MLP(nn.Sequential):
     """`layers` × [linear, ELU], then a linear head whose first weights are scaled by 0.1.
 
-    The small head starts rewards, values and action means near zero (spec, "Behaviour").
+    The small head starts rewards, values and action means near zero.
     """
 
     def __init__(self, inputs: int, units: int, layers: int, outputs: int):
@@ -141,6 +141,7 @@ class MLP(nn.Sequential):
 
     @property
     def head(self) -> nn.Linear:
+        """The last linear layer."""
         return self[-1]
 
 
@@ -161,10 +162,10 @@ def initialise(module: nn.Module) -> None:
 
 
 class RunningScale(nn.Module):
-    """Running mean of every entry of a shape and one running deviation of all of them.
+    """Running standardisation: a mean of every entry of a shape, one deviation of all of them.
 
-    The plain average of the first batches it sees; from then on, every batch moves it by 1 % of
-    the distance.
+    Both are plain averages of the first 100 batches; from then on, every batch moves them by 1 %
+    of the distance.
     """
 
     slowest = 0.01
@@ -176,7 +177,7 @@ class RunningScale(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def see(self, values: Tensor) -> None:
+    def update(self, values: Tensor) -> None:
         """Move towards the statistics of `values` (..., *shape)."""
         self.batches += 1
         rate = torch.clamp(1.0 / self.batches, min=self.slowest)
@@ -185,22 +186,26 @@ class RunningScale(nn.Module):
         self.variance.lerp_((values - self.mean).square().mean(), rate)
 
     def standardise(self, values: Tensor) -> Tensor:
+        """Values (..., *shape) minus the mean, over the deviation."""
         return (values - self.mean) * torch.rsqrt(self.variance + 1e-8)
 
-    def undo(self, scaled: Tensor) -> Tensor:
+    def denormalise(self, scaled: Tensor) -> Tensor:
+        """The inverse of `standardise`."""
         return self.mean + scaled * torch.sqrt(self.variance + 1e-8)
 
 
-def frozen_view(module: nn.Module) -> nn.Module:
-    """A copy of `module` on the same weights and buffers, to which no gradients are computed.
-
-    Gradients pass through it to its inputs. What an optimiser or `load_state_dict` does to the
-    weights is seen at once; where `module` is moved, a new view has to be made.
-    """
-    shared: dict[int, Tensor] = {id(buffer): buffer for buffer in module.buffers()}
-    for weight in module.parameters():
-        shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False)
-    return copy.deepcopy(module, shared)
+@contextlib.contextmanager
+def without_gradients(module: nn.Module) -> Iterator[None]:
+    """Context in which no gradients of a module's weights are computed; they still pass through to
+    its inputs."""
+    learned = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in learned:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in learned:
+            weight.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,7 @@ class Optimizer:
     """Adam with global-norm clipping, a linear schedule and decay of weight matrices only.
 
     Decay is w ← (1 − weight_decay)·w before each step, never on biases, norms, tokens or
-    positions (spec, defect 8: the authors' code decayed those in one of its optimisers).
+    positions (the authors' code decays those in one of its optimisers).
     """
 
     def __init__(self, modules: Iterable[nn.Module], config: OptimizerConfig):
@@ -290,9 +295,11 @@ class Optimizer:
         return norm
 
     def state_dict(self) -> dict:
+        """Adam's moments and the number of updates."""
         return {"adam": self.adam.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict) -> None:
+        """The inverse of `state_dict`."""
         self.adam.load_state_dict(state["adam"])
         self.updates = state["updates"]
 

@@ -14,7 +14,7 @@ Time of the flow, s: 0 is noise, 1 is data, and the model's velocity points from
     z_s = (1 − s)·z_0 + s·z_1,     dz_s/ds = z_1 − z_0,     z_0 ~ N(0, I).
 
 LTX counts the other way: its timestep is 1000·(1 − s) and its output z_0 − z_1. `_velocity` is the
-one place that knows, so that weights trained by others keep their meaning.
+one place that converts, so that published weights keep their meaning.
 
 Shape legend: B windows, V cameras, H history frames, F future frames, K future latent frames,
 T = H + K latent frames, G tokens a latent frame, N tokens a camera, M kept tokens a camera,
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,23 +48,21 @@ class MaskDynamicsConfig:
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     """The video transformer."""
     future_frames: int = 9
-    """Frames F that `features` and `predict` imagine: a multiple of f_t, plus 1 (spec)."""
+    """Frames F that `features` and `predict` imagine: a multiple of f_t, plus 1."""
     frame_rate: float = 5.0
     """Frames a second of history and future, for LTX's rotary positions, which count time in
     seconds (20 Hz control, every 4th step)."""
-    history_noise: float = 0.0
-    """Largest share of noise mixed into the history while training, drawn per window; at most 0.1
-    (paper: clean, or up to 0.1)."""
     pure_noise: float = 0.0
-    """Share of the windows whose future is pure noise while training, s = 0, which is where
-    `features` looks; s of the others is uniform (paper: of all)."""
+    """Share of the windows whose future is pure noise while training: s = 0, the only s at which
+    `features` are read. s of the others is uniform (paper: of all)."""
     jitter: float = 0.2
     """Brightness, contrast and saturation of a window's history are each multiplied by a factor in
     [1 − jitter, 1 + jitter] while training; 0: untouched."""
 
+    # The largest share of noise mixed into the history while training (paper: 0, or up to 0.1).
+    REMOVED: ClassVar = {"history_noise": (0.0,)}
+
     def __post_init__(self) -> None:
-        if not 0.0 <= self.history_noise <= 0.1:
-            raise UserError(f"history_noise must be in [0, 0.1], not {self.history_noise}")
         if not 0.0 <= self.pure_noise <= 1.0:
             raise UserError(f"pure_noise must be in [0, 1], not {self.pure_noise}")
         if not 0.0 <= self.jitter < 1.0:
@@ -73,7 +72,7 @@ class MaskDynamicsConfig:
 
 
 def small(target: str = "masks") -> MaskDynamicsConfig:
-    """For a CPU and pictures of 64 to 128 pixels: f_s = 16, f_t = 4, a 4×4 grid at 64×64."""
+    """Sizes for a CPU and pictures of 64 to 128 pixels: f_s = 16, f_t = 4, a 4×4 grid at 64×64."""
     return MaskDynamicsConfig(
         target=target,
         vae=VideoVAEConfig(32, widths=(16, 32), blocks=(0, 0, 1), scaling=(True, True)),
@@ -102,7 +101,7 @@ def photometric_jitter(
 
 
 class MaskDynamics(nn.Module):
-    """Predicts how the scene's masks will move from what the cameras saw and what was asked.
+    """Flow-matching model of the future's masks, given the cameras' history and an instruction.
 
     A batch is a dict of
 
@@ -143,8 +142,8 @@ class MaskDynamics(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The VAE's loss plus the flow's, whose gradients do not meet: the latents' is stopped.
 
-        In training mode only, the history is jittered and noised, some futures are pure noise, and
-        the statistics take in the latents. A VAE that is frozen adds no loss.
+        In training mode only, the history is jittered, some futures are pure noise, and the
+        statistics take in the latents. A VAE that is frozen adds no loss.
 
         Returns:
             The scalar, and parts of it for the log, on the device: `flow`, `vae/rgb` (the present
@@ -173,7 +172,7 @@ class MaskDynamics(nn.Module):
 
         past, ahead = self._history(history), self._tokens(torch.cat(means))
         if self.training:
-            self.statistics.see(torch.cat([past, ahead], dim=2))
+            self.statistics.update(torch.cat([past, ahead], dim=2))
         past, ahead = self.statistics.normalise(past), self.statistics.normalise(ahead)
         flow = self._flow_loss(past, ahead, grid, batch, generator)
         return loss + flow, {"flow": flow.detach(), **metrics}
@@ -185,7 +184,7 @@ class MaskDynamics(nn.Module):
         batch: dict[str, Tensor],
         generator: torch.Generator | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """How well pictures come back from samples of their latents, and the latents' divergence.
+        """Reconstruction loss of pictures from samples of their latents, and the latents' KL.
 
         RGB is learned from the present alone: every frame is the present of some window.
 
@@ -225,12 +224,6 @@ class MaskDynamics(nn.Module):
         noise = torch.randn(future.shape, generator=generator, device=device)
         noisy = interpolate(noise, future, time)
         clean = torch.ones(windows, device=device)
-        if self.training and self.config.history_noise:
-            draw = torch.rand(windows, generator=generator, device=device)
-            clean = 1.0 - self.config.history_noise * draw
-            other = torch.randn(history.shape, generator=generator, device=device)
-            history = interpolate(other, history, clean)
-
         velocity, _ = self._velocity(history, noisy, clean, time, grid, batch)
         error = (velocity - (future - noise)).square().mean(-1)  # (B, V, K·G)
         valid = self._valid(batch["future_valid"]).repeat_interleave(grid[0] * grid[1], dim=1)
@@ -244,7 +237,7 @@ class MaskDynamics(nn.Module):
         pruning: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
-        """What every block thinks while the future is still pure noise: one forward pass.
+        """Outputs of all transformer blocks in one forward pass, the future pure noise (s = 0).
 
         Args:
             image: (B, V, H, height, width, 3) uint8.
@@ -282,7 +275,7 @@ class MaskDynamics(nn.Module):
         steps: int = 10,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The future as pictures; `target.decode` tells what they mean.
+        """Sample the future as pictures; `target.decode` turns them into class ids or RGB.
 
         Args:
             image: (B, V, H, height, width, 3) uint8.
@@ -305,16 +298,17 @@ class MaskDynamics(nn.Module):
             time = torch.full_like(clean, step / steps)
             velocity, _ = self._velocity(history, latents, clean, time, grid, caption)
             latents = latents + velocity / steps
-        latents = self.statistics.undo(latents).flatten(0, 1).transpose(1, 2)  # (B·V, C, K·G)
+        latents = self.statistics.denormalise(latents).flatten(0, 1)
+        latents = latents.transpose(1, 2)  # (B·V, C, K·G)
         pictures = self._decode(latents.unflatten(2, (-1, *grid)))
         return pictures.unflatten(0, (-1, self.cameras)).clamp(-1.0, 1.0)
 
     def freeze_statistics(self) -> None:
-        """The latents' mean and deviation change no more: the end of stage 1."""
+        """Stop updating the latents' mean and deviation, at the end of stage 1."""
         self.statistics.frozen.fill_(True)
 
     def freeze_vae(self) -> None:
-        """The VAE learns no more, and `loss` is the flow's alone: stage 2."""
+        """Stop training the VAE, for stage 2: `loss` is then the flow's alone."""
         self.vae.requires_grad_(False)
 
     # The VAE.
@@ -407,7 +401,7 @@ class MaskDynamics(nn.Module):
     def _noise(
         self, history: Tensor, grid: tuple[int, int], generator: torch.Generator | None
     ) -> Tensor:
-        """Noise in the place of the future's latents, (B, V, K·G, C)."""
+        """Initial noise of the future's latents, (B, V, K·G, C)."""
         frames = 1 + (self.config.future_frames - 1) // self.stride
         shape = *history.shape[:2], frames * grid[0] * grid[1], history.shape[-1]
         return torch.randn(shape, generator=generator, device=history.device)
@@ -417,7 +411,7 @@ class MaskDynamics(nn.Module):
         later = frames[:, 1:].unflatten(1, (-1, self.stride)).all(-1)
         return torch.cat([frames[:, :1], later], dim=1)
 
-    # What the user may have got wrong.
+    # Checks of what the user gives.
 
     def _check_frames(self, frames: int) -> None:
         if (frames - 1) % self.stride:

@@ -7,7 +7,7 @@ K classes, F = R + S·K feature size. Sequences here are time-major, so that a s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,9 @@ class RSSMConfig:
     """Number S of categorical variables."""
     classes: int = 32
     """Classes K of each variable."""
-    input_activation: bool = False
-    """ELU between the GRU's input layer and the GRU: DreamerV2 has one, the paper's runs not."""
+
+    # An ELU between the GRU's input layer and the GRU; the paper's runs had none.
+    REMOVED: ClassVar = {"input_activation": (False,)}
 
     def __post_init__(self) -> None:
         for name in ("deterministic", "hidden", "variables", "classes"):
@@ -48,7 +49,7 @@ class State(NamedTuple):
 
     @property
     def feature(self) -> Tensor:
-        """What heads, decoder, actor and critic read, (..., F)."""
+        """Input of heads, decoder, actor and critic, (..., F): both parts side by side."""
         return torch.cat([self.deterministic, self.stochastic], dim=-1)
 
     def map(self, function) -> State:
@@ -72,7 +73,7 @@ class NormGRUCell(nn.Module):
 
 
 class RSSM(nn.Module):
-    """Posterior and prior over model states.
+    """The recurrent state-space model: posterior and prior over model states.
 
     One step: input layer on (stochastic, action), GRU, then a prior from the deterministic state
     alone or a posterior from it and the embedding. Whatever is not recurrent stays out of the
@@ -113,32 +114,31 @@ class RSSM(nn.Module):
             torch.zeros(batch, c.variables, c.classes, device=device),
         )
 
-    def race(self, *leading: int, device: torch.device) -> Tensor:
+    def exponential_noise(self, *leading: int, device: torch.device) -> Tensor:
         """Exponential variates (*leading, S, K) for `sample`, drawn outside of a time loop."""
         shape = (*leading, self.config.variables, self.config.classes)
         return torch.rand(shape, device=device).log_().neg_()  # exponential_ is 4 times slower
 
-    def sample(self, logits: Tensor, race: Tensor) -> Tensor:
+    def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
         """One-hot samples of softmax(logits) with straight-through gradients.
 
-        The class whose exponential clock (rate = its probability) rings first is an exact sample.
+        The argmax of probabilities over exponential noise is an exact sample (the Gumbel-max trick
+        in other words).
 
         Args:
-            logits, race: (..., S, K).
+            logits: (..., S, K).
+            noise: (..., S, K) from `exponential_noise`.
 
         Returns:
             (..., S·K).
         """
         probabilities = torch.softmax(logits, dim=-1)
-        winner = (probabilities.detach() / race).argmax(dim=-1, keepdim=True)
+        winner = (probabilities.detach() / noise).argmax(dim=-1, keepdim=True)
         one_hot = torch.zeros_like(probabilities).scatter_(-1, winner, 1.0)
         return (one_hot + probabilities - probabilities.detach()).flatten(-2)
 
     def _recur(self, stochastic: Tensor, from_action: Tensor, deterministic: Tensor) -> Tensor:
-        inputs = self.input_stochastic(stochastic) + from_action
-        if self.config.input_activation:
-            inputs = F.elu(inputs)
-        return self.cell(inputs, deterministic)
+        return self.cell(self.input_stochastic(stochastic) + from_action, deterministic)
 
     def _logits(self, flat: Tensor) -> Tensor:
         """(..., S·K) → (..., S, K), in float32 whatever the dense layers computed in."""
@@ -154,7 +154,7 @@ class RSSM(nn.Module):
         action: Tensor,
         is_first: Tensor,
         start: State | None = None,
-        race: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> tuple[State, Tensor]:
         """Posterior states along observed sequences.
 
@@ -165,7 +165,7 @@ class RSSM(nn.Module):
             action: (T, B, A) that led to each observation.
             is_first: (T, B) bool.
             start: the state before the first step; zero when None.
-            race: (T, B, S, K) from `race`; drawn here when None.
+            noise: (T, B, S, K) from `exponential_noise`; drawn here when None.
 
         Returns:
             Posterior states, each part (T, B, ...), and the prior logits (T, B, S, K).
@@ -174,8 +174,8 @@ class RSSM(nn.Module):
         keep = (~is_first).float().unsqueeze(-1)  # (T, B, 1)
         from_action = self.input_action(action * keep)
         from_embedding = self.posterior_embedding(embedding)
-        if race is None:
-            race = self.race(length, batch, device=embedding.device)
+        if noise is None:
+            noise = self.exponential_noise(length, batch, device=embedding.device)
         state = start or self.initial(batch, embedding.device)
         deterministic, stochastic = state.deterministic, state.stochastic
         states = []
@@ -185,17 +185,17 @@ class RSSM(nn.Module):
             )
             hidden = F.elu(self.posterior_deterministic(deterministic) + from_embedding[t])
             logits = self._logits(self.posterior_logits(hidden))
-            stochastic = self.sample(logits, race[t])
+            stochastic = self.sample(logits, noise[t])
             states.append(State(deterministic, stochastic, logits))
         posterior = State(*(torch.stack(parts) for parts in zip(*states, strict=True)))
         return posterior, self.prior(posterior.deterministic)
 
-    def imagine(self, state: State, action: Tensor, race: Tensor) -> State:
-        """The state after `action` (B, A), sampled from the prior with `race` (B, S, K)."""
+    def imagine(self, state: State, action: Tensor, noise: Tensor) -> State:
+        """The state after `action` (B, A), sampled from the prior with `noise` (B, S, K)."""
         from_action = self.input_action(action)
         deterministic = self._recur(state.stochastic, from_action, state.deterministic)
         logits = self.prior(deterministic)
-        return State(deterministic, self.sample(logits, race), logits)
+        return State(deterministic, self.sample(logits, noise), logits)
 
 
 def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
@@ -204,18 +204,14 @@ def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
     return (left_log.exp() * (left_log - right_log)).sum((-2, -1))
 
 
-MOST_NATS = 100.0
-"""Where the authors' code clips the KL of a time step."""
-
-
 def balanced_kl(
-    posterior: Tensor, prior: Tensor, balance: float, free_nats: float, by_step: bool = False
+    posterior: Tensor, prior: Tensor, balance: float, free_nats: float
 ) -> tuple[Tensor, Tensor]:
-    """The KL loss of DreamerV2 (Algorithm 2 there) with free nats on the batch mean, or, with
-    `by_step`, on every time step, each clipped to at most 100 nats as well.
+    """The KL loss of DreamerV2 (Algorithm 2 there) with free nats on the batch mean.
 
     balance · KL(sg(q) ‖ p) + (1 − balance) · KL(q ‖ sg(p)), each no smaller than `free_nats`,
-    where its gradient vanishes. Free nats are counted before any scaling (spec, section θ).
+    where its gradient vanishes. Free nats are counted before any scaling. (The authors' code clips
+    every time step after scaling, from `free_nats` to 100.)
 
     Returns:
         The loss and the mean KL in nats, scalars.
@@ -223,12 +219,7 @@ def balanced_kl(
     train_prior = categorical_kl(posterior.detach(), prior)
     train_posterior = categorical_kl(posterior, prior.detach())
     nats = train_prior.detach().mean()
-    if by_step:
-        train_prior, train_posterior = (
-            part.clamp(free_nats, MOST_NATS).mean() for part in (train_prior, train_posterior)
-        )
-    else:
-        train_prior, train_posterior = (
-            part.mean().clamp(min=free_nats) for part in (train_prior, train_posterior)
-        )
+    train_prior, train_posterior = (
+        part.mean().clamp(min=free_nats) for part in (train_prior, train_posterior)
+    )
     return balance * train_prior + (1.0 - balance) * train_posterior, nats

@@ -1,4 +1,4 @@
-"""The plug-in: what a world model predicts.
+"""Prediction targets, the plug-in: what the autoencoder predicts for every pixel.
 
 A target is a small class. The autoencoder asks it for `channels` (C values per pixel) and for
 `loss(prediction, batch)`; people ask it for `to_image(prediction)`. Name your own on the command
@@ -49,11 +49,8 @@ class PredictionTarget(Protocol):
     def measure(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars for the log, without gradients; NaN for what this batch cannot tell."""
 
-    def truth(self, batch: dict[str, Tensor]) -> Tensor:
+    def target_image(self, batch: dict[str, Tensor]) -> Tensor:
         """What `to_image` of a perfect prediction would be, where that is not the image."""
-
-    def spread(self, batch: dict[str, Tensor]) -> Tensor:
-        """The loss of the best constant prediction on the batch, above 0, a scalar."""
 
 
 class Standardise(nn.Module):
@@ -75,7 +72,7 @@ class Standardise(nn.Module):
         standardised = torch.addcmul(self.shift.repeat(pixels), flat, self.scale.repeat(pixels))
         return standardised.view(image.shape)
 
-    def undo(self, standardised: Tensor) -> Tensor:
+    def denormalise(self, standardised: Tensor) -> Tensor:
         """float (..., 3) → uint8, clipped to what a picture can show."""
         image = (standardised - self.shift) / self.scale
         return image.round().clamp(0, 255).to(torch.uint8)
@@ -84,7 +81,7 @@ class Standardise(nn.Module):
 class PixelTarget(nn.Module):
     """The standardised picture under mean squared error over all pixels (paper eq. 13).
 
-    Not a [0, 1] picture: that would weaken pixels about 20-fold against the reward (spec).
+    Not a [0, 1] picture: that would weaken pixels about 20-fold against the reward.
     """
 
     channels = 3
@@ -97,12 +94,7 @@ class PixelTarget(nn.Module):
         return (prediction - self.standardise(batch["image"])).square().mean()
 
     def to_image(self, prediction: Tensor) -> Tensor:
-        return self.standardise.undo(prediction)
-
-    @torch.no_grad()
-    def spread(self, batch: dict[str, Tensor]) -> Tensor:
-        target = self.standardise(batch["image"])
-        return (target - target.mean(0)).square().mean().clamp(min=1e-4)
+        return self.standardise.denormalise(prediction)
 
 
 class MaskTarget(nn.Module):
@@ -157,7 +149,7 @@ class MaskTarget(nn.Module):
     def to_image(self, prediction: Tensor) -> Tensor:
         return self.palette[prediction.argmax(-1)]
 
-    def truth(self, batch: dict[str, Tensor]) -> Tensor:
+    def target_image(self, batch: dict[str, Tensor]) -> Tensor:
         mask = labels(batch)
         return torch.from_numpy(colorize(mask.cpu().numpy())).to(mask.device)
 
@@ -215,19 +207,9 @@ class WeightedSum(nn.Module):
         return list(zip(self.targets, prediction.split(self.sizes, dim=-1), strict=True))
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        return self.losses(prediction, batch)[0]
-
-    def losses(
-        self, prediction: Tensor, batch: dict[str, Tensor], scaled: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """The weighted sum of the losses, and, when `scaled`, of each over its own `spread`."""
         losses = [target.loss(part, batch) for target, part in self._each(prediction)]
         self._losses = [loss.detach() for loss in losses]
-        weighted = [weight * loss for weight, loss in zip(self.weights, losses, strict=True)]
-        if not scaled:
-            return sum(weighted), sum(weighted)
-        shares = [x / spread(t, batch) for x, t in zip(weighted, self.targets, strict=True)]
-        return sum(weighted), sum(shares)
+        return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
 
     @torch.no_grad()
     def measure(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -243,10 +225,10 @@ class WeightedSum(nn.Module):
         """The targets' pictures side by side, (B, H, n·W, 3)."""
         return torch.cat([target.to_image(part) for target, part in self._each(prediction)], dim=2)
 
-    def truth(self, batch: dict[str, Tensor]) -> Tensor:
-        """Likewise; the image itself for a target without `truth`."""
-        truths = [truth(target, batch) for target in self.targets]
-        return torch.cat([batch["image"] if t is None else t for t in truths], dim=2)
+    def target_image(self, batch: dict[str, Tensor]) -> Tensor:
+        """The target images side by side; for a target without one, the image itself."""
+        images = [target_image(target, batch) for target in self.targets]
+        return torch.cat([batch["image"] if t is None else t for t in images], dim=2)
 
 
 # What a target may leave out.
@@ -268,24 +250,9 @@ def measure(
     }
 
 
-def spread(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor | float:
-    """The loss of the best constant prediction; 1 where the target does not know it."""
-    return target.spread(batch) if hasattr(target, "spread") else 1.0
-
-
-def losses(
-    target: PredictionTarget, prediction: Tensor, batch: dict[str, Tensor], scaled: bool
-) -> tuple[Tensor, Tensor]:
-    """The target's loss, and what to learn from: the same, over its `spread` when `scaled`."""
-    if isinstance(target, WeightedSum):
-        return target.losses(prediction, batch, scaled)
-    loss = target.loss(prediction, batch)
-    return loss, loss / spread(target, batch) if scaled else loss
-
-
-def truth(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor | None:
+def target_image(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor | None:
     """Pictures (B, H, W, 3) of what it should have predicted; None where that is the image."""
-    return target.truth(batch) if hasattr(target, "truth") else None
+    return target.target_image(batch) if hasattr(target, "target_image") else None
 
 
 TARGETS: dict[str, type] = {"pixels": PixelTarget, "masks": MaskTarget}

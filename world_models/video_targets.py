@@ -1,4 +1,4 @@
-"""The plug-in of the video model: the future it learns to predict, as pictures in [−1, 1].
+"""Prediction targets of the video model, the plug-in: the future as pictures in [−1, 1].
 
 The video model predicts latents of pictures, whatever they show. A target turns the batch's future
 into such pictures (`encode`), says how well the VAE redraws them (`loss`), and reads pictures that
@@ -58,7 +58,7 @@ def to_uint8(picture: Tensor) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """The mean of `values` where `weight`, of the same shape, is 1; 0 where it is 1 nowhere."""
+    """Weighted mean of `values`; `weight` has the same shape. 0 where all weights are 0."""
     return (values * weight).sum() / weight.sum().clamp(min=1.0)
 
 

@@ -1,4 +1,4 @@
-"""LTX-Video's transformer (from diffusers) for several cameras.
+"""LTX-Video's transformer (from diffusers), extended to several cameras.
 
 Shape legend: n clips, B windows, V cameras, T latent frames, N tokens a camera, M kept ones, C
 latent channels, D width, L caption tokens.
@@ -44,11 +44,11 @@ class TransformerConfig:
 
 
 class MultiViewTransformer(LTXVideoTransformer3DModel):
-    """LTX-Video's transformer for several cameras, and for those who want to see inside.
+    """LTX-Video's transformer for several cameras, which also returns the output of every block.
 
     Every camera's tokens attend among themselves; in every `cross_view_every`-th block those of
-    all cameras attend to each other. Which camera a token is from, it knows from a vector added to
-    its time embedding.
+    all cameras attend to each other. A vector added to a token's time embedding tells which camera
+    it is from.
     """
 
     def forward(
@@ -62,7 +62,8 @@ class MultiViewTransformer(LTXVideoTransformer3DModel):
         cross_view_every: int,
         keep: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """
+        """Output and features of all cameras' tokens.
+
         Args:
             latents: (B, V, N, C).
             positions: (3, N) seconds, pixel row and pixel column of each token.
@@ -73,7 +74,7 @@ class MultiViewTransformer(LTXVideoTransformer3DModel):
             keep: (B, V, M) indices of the tokens that stay, after the input projection; None: all.
 
         Returns:
-            LTX's output (B, V, M, C), and what each block put out, (B, V·M, D).
+            LTX's output (B, V, M, C), and the output of each block, (B, V·M, D).
         """
         batch, views, tokens, _ = latents.shape
         frames = timestep.shape[1]

@@ -1,4 +1,4 @@
-"""The VAE between clips and latents (LTX-Video's, from diffusers), and what is known of latents.
+"""The VAE between clips and latents (LTX-Video's, from diffusers), and statistics of latents.
 
 Shape legend: n clips, C latent channels, f_s and f_t pixels and frames a latent.
 """
@@ -37,10 +37,10 @@ class VideoVAEConfig:
     patch: int = 4
     """Pixels a side that are folded into channels before the first stage."""
     kl_weight: float = 1e-6
-    """Weight of the posterior's divergence from N(0, I), in nats a clip (spec)."""
+    """Weight of the posterior's divergence from N(0, I), in nats a clip."""
     windows: int = 0
-    """Windows of a batch that the VAE learns from, the first ones; 0: all. It takes half of an
-    update's time at small sizes and needs the fewest of its examples."""
+    """Windows of a batch that the VAE learns from, the first ones; 0: all. At small sizes the VAE
+    takes half of an update's time, and few examples are enough for it."""
     pretrained: str = ""
     """Folder or hub name of a diffusers model whose `vae` to start from; the sizes above are then
     its own. Empty: from scratch."""
@@ -115,7 +115,7 @@ class LatentStatistics(nn.Module):
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
-    def see(self, latents: Tensor) -> None:
+    def update(self, latents: Tensor) -> None:
         """Take in latents (..., C): Chan's merging of two means and variances."""
         rows = latents.flatten(0, -2).to(self.mean.dtype)
         share = len(rows) / (self.count + len(rows)).to(self.mean.dtype)
@@ -130,6 +130,6 @@ class LatentStatistics(nn.Module):
         """(z − μ)/σ of latents (..., C)."""
         return (latents - self.mean) * self.variance.clamp(min=1e-6).rsqrt()
 
-    def undo(self, normalised: Tensor) -> Tensor:
+    def denormalise(self, normalised: Tensor) -> Tensor:
         """The inverse of `normalise`."""
         return self.mean + normalised * self.variance.clamp(min=1e-6).sqrt()

@@ -2,7 +2,7 @@
 
     python results/latency.py --presets cpu gpu paper --out results/latency
 
-One observation in, one chunk out, as `ImitationAgent.act` does it: the backbone's one forward pass,
+One observation in, one chunk out, as `MaskWorldModel.act` does it: the backbone's one forward pass,
 then the Euler steps of the policy. A robot at 10 Hz has 100 ms for that if it asks anew at every
 step, and as many times longer as actions of a chunk are executed in between. Weights are random,
 and the words those of the encoder that needs no download: neither changes the time.
@@ -23,7 +23,7 @@ import torch
 from agents import imitation_presets
 from agents.device import autocast, choose_device
 from agents.mask_world_model import Networks
-from agents.mask_world_model_config import ImitationAgentConfig, Interface
+from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
 from analysis.output import write_report
 from commands.command_line import script
 from errors import UserError
@@ -61,7 +61,7 @@ class Latency:
     """Write OUT.md and OUT.json; without, print only."""
 
 
-def networks(config: ImitationAgentConfig, interface: Interface, device: torch.device) -> Networks:
+def networks(config: MaskWorldModelConfig, data_spec: DataSpec, device: torch.device) -> Networks:
     """Of a size, with random weights and without those that would be downloaded."""
     dynamics = config.dynamics
     config = replace(
@@ -74,7 +74,7 @@ def networks(config: ImitationAgentConfig, interface: Interface, device: torch.d
     )
     # Initialising two billion weights takes minutes, for nothing.
     with torch.device("meta"):
-        made = Networks(config, interface, make_language("words").width)
+        made = Networks(config, data_spec, make_language("words").width)
     made.to_empty(device=device)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -88,10 +88,10 @@ def measure(options: Latency, name: str) -> dict[str, Any]:
     """One preset: parameters, and milliseconds of its parts by share of dropped tokens."""
     config = imitation_presets.preset(name).agent
     device, size = choose_device(options.device), SIZES[name]
-    interface = Interface(options.cameras, size, options.action, options.proprio)
-    made = networks(config, interface, device)
+    data_spec = DataSpec(options.cameras, size, options.action, options.proprio)
+    made = networks(config, data_spec, device)
     text, text_mask = (part.to(device) for part in make_language("words")([INSTRUCTION]))
-    shape = (1, options.cameras, config.history, size, size, 3)
+    shape = (1, options.cameras, config.n_obs_steps, size, size, 3)
     image = torch.randint(256, shape, dtype=torch.uint8, device=device)
     proprio = torch.zeros(1, options.proprio, device=device)
     half = autocast(config.precision, device)
@@ -123,8 +123,8 @@ def measure(options: Latency, name: str) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in made.parameters()),
         "picture": size,
         "chunk": config.policy.chunk,
-        "execute": config.policy.execute,
-        "euler_steps": config.policy.euler_steps,
+        "n_action_steps": config.policy.n_action_steps,
+        "num_inference_steps": config.policy.num_inference_steps,
         "shares": shares,
     }
 
@@ -158,7 +158,7 @@ def markdown(found: dict[str, dict[str, Any]], options: Latency, command: str) -
             lines.append(
                 f"| {name} | {size['parameters'] / 1e6:,.1f}M | {size['picture']} | {share} | "
                 f"{parts['tokens']} | {' | '.join(times)} | {once:.2f} | "
-                f"{once / size['execute']:.2f} ({size['execute']}) |"
+                f"{once / size['n_action_steps']:.2f} ({size['n_action_steps']}) |"
             )
     return "\n".join(lines) + "\n"
 

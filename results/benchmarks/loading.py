@@ -35,7 +35,7 @@ def measure_loading(folder: Path, episodes: int, rounds: int) -> dict[str, Any]:
         rounds: turns of each.
     """
     path = folder / "loading.hdf5"
-    config = WindowConfig(history=4, future=5, stride=4, chunk=16)
+    config = WindowConfig(n_obs_steps=4, future=5, stride=4, chunk=16)
     collect(TASK, episodes, path, ScriptedActor, EnvironmentConfig(size=SIZE, quality="fast"))
     windows = open_windows([path], config)
     readers = {
@@ -50,7 +50,7 @@ def measure_loading(folder: Path, episodes: int, rounds: int) -> dict[str, Any]:
             rates[name].append(_rate(reader, turn, per_item=BATCH if "Loader" in name else 1))
     return {
         "episodes": episodes,
-        "frames": config.history + config.future,
+        "frames": config.n_obs_steps + config.future,
         "size": SIZE,
         "bytes": path.stat().st_size,
         "windows_per_second": {n: statistics.median(found) for n, found in rates.items()},

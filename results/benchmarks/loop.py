@@ -54,8 +54,10 @@ def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
                 start_up = time.perf_counter() - begun
                 while run.exploring:
                     run.collector.begin(run.act())
-                    run.remember(run.collector.finish())
-                run.act()
+                    run.store(ended := run.collector.finish())
+                    if ended:
+                        run.collector.restart()
+                run.pretrain()
                 run.agent.updates = run.updates_due  # the prefill's last episode owes none here
                 for name in spent:
                     spent[name] = 0.0
@@ -70,7 +72,11 @@ def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
                     with counted("wait for the environment"):
                         episodes = run.collector.finish()
                     with counted("remember"):
-                        run.remember(episodes)
+                        run.store(episodes)
+                        if episodes and run.checkpoint_due:
+                            run.checkpoint()
+                        if episodes:
+                            run.collector.restart()
                 seconds = time.perf_counter() - start
                 taken, updates = run.steps - before, run.agent.updates - updates
             finally:

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from analysis import record
 from analysis.comparison import Compare
 from analysis.report import make_report
-from analysis import record
 from commands.command_line import script
 from errors import UserError
 

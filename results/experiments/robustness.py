@@ -20,12 +20,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from analysis.comparison import Compare
-from analysis.report import make_report
 from analysis.aggregates import LEVEL, Estimate
+from analysis.comparison import Compare
 from analysis.curves import _config
 from analysis.output import page_of
 from analysis.record import record as record_curves
+from analysis.report import make_report
 from commands.command_line import script
 from errors import UserError
 

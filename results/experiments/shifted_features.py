@@ -35,7 +35,7 @@ from torch import Tensor
 
 import envs
 from agents.imitation_loading import load_agent, load_predictor
-from agents.mask_world_model import ImitationAgent
+from agents.mask_world_model import MaskWorldModel
 from agents.masked_world_model import MaskedWorldModel
 from agents.online_loading import load_agent as load_online_agent
 from analysis.output import page_of, run_folders
@@ -119,7 +119,7 @@ def play(environment: Any, seed: int, actions: np.ndarray | None) -> Film:
     return Film(views("image", 5), views("mask", 4), proprio, np.stack(taken))
 
 
-def measure(agent: ImitationAgent, instruction: str, plain: Film, shifted: Film) -> Measured:
+def measure(agent: MaskWorldModel, instruction: str, plain: Film, shifted: Film) -> Measured:
     """What the shift of one episode does to an agent of `run.py imitate`."""
     windows = agent.config.windows()
     steps = np.arange(0, plain.steps, EVERY)

@@ -21,8 +21,8 @@ from agents.diffusion_policy import DiffusionPolicyConfig
 from agents.imitation import imitate
 from agents.imitation_config import ImitationConfig, View
 from agents.imitation_evaluation import Evaluation, Row
-from agents.mask_world_model import ImitationAgent
-from agents.mask_world_model_config import ImitationAgentConfig, Interface
+from agents.mask_world_model import MaskWorldModel
+from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
 from envs.environment_config import EnvironmentConfig
 from envs.recording import ScriptedActor, collect
 from envs.windows import open_windows, statistics
@@ -37,15 +37,17 @@ from world_models.video_vae import VideoVAEConfig
 
 TASK = "metaworld/drawer-close"
 ROOT = Path(__file__).parents[2]
-TINY = ImitationAgentConfig(
+TINY = MaskWorldModelConfig(
     dynamics=MaskDynamicsConfig(
         vae=VideoVAEConfig(8, widths=(8,), blocks=(0, 1), scaling=(True,)),
         transformer=TransformerConfig(layers=2, heads=2, head_width=16),
         future_frames=3,
     ),
     image_encoder=ImageEncoderConfig(width=32, layers=2, grid=4),
-    policy=DiffusionPolicyConfig(width=32, heads=2, chunk=4, euler_steps=2, execute=3),
-    history=2,
+    policy=DiffusionPolicyConfig(
+        width=32, heads=2, chunk=4, num_inference_steps=2, n_action_steps=3
+    ),
+    n_obs_steps=2,
     stride=2,
     dynamics_optimizer=OptimizerConfig(1e-3, clip=1.0),
     policy_optimizer=OptimizerConfig(1e-3, clip=1.0),
@@ -206,8 +208,8 @@ def test_a_finished_stage_one_can_be_taken_over(data, finished, tmp_path):
     other = replace(TINY, dynamics=replace(TINY.dynamics, target="pixels"))
     with pytest.raises(UserError, match=r"made with another --agent\.dynamics"):
         trained(replace(config, agent=other), tmp_path / "other")
-    with pytest.raises(UserError, match=r"made with another --agent\.history"):
-        trained(replace(config, agent=replace(TINY, history=3)), tmp_path / "other")
+    with pytest.raises(UserError, match=r"made with another --agent\.n_obs_steps"):
+        trained(replace(config, agent=replace(TINY, n_obs_steps=3)), tmp_path / "other")
     copied = tmp_path / "copied"
     shutil.copytree(finished, copied)
     shutil.copy(copied / "checkpoint.pt", copied / "dynamics.pt")
@@ -279,10 +281,10 @@ def test_a_film_shows_what_stage_one_predicts(finished):
     assert {frame.shape for frame in frames} == {(64, 32, 3)}
     stage_one = load_checkpoint(finished / "dynamics.pt")
     assert same(stage_one, dict(evaluation.agent.predictor.state_dict()))
-    ended = evaluation.agent.averaged.world_model.state_dict()
+    ended = evaluation.agent.ema.world_model.state_dict()
     assert not all(torch.equal(ended[name], value) for name, value in stage_one.items())
     agent, asked = evaluation.agent, []
-    for part, model in (("stage 1", agent.predictor), ("stage 2", agent.averaged.world_model)):
+    for part, model in (("stage 1", agent.predictor), ("stage 2", agent.ema.world_model)):
         model.transformer.register_forward_hook(lambda *_, part=part: asked.append(part))
     agent.predict(torch.zeros(1, 1, 2, 32, 32, 3, dtype=torch.uint8), agent.caption(["x"]))
     assert set(asked) == {"stage 1"}
@@ -343,7 +345,7 @@ def test_frames_of_history_are_the_strided_past_and_begin_with_the_first(finishe
             None,
             explore=False,
         )
-    # execute is 3, stride 2, history 2; the second environment starts again at step 2
+    # n_action_steps is 3, stride 2, n_obs_steps 2; the second environment starts again at step 2
     assert [rows.tolist() for rows in seen] == [
         [[0, 0], [1, 1]],
         [[21, 21]],
@@ -368,18 +370,18 @@ def test_an_agent_that_has_overfitted_one_episode_repeats_its_actions(data):
         config = replace(
             TINY,
             world_model=world_model,
-            averaging=0.0,
-            policy=replace(TINY.policy, width=64, euler_steps=8),
+            ema_decay=0.0,
+            policy=replace(TINY.policy, width=64, num_inference_steps=8),
         )
-        interface = Interface(1, 32, 4, 4)
-        agent = ImitationAgent(config, interface, statistics([recording]), "cpu")
+        interface = DataSpec(1, 32, 4, 4)
+        agent = MaskWorldModel(config, interface, statistics([recording]), "cpu")
         caption = agent.caption([recording.instruction] * count)
         batch |= caption
         from world_models.layers import Optimizer
 
         if world_model == "video":
             agent.dynamics_loss(batch)
-            agent.average(1)
+            agent.update_ema(1)
             agent.begin_policy()
         optimizer = Optimizer(
             agent.learned_by("policy"), OptimizerConfig(3e-3, clip=1.0, anneal=300, final=0.1)
@@ -390,7 +392,7 @@ def test_an_agent_that_has_overfitted_one_episode_repeats_its_actions(data):
                 optimizer.accumulate(loss),
                 optimizer.apply(),
             )
-            agent.average(update)
+            agent.update_ema(update)
         chunk = agent.act(
             batch["image"], batch["proprio"], caption, torch.Generator().manual_seed(0)
         )
@@ -406,9 +408,9 @@ def test_what_the_actions_depend_on(data, world_model):
     torch.manual_seed(0)
     config = replace(TINY, world_model=world_model)
     statistic = statistics(windows.recordings)
-    agent = ImitationAgent(config, Interface(1, 32, 4, 4), statistic, "cpu")
+    agent = MaskWorldModel(config, DataSpec(1, 32, 4, 4), statistic, "cpu")
     # what starts at zero passes nothing on
-    for part in agent.averaged.parameters():
+    for part in agent.ema.parameters():
         part += 0.05 * torch.randn_like(part)
 
     def act(image, proprio, words):
@@ -448,8 +450,8 @@ def test_mistakes_are_one_sentence(data, finished, tmp_path):
     assert not (tmp_path / "d" / "config.yaml").exists()
     with pytest.raises(UserError, match="threads must be at least 0, not -1"):
         configured(data, threads=-1)
-    with pytest.raises(UserError, match=r"averaging must be at least 0 and below 1, not 2\.0"):
-        replace(TINY, averaging=2.0)
+    with pytest.raises(UserError, match=r"ema_decay must be at least 0 and below 1, not 2\.0"):
+        replace(TINY, ema_decay=2.0)
     with pytest.raises(UserError, match="unknown task"):
         imitate(configured(data, task="metaworld/nothing"), RunFolder(tmp_path / "c"))
     with pytest.raises(UserError, match="batch .* must be a multiple of micro_batch"):

@@ -7,7 +7,7 @@ import torch
 
 from agents import imitation_presets
 from agents.mask_world_model import Networks
-from agents.mask_world_model_config import Interface
+from agents.mask_world_model_config import DataSpec
 from world_models.language import make_language
 
 
@@ -27,11 +27,11 @@ def test_presets_fit_their_windows(name):
     )
     windows, size = agent.windows(), {"cpu": 64, "gpu": 128, "paper": 256}[name]
     width = 4096 if agent.language == "t5" else make_language(agent.language).width
-    interface = Interface(cameras=2, size=size, action_size=7, proprio_size=12)
+    data_spec = DataSpec(cameras=2, size=size, action_size=7, proprio_size=12)
     with torch.device("meta"):
-        networks = Networks(agent, interface, width)
+        networks = Networks(agent, data_spec, width)
         batch = {
-            "image": torch.zeros(1, 2, windows.history, size, size, 3, dtype=torch.uint8),
+            "image": torch.zeros(1, 2, windows.n_obs_steps, size, size, 3, dtype=torch.uint8),
             "future": torch.zeros(1, 2, windows.future, size, size, dtype=torch.uint8),
             "future_valid": torch.ones(1, windows.future, dtype=torch.bool),
             "text": torch.zeros(1, 8, width),
@@ -44,6 +44,6 @@ def test_presets_fit_their_windows(name):
     assert loss.shape == ()
     assert len(features) == agent.dynamics.transformer.layers
     if name == "paper":
-        assert (windows.history, windows.future, windows.chunk) == (4, 9, 36)
+        assert (windows.n_obs_steps, windows.future, windows.chunk) == (4, 9, 36)
         blocks = networks.policy.blocks
         assert (len(blocks), agent.policy.width, agent.policy.heads) == (28, 512, 16)

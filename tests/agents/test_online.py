@@ -197,7 +197,7 @@ def test_evaluating_does_not_change_what_is_learned(straight, tmp_path):
 def test_trained_agent_can_be_loaded_and_evaluated(straight):
     agent, config, step = load_agent(straight, "cpu")
     assert (config, step) == (tiny(), STEPS)
-    assert equal(agent.save(), checkpoint(straight)["agent"])
+    assert equal(agent.state_dict(), checkpoint(straight)["agent"])
     for policy in (agent, None):
         (result,) = evaluate(policy, config, episodes=1, seed=3, record=policy is None)
         assert result["seed"] == episode_seed(3, FINAL_EVALUATION, 0)

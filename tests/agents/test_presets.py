@@ -63,7 +63,6 @@ SPEC = {  # where the paper is silent: DreamerV2 and the decisions of the specif
     "agent.dynamics.rssm.hidden": 1024,
     "agent.dynamics.rssm.variables": 32,
     "agent.dynamics.rssm.classes": 32,
-    "agent.dynamics.rssm.input_activation": False,
     "agent.dynamics.head_layers": 4,
     "agent.dynamics.head_units": 512,
     "agent.behaviour.horizon": 15,

@@ -188,7 +188,8 @@ def test_method_looks_the_same_whoever_else_is_shown():
 
 def test_user_errors_are_one_line_and_status_two(tmp_path):
     done = subprocess.run(
-        [sys.executable, "run.py", "compare", str(tmp_path / "none.json"), "--out", str(tmp_path / "out")],
+        [sys.executable, "run.py", "compare", str(tmp_path / "none.json"), "--out",
+         str(tmp_path / "out")],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2

@@ -16,7 +16,7 @@ from envs.windows import WindowConfig, Windows, open_windows, statistics
 from errors import UserError
 
 SEEN = EnvironmentConfig(size=32, quality="fast")
-CONFIG = WindowConfig(history=3, future=5, stride=2, chunk=6)
+CONFIG = WindowConfig(n_obs_steps=3, future=5, stride=2, chunk=6)
 
 
 @pytest.fixture(scope="module")

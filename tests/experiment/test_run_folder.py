@@ -263,7 +263,7 @@ def test_metrics_are_one_json_object_a_line(folder):
     folder.start_clock(previous_seconds=100.0)
     folder.log(10, {"train/return": 1.5})
     folder.log(20, {"eval/success": np.float32(0.5), "loss/actor": float("nan")})
-    lines = [json.loads(line) for line in folder.metrics_path.read_text().splitlines()]
+    lines = [json.loads(line) for line in folder.metrics.path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20]
     assert lines[0]["train/return"] == 1.5
     assert lines[1]["eval/success"] == 0.5
@@ -283,13 +283,13 @@ def test_steps_never_go_backwards_after_a_cut(path):
     with RunFolder.create_or_resume(path, Run()) as folder:
         folder.log(10, {"train/return": 1.0})
         folder.log(20, {"train/return": 2.0})
-        position = folder.metrics_position()
+        position = folder.metrics.position()
         folder.log(30, {"train/return": 3.0})
         folder.log(40, {"train/return": 4.0})
     with RunFolder.create_or_resume(path, Run()) as folder:
-        folder.cut_metrics(position, step=20)
+        folder.metrics.cut(position, step=20)
         folder.log(35, {"train/return": 5.0})
-        assert [line["step"] for line in folder.read_metrics()] == [10, 20, 35]
+        assert [line["step"] for line in folder.metrics.read()] == [10, 20, 35]
     assert tensorboard_steps(path, "train/return") == [10, 20, 35]
 
 
@@ -298,8 +298,8 @@ def test_cut_to_nothing_starts_over(path):
         folder.log(0, {"train/return": 1.0})
         folder.log(10, {"train/return": 1.0})
     with RunFolder.create_or_resume(path, Run()) as folder:
-        folder.cut_metrics(0, step=0)
-        assert folder.read_metrics() == []
+        folder.metrics.cut(0, step=0)
+        assert folder.metrics.read() == []
         folder.log(5, {"train/return": 1.0})
     assert tensorboard_steps(path, "train/return") == [5]
 
@@ -307,16 +307,16 @@ def test_cut_to_nothing_starts_over(path):
 def test_a_line_torn_by_a_kill_is_dropped(path):
     with RunFolder.create_or_resume(path, Run()) as folder:
         folder.log(10, {"train/return": 1.0})
-        whole = folder.metrics_position()
+        whole = folder.metrics.position()
     with open(path / "metrics.jsonl", "ab") as file:
         file.write(b'{"step": 20, "tra')
     with RunFolder.create_or_resume(path, Run()) as folder:
-        assert [line["step"] for line in folder.read_metrics()] == [10]
+        assert [line["step"] for line in folder.metrics.read()] == [10]
         # Even where the checkpoint counted bytes that a power cut took away again.
-        folder.cut_metrics(whole + 1000, step=20)
-        assert folder.metrics_position() == whole
+        folder.metrics.cut(whole + 1000, step=20)
+        assert folder.metrics.position() == whole
         folder.log(30, {"train/return": 3.0})
-        assert [line["step"] for line in folder.read_metrics()] == [10, 30]
+        assert [line["step"] for line in folder.metrics.read()] == [10, 30]
 
 
 def test_elapsed_counts_on_from_before(folder):

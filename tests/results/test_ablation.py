@@ -9,7 +9,7 @@ import pytest
 import run
 from agents.presets import preset
 from errors import UserError
-from experiment.run_folder import _flat, _plain
+from experiment.config_record import flat, plain
 from results.experiments import ablation
 from results.experiments.ablation import Ablation
 
@@ -27,9 +27,9 @@ def test_every_suspect_is_one_choice_changed(tmp_path, monkeypatch):
     options = Ablation(TASK, tmp_path, evaluate="", seeds=(0,))
     for planned in ablation.runs(options):
         assert run.main(planned.command[2:]) == 0
-    base = _flat(_plain(replace(preset("cpu", TASK), steps=20_000, threads=1)))
+    base = flat(plain(replace(preset("cpu", TASK), steps=20_000, threads=1)))
     changed = [
-        {name for name, value in _flat(_plain(config)).items() if base[name] != value}
+        {name for name, value in flat(plain(config)).items() if base[name] != value}
         for config in trained
     ]
     assert changed[0] == set()

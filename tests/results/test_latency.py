@@ -5,8 +5,8 @@ import json
 import pytest
 
 from agents import imitation_presets
-from agents.mask_world_model import ImitationAgent
-from agents.mask_world_model_config import Interface
+from agents.mask_world_model import MaskWorldModel
+from agents.mask_world_model_config import DataSpec
 from errors import UserError
 from results.benchmarks.latency import Latency, main
 
@@ -21,9 +21,9 @@ def test_a_chunk_is_timed_with_and_without_dropped_tokens(tmp_path, capsys):
     bounds = {"low": -1.0, "high": 1.0, "min": -1.0, "max": 1.0}
     statistics = {f"action_{edge}": [value] * 7 for edge, value in bounds.items()}
     statistics |= {f"proprio_{edge}": [value] * 12 for edge, value in bounds.items()}
-    agent = ImitationAgent(config, Interface(2, 64, 7, 12), statistics, "cpu")
+    agent = MaskWorldModel(config, DataSpec(2, 64, 7, 12), statistics, "cpu")
     assert found["parameters"] == sum(p.numel() for p in agent.networks.parameters())
-    assert (found["chunk"], found["execute"]) == (config.policy.chunk, agent.execute)
+    assert (found["chunk"], found["n_action_steps"]) == (config.policy.chunk, agent.n_action_steps)
     whole, pruned = (found["shares"][share] for share in ("0.0", "0.9"))
     assert whole["tokens"] == 2 * 96  # four frames and two latent ones of the future, 4×4 each
     assert pruned["tokens"] == 2 * 10
@@ -33,7 +33,7 @@ def test_a_chunk_is_timed_with_and_without_dropped_tokens(tmp_path, capsys):
     report = out.with_suffix(".md").read_text()
     assert report in capsys.readouterr().out
     once = whole["chunk"]["95th"] / 100
-    assert f"| {once:.2f} | {once / found['execute']:.2f} ({found['execute']}) |" in report
+    assert f"| {once:.2f} | {once / found['n_action_steps']:.2f} ({found['n_action_steps']}) |" in report
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""The contracts between the loops and what learns in them.
+
+The online loop (`agents/online.py`) knows of an agent what `OnlineAgent` says, the imitation loop
+(`agents/imitation.py`) of an imitator what `Imitator` says, and nothing else.
+
+Shape legend: n environments stepped together, A action, H = W picture edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.replay import Replay
+from world_models.layers import OptimizerConfig
+
+
+class Actor(Protocol):
+    """Anything that chooses actions."""
+
+    def policy(
+        self, observation: dict[str, np.ndarray], state: Any, explore: bool
+    ) -> tuple[np.ndarray, Any]:
+        """Act on one observation of each of n environments.
+
+        Args:
+            observation: `image` (n, H, W, 3) uint8, `is_first` (n,) bool, and what else the
+                environments show.
+            state: what the last call returned; None before the first.
+            explore: as in training; otherwise as well as it can.
+
+        Returns:
+            Actions (n, A) float32 in [−1, 1] and the state for the next call.
+        """
+        ...
+
+
+class OnlineAgent(Actor, Protocol):
+    """Learns from its own experience (`run.py train`)."""
+
+    device: torch.device
+    action: int
+    """Size A of an action."""
+    updates: int
+    """Updates made in the loop."""
+    pretrained: int
+    """Updates made by `pretrain`."""
+
+    @property
+    def pretraining_updates(self) -> int:
+        """Updates that `pretrain` makes in all."""
+        ...
+
+    def acted(self, state: Any, action: np.ndarray) -> Any:
+        """`state` of `policy` for when the environments were given `action` (n, A) instead."""
+        ...
+
+    def pretrain(self, replay: Replay) -> Iterator[dict[str, Tensor]]:
+        """Updates on the prefill; yields the metrics of each, and goes on where it stopped."""
+        ...
+
+    def update(self, replay: Replay) -> dict[str, Tensor]:
+        """One update of every part; scalars on the device."""
+        ...
+
+    def report(self, replay: Replay) -> dict[str, np.ndarray]:
+        """Videos for people, (T, H, W, 3) uint8, drawn without touching training's chance."""
+        ...
+
+    def compile_updates(self) -> None:
+        """Put updates through torch.compile. Raises UserError where there is no compiler."""
+        ...
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trained parameters by module."""
+        ...
+
+    def update_counts(self) -> dict[str, int]:
+        """Updates made so far by each part, pretraining included."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything learning needs to go on: tensors and plain values only."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """The inverse of `state_dict`."""
+        ...
+
+
+class Stage(NamedTuple):
+    """One of the stages in which an imitator learns."""
+
+    name: str
+    """In logs and checkpoints."""
+    modules: Sequence[nn.Module]
+    """What it trains."""
+    optimizer: OptimizerConfig
+    """How."""
+
+
+class Imitator(Protocol):
+    """Learns from demonstrations (`run.py imitate`), one stage after the other."""
+
+    device: torch.device
+
+    def stage(self, name: str) -> Stage:
+        """What a stage trains."""
+        ...
+
+    def begin(self, name: str) -> None:
+        """Make ready for a stage, once, when the one before it has ended."""
+        ...
+
+    def resume(self, name: str) -> None:
+        """Make ready for a stage that a checkpoint was in the middle of."""
+        ...
+
+    def loss(self, name: str, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """A stage's loss on a batch of windows, a scalar, and metrics."""
+        ...
+
+    def caption(self, instructions: Sequence[str]) -> dict[str, Tensor]:
+        """Instructions as the tensors that batches hold of them."""
+        ...
+
+    def update_ema(self, updates: int) -> None:
+        """Move the averaged weights, which act, towards the latest, after `updates` of a stage."""
+        ...
+
+    def report(self, batch: dict[str, Tensor], seed: int) -> tuple[np.ndarray, dict[str, float]]:
+        """What stage 1 predicts of a batch of windows: a picture (rows, columns, 3) uint8, and
+        scalars for the log."""
+        ...
+
+    def first_stage_state_dict(self) -> dict[str, Tensor] | None:
+        """What stage 1 leaves, also for other runs; None where it leaves nothing."""
+        ...
+
+    def load_first_stage_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what stage 1 of another run has left."""
+        ...
+
+    def actor(self, instruction: str, seed: int = 0, drawn: bool = False) -> Actor:
+        """The agent at work on one instruction; `drawn`: it also films what it sees."""
+        ...
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters by part."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything learning needs to go on: tensors and plain values only."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """The inverse of `state_dict`."""
+        ...
