@@ -26,11 +26,9 @@ def weights(rssm):
     return {n: p.detach().double().numpy() for n, p in rssm.named_parameters()}
 
 
-def recur(w, stochastic, action, deterministic, input_activation=False):
+def recur(w, stochastic, action, deterministic):
     inputs = stochastic @ w["input_stochastic.weight"].T + w["input_stochastic.bias"]
     inputs = inputs + action @ w["input_action.weight"].T
-    if input_activation:
-        inputs = elu(inputs)
     gates = np.concatenate([inputs, deterministic], -1) @ w["cell.gates.weight"].T
     mean, variance = gates.mean(-1, keepdims=True), gates.var(-1, keepdims=True)
     gates = (gates - mean) / np.sqrt(variance + 1e-3) * w["cell.norm.weight"] + w["cell.norm.bias"]
@@ -55,12 +53,12 @@ def posterior(w, deterministic, embedding):
     )
 
 
-def one_hot(logits, race):
-    return np.eye(K)[(softmax(logits) / race).argmax(-1)].reshape(len(logits), -1)
+def one_hot(logits, noise):
+    return np.eye(K)[(softmax(logits) / noise).argmax(-1)].reshape(len(logits), -1)
 
 
-def straight_through(logits, race, given):
+def straight_through(logits, noise, given):
     """One-hot samples (B, S·K) that move as the softmax does; `given` keeps what was drawn."""
     probabilities = softmax(logits).reshape(len(logits), -1)
-    drawn = given.setdefault("drawn", one_hot(logits, race))
+    drawn = given.setdefault("drawn", one_hot(logits, noise))
     return drawn + probabilities - given.setdefault("probabilities", probabilities)
