@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from errors import UserError
 from tests.gradients import assert_gradients
@@ -198,17 +199,6 @@ def test_reward_is_read_from_the_reward_tokens_own_final_representation(model):
         assert torch.equal(disturb(0)[0], pixels)  # the class token predicts nothing itself
 
 
-def test_the_public_codes_defect_reads_the_reward_from_the_last_patch():
-    model = MaskedAutoencoder(AutoencoderConfig(
-        width=16, encoder_depth=1, decoder_depth=1, heads=2, reward_from="last_patch"
-    ))  # fmt: skip
-    with torch.no_grad():
-        pixels, reward = model.decode(model.encode(pictures(2)))
-        last = pixels[:, -8:, -8:].flatten(1)  # (rows, columns, channels), as the head gives them
-        expected = model.reward_head(last).squeeze(-1)
-    torch.testing.assert_close(reward, expected)
-
-
 def test_reward_token_attends_to_the_picture(model):
     with torch.no_grad():
         _, reward = model.decode(model.encode(pictures(8)))
@@ -256,11 +246,11 @@ def test_loss_is_the_error_of_all_pixels_and_of_the_symlog_reward():
     assert loss.item() == pytest.approx(0.4 * pixel_loss + 0.7 * reward_loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("still_speed", [0.0, 20.0])
-def test_gradient_of_the_loss_is_that_of_equation_13(still_speed):
+@pytest.mark.parametrize("lr_scale", [0.0, 20.0])
+def test_gradient_of_the_loss_is_that_of_equation_13(lr_scale):
     """By finite differences in float64: what the reward has to say shapes the features, too."""
     torch.manual_seed(0)
-    model = MaskedAutoencoder(AutoencoderConfig(**SMALL, still_speed=still_speed))
+    model = MaskedAutoencoder(AutoencoderConfig(**SMALL, static_image_lr_scale=lr_scale))
     batch = {"image": pictures(3), "reward": torch.tensor([0.0, 1.0, -30.0])}
     keep = model.random_keep(3, torch.device("cpu"))
     loss, _ = model.loss(batch, keep)
@@ -284,42 +274,17 @@ def test_every_parameter_learns_from_the_loss(model):
     assert silent == []
 
 
-# ---------------------------------------------------------------------------- still scenes
+# ---------------------------------------------------------------------------- static scenes
 
 
 def moving_square(batch, seed, brightness=0):
-    """One still picture, and a white square somewhere on it."""
+    """One static picture, and a white square somewhere on it."""
     still = torch.randint(0, 120, (64, 64, 3), generator=torch.manual_seed(9)) + brightness
     image = still.to(torch.uint8).repeat(batch, 1, 1, 1)
     places = torch.randint(0, 56, (batch, 2), generator=torch.manual_seed(seed))
     for picture, (row, column) in zip(image, places.tolist(), strict=True):
         picture[row : row + 8, column : column + 8] = 255
     return {"image": image, "reward": torch.zeros(batch)}
-
-
-@pytest.mark.parametrize("contrast", [1.0, 0.1])
-def test_scaled_loss_does_not_depend_on_how_much_moves(contrast):
-    torch.manual_seed(0)
-    model = MaskedAutoencoder(AutoencoderConfig(
-        width=16, encoder_depth=1, decoder_depth=1, heads=2, scale_target=True, target_weight=3.0,
-        reward_weight=0.0,
-    ))  # fmt: skip
-    image = (128 + contrast * (torch.rand(8, 64, 64, 3) * 200 - 100)).to(torch.uint8)
-    standardised = model.standardise(image).double()
-    mean = standardised.mean(0)
-    model.decode = lambda *_: (mean.float().expand(8, -1, -1, -1), torch.zeros(8))
-    loss, metrics = model.loss({"image": image, "reward": torch.zeros(8)})
-    assert loss.item() == pytest.approx(3.0, rel=1e-4)  # of the mean picture, whatever it is
-    variance = (standardised - mean).square().mean().item()
-    assert metrics["target"].item() == pytest.approx(variance, rel=1e-4)  # logged as it is
-
-
-def test_picture_that_never_changes_has_a_finite_scaled_loss():
-    model = MaskedAutoencoder(AutoencoderConfig(
-        width=16, encoder_depth=1, decoder_depth=1, heads=2, scale_target=True
-    ))  # fmt: skip
-    batch = {"image": pictures(1).expand(4, -1, -1, -1), "reward": torch.zeros(4)}
-    assert torch.isfinite(model.loss(batch)[0])
 
 
 def test_centred_input_is_blind_to_what_never_changes():
@@ -342,26 +307,66 @@ def test_centring_learns_from_training_batches_only():
     assert model.centre.batches == 1
 
 
-def test_still_picture_is_learned_much_faster_than_through_the_tokens():
+def test_static_image_is_learned_much_faster_than_through_the_tokens():
     losses = {}
-    for speed in (0.0, 20.0):
+    for scale in (0.0, 20.0):
         torch.manual_seed(0)
-        model = MaskedAutoencoder(AutoencoderConfig(**SMALL, still_speed=speed))
+        model = MaskedAutoencoder(AutoencoderConfig(**SMALL, static_image_lr_scale=scale))
         optimizer = Optimizer([model], OptimizerConfig(learning_rate=2e-3))
         for update in range(60):
             loss, metrics = model.loss(moving_square(8, seed=update))
             optimizer.step(loss)
-        losses[speed] = metrics["target"].item()
+        losses[scale] = metrics["target"].item()
     assert losses[20.0] < 0.5 * losses[0.0]
 
 
-def test_first_prediction_is_the_same_with_a_still_picture():
+def test_first_prediction_is_the_same_with_a_static_image():
     outputs = []
-    for speed in (0.0, 20.0):
+    for scale in (0.0, 20.0):
         torch.manual_seed(0)
-        model = MaskedAutoencoder(AutoencoderConfig(**SMALL, still_speed=speed))
+        model = MaskedAutoencoder(AutoencoderConfig(**SMALL, static_image_lr_scale=scale))
         outputs.append(model.decode(model.encode(moving_square(2, seed=0)["image"]))[0])
     assert torch.equal(*outputs)
+
+
+def test_picture_that_never_changes_has_a_finite_loss():
+    options = {"centre_input": True, "static_image_lr_scale": 20.0}
+    model = MaskedAutoencoder(AutoencoderConfig(**SMALL, **options))
+    batch = {"image": pictures(1).expand(4, -1, -1, -1), "reward": torch.zeros(4)}
+    for _ in range(2):
+        loss, _ = model.loss(batch)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        assert torch.isfinite(loss)
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_static_image_is_read_under_its_old_name_too(inside):
+    """Checkpoints once called it `still`, alone and as part of an agent."""
+
+    def make(seed):
+        torch.manual_seed(seed)
+        model = MaskedAutoencoder(AutoencoderConfig(**SMALL, static_image_lr_scale=20.0))
+        model.static_image.data.normal_()
+        return nn.ModuleDict({"autoencoder": model, "other": nn.Linear(2, 2)}) if inside else model
+
+    saved = make(seed=1).state_dict()
+    old = {name.replace("static_image", "still"): value for name, value in saved.items()}
+    assert ("autoencoder.still" if inside else "still") in old
+    names = list(old)
+    for state in (old, saved):
+        other = make(seed=2)
+        other.load_state_dict(state)
+        assert other.state_dict().keys() == saved.keys()
+        assert all(torch.equal(value, saved[n]) for n, value in other.state_dict().items())
+    assert list(old) == names  # what was given stays as it was
+
+
+def test_a_static_image_that_a_model_does_not_have_is_not_dropped_silently():
+    with_one = MaskedAutoencoder(AutoencoderConfig(**SMALL, static_image_lr_scale=1.0)).state_dict()
+    with_one["still"] = with_one.pop("static_image")
+    with pytest.raises(RuntimeError, match="static_image"):
+        MaskedAutoencoder(AutoencoderConfig(**SMALL)).load_state_dict(with_one)
 
 
 # ----------------------------------------------------------------------------- paper's sizes
@@ -376,7 +381,7 @@ def test_paper_sizes():
     assert features.shape == (2, 65, 256)
     assert pixels.shape == (2, 64, 64, 3)
     assert reward.shape == (2,)
-    convolutions = [layer for layer in model.stem.layers if isinstance(layer, torch.nn.Conv2d)]
+    convolutions = [layer for layer in model.stem.layers if isinstance(layer, nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [32, 64, 128, 256]
     assert [c.kernel_size for c in convolutions] == [(4, 4)] * 3 + [(1, 1)]
     assert (len(model.encoder.blocks), len(model.decoder.blocks)) == (4, 3)

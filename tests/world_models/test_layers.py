@@ -18,12 +18,12 @@ from world_models.layers import (
     RunningScale,
     TransformerBlock,
     VisionTransformer,
-    frozen_view,
     initialise,
     sincos_positions,
     symexp,
     symlog,
     token_positions,
+    without_gradients,
 )
 
 
@@ -163,22 +163,39 @@ def test_block_is_the_pre_norm_vit_block(learning, half, bounds):
     torch.testing.assert_close(*results, **bounds)
 
 
-def test_a_frozen_view_shares_weights_and_learns_nothing():
+def test_without_gradients_weights_get_none_and_inputs_get_theirs():
     torch.manual_seed(0)
-    block = nn.Sequential(TransformerBlock(8, 2), RunningScale(8))
-    view, tokens = frozen_view(block), torch.randn(2, 3, 8, requires_grad=True)
-    torch.testing.assert_close(view[0](tokens), block[0](tokens), rtol=0, atol=0)
-    view[0](tokens).square().sum().backward()
-    assert tokens.grad.abs().sum() > 0
-    assert all(p.grad is None for p in [*view.parameters(), *block.parameters()])
-    assert all(p.requires_grad for p in block.parameters())
-    other = nn.Sequential(TransformerBlock(8, 2), RunningScale(8))
-    other[1].see(tokens)
-    block.load_state_dict(other.state_dict())
-    torch.testing.assert_close(view.state_dict(), other.state_dict(), rtol=0, atol=0)
-    optimizer = Optimizer([block[0]], OptimizerConfig())
-    optimizer.step(block[0](tokens).square().sum())
-    torch.testing.assert_close(view.state_dict(), block.state_dict(), rtol=0, atol=0)
+    block, tokens = TransformerBlock(8, 2), torch.randn(2, 3, 8, requires_grad=True)
+    plain = block(tokens)
+    (wanted,) = torch.autograd.grad(plain.square().sum(), tokens)
+    with without_gradients(block):
+        output = block(tokens)
+    torch.testing.assert_close(output, plain)
+    output.square().sum().backward()  # what was computed inside stays so outside
+    torch.testing.assert_close(tokens.grad, wanted)
+    assert all(weight.grad is None for weight in block.parameters())
+    block(tokens).square().sum().backward()  # and afterwards it learns again
+    assert all(weight.grad is not None for weight in block.parameters())
+
+
+def test_without_gradients_leaves_every_flag_as_it_was():
+    block = TransformerBlock(8, 2)
+    block.expand.requires_grad_(False)  # had none before, and has none after
+    flags = {name: weight.requires_grad for name, weight in block.named_parameters()}
+    assert set(flags.values()) == {True, False}
+
+    def now():
+        return {name: weight.requires_grad for name, weight in block.named_parameters()}
+
+    with without_gradients(block):
+        assert not any(now().values())
+        with without_gradients(block.norm_mlp):  # of a part, within
+            pass
+        assert not any(now().values())
+    assert now() == flags
+    with pytest.raises(ZeroDivisionError), without_gradients(block):
+        raise ZeroDivisionError
+    assert now() == flags
 
 
 def test_transformer_ends_in_a_norm_and_without_blocks_changes_nothing():
@@ -356,7 +373,7 @@ def test_running_scale_averages_its_first_batches_and_then_moves_by_a_hundredth(
     ]
     mean = variance = 0.0
     for number, batch in enumerate(batches, start=1):
-        scale.see(batch)
+        scale.update(batch)
         rate, values = max(1.0 / number, 0.01), batch.double().numpy()
         mean = mean + rate * (values.mean((0, 1)) - mean)
         variance = variance + rate * (((values - mean) ** 2).mean() - variance)
@@ -369,7 +386,7 @@ def test_running_scale_averages_its_first_batches_and_then_moves_by_a_hundredth(
 def test_scaled_values_have_deviation_one_and_come_back_as_they_were():
     scale = RunningScale(5, 2)
     values = 3.0 + 0.2 * torch.randn(4, 3, 5, 2)
-    scale.see(values)
+    scale.update(values)
     standardised = scale.standardise(values)
     assert standardised.square().mean().item() == pytest.approx(1.0, rel=1e-3)
-    torch.testing.assert_close(scale.undo(standardised), values)
+    torch.testing.assert_close(scale.denormalise(standardised), values)
