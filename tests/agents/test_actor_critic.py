@@ -8,13 +8,7 @@ import pytest
 import torch
 from scipy.stats import truncnorm
 
-from agents.actor_critic import (
-    ActorCritic,
-    ActorCriticConfig,
-    clipped,
-    clipped_tanh,
-    lambda_return,
-)
+from agents.actor_critic import ActorCritic, ActorCriticConfig, lambda_return
 from errors import UserError
 from tests.gradients import assert_gradients
 from world_models.latent_dynamics import (
@@ -157,60 +151,13 @@ def test_standard_deviations_that_cannot_be_are_refused(wrong):
         ActorCriticConfig(**wrong)
 
 
-def test_beyond_a_bound_only_gradients_that_lead_back_are_let_through():
-    raw = torch.tensor([-2.0, -1.0, -0.4, 0.0, 1.0, 3.0], requires_grad=True)
-    assert clipped(raw).tolist() == pytest.approx([-1.0, -1.0, -0.4, 0.0, 1.0, 1.0])
-    (downwards,) = torch.autograd.grad(6.0 * clipped(raw).sum(), raw)
-    assert downwards.tolist() == [0.0, 0.0, 6.0, 6.0, 6.0, 6.0]
-    (upwards,) = torch.autograd.grad(-6.0 * clipped(raw).sum(), raw)
-    assert upwards.tolist() == [-6.0, -6.0, -6.0, -6.0, 0.0, 0.0]
-
-
-def test_clipped_tanh_reaches_the_bounds_and_keeps_a_slope_there():
-    raw = torch.tensor([-5.0, -2.0, -0.4, 0.0, 1.9, 40.0], requires_grad=True)
-    mean = clipped_tanh(raw)
-    inner = [math.tanh(x) / math.tanh(2.0) for x in (-0.4, 0.0, 1.9)]
-    assert mean.tolist() == pytest.approx([-1.0, -1.0, *inner, 1.0])
-    (slope,) = torch.autograd.grad(mean.sum(), raw)
-    at_bound = (1.0 - math.tanh(2.0) ** 2) / math.tanh(2.0)
-    assert slope[5].item() == pytest.approx(at_bound, rel=1e-5)
-    assert slope[:2].tolist() == [0.0, 0.0]  # further out
-
-
-@pytest.mark.parametrize(
-    ("mean", "reached"), [("clipped", 0.3), ("clipped_tanh", 0.3), ("tanh", 1.0)]
-)
-def test_an_action_at_its_bound_can_come_back_unless_a_tanh_has_saturated(mean, reached):
-    behaviour = make(mean=mean)
-    head = behaviour.actor.layers.head
-    with torch.no_grad():
-        head.weight.zero_()
-        head.bias.fill_(20.0)
-    feature = torch.randn(1, F)
-    for _ in range(300):
-        loss = (behaviour.actor(feature).mean - 0.3).square().sum()
-        behaviour.actor_optimizer.accumulate(loss)
-        behaviour.actor_optimizer.apply()
-    assert behaviour.actor(feature).mean.tolist() == [pytest.approx([reached] * A, abs=0.01)]
-
-
 # ----------------------------------------------------------------------------------- losses
 
 
-SCALING = pytest.mark.parametrize(
-    ("normalise", "scale"), [(False, False), (True, False), (False, True), (True, True)]
-)
-"""Rewards over their size, or returns over their range (between its 5th and 95th percentile)."""
-
-
-def range_of(returns):
-    return np.quantile(returns, 0.95) - np.quantile(returns, 0.05)
-
-
-@SCALING
-def test_losses_are_equations_10_and_12(normalise, scale):
+@pytest.mark.parametrize("normalise", [False, True])
+def test_losses_are_equations_10_and_12(normalise):
     behaviour, film = make(
-        normalise_reward=normalise, scale_returns=scale, entropy=0.1, discount=0.9, reward_decay=0.7
+        normalise_reward=normalise, entropy=0.1, discount=0.9, reward_decay=0.7
     ), Film()  # fmt: skip
     actor_loss, critic_loss, _ = behaviour.losses(film, start())
 
@@ -224,14 +171,13 @@ def test_losses_are_equations_10_and_12(normalise, scale):
     if normalise:
         reward = reward / (0.7 * 1.0 + 0.3 * np.abs(reward).mean())
     returns = n_step_definition(reward[:H], value[:H], discount[:H], value[H], 0.95)
-    scaled = returns / max(1.0, 0.7 * 1.0 + 0.3 * range_of(returns)) if scale else returns
     actor_terms, critic_terms = [], []
     for b in range(B):
         for t in range(H):
             weight = math.prod(discount[:t, b])  # how likely, and how late, state t is
             critic_terms.append(weight * 0.5 * (predicted[t, b] - returns[t, b]) ** 2)
             if t < H - 1:  # the action in state t shows first in the return of t + 1
-                actor_terms.append(-weight * (scaled[t + 1, b] + 0.1 * entropy[t, b]))
+                actor_terms.append(-weight * (returns[t + 1, b] + 0.1 * entropy[t, b]))
     assert actor_loss.item() == pytest.approx(np.mean(actor_terms), rel=1e-4)
     assert critic_loss.item() == pytest.approx(np.mean(critic_terms), rel=1e-4)
 
@@ -257,13 +203,13 @@ class Valley:
         )
 
 
-@SCALING
-def test_actors_gradient_is_that_of_equation_12(normalise, scale):
+@pytest.mark.parametrize("normalise", [False, True])
+def test_actors_gradient_is_that_of_equation_12(normalise):
     """By finite differences of the objective in float64: the return is felt through rewards, values
-    and endings of later states; weights, the scales of reward and return and the state that is
-    acted on are given."""
+    and endings of later states; weights, the scale of rewards and the state that is acted on
+    are given."""
     behaviour, world = make(
-        normalise_reward=normalise, scale_returns=scale, entropy=0.1, discount=0.9, reward_decay=0.1
+        normalise_reward=normalise, entropy=0.1, discount=0.9, reward_decay=0.1
     ), Valley()  # fmt: skip
     torch.manual_seed(2)  # starts from which no loss cancels to where float32 tells little
     begin = State(torch.randn(B, F), torch.zeros(B, 0), torch.zeros(B, 0, 0))
@@ -292,8 +238,6 @@ def test_actors_gradient_is_that_of_equation_12(normalise, scale):
         if normalise:
             reward = reward / given.setdefault("scale", 0.1 + 0.9 * np.abs(reward).mean())
         returns = n_step_definition(reward[:H], value[:H], discount[:H], value[H], 0.95)
-        if scale:
-            returns = returns / given.setdefault("range", max(1.0, 0.1 + 0.9 * range_of(returns)))
         before = np.concatenate([np.ones((1, B)), discount])
         weight = given.setdefault("weight", before.cumprod(0)[: H - 1])
         return -(weight * (returns[1:] + 0.1 * entropy[: H - 1])).mean()
@@ -307,28 +251,6 @@ def test_reward_scale_is_a_moving_average_of_the_imagined_rewards_size():
     scales = [behaviour.losses(film, start())[2]["reward_scale"].item() for _ in range(3)]
     assert scales == pytest.approx([1.09, 1.1791, 1.267309])
     assert behaviour.reward_scale.item() == pytest.approx(scales[-1])
-
-
-def test_returns_are_scaled_by_a_moving_average_of_their_range_once_it_is_above_1():
-    """With λ = 0, a critic of 0 and rewards r, the λ-returns are the rewards."""
-    behaviour, film = make(scale_returns=True, lambda_=0.0, entropy=0.0), Film()
-    with torch.no_grad():
-        behaviour.target_critic.head.weight.zero_()
-        behaviour.target_critic.head.bias.zero_()
-    film.continuation.fill_(1.0 / behaviour.config.discount)
-    spread = range_of(film.reward[:H].numpy())
-    ranges, wanted = [], 1.0
-    for factor in (0.01, 0.01, 10.0):
-        shown = copy.copy(film)
-        shown.reward = factor * film.reward
-        loss, _, metrics = behaviour.losses(shown, start())
-        wanted = 0.99 * wanted + 0.01 * factor * spread
-        ranges.append((metrics["return_range"].item(), wanted))
-        plain = -shown.reward[1:H].mean().item()
-        assert loss.item() == pytest.approx(plain / max(1.0, wanted), rel=1e-4)
-    assert ranges[1][1] < 1.0 < ranges[2][1]
-    for found, expected in ranges:
-        assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_reward_scale_stays_one_without_normalisation():
