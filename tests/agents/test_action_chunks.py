@@ -23,7 +23,7 @@ def test_normalising_and_back(rows):
     normalised = normaliser.normalise(values)
     assert normalised.isfinite().all()
     moving = high - low > STILL
-    back = normaliser.undo(normalised)
+    back = normaliser.denormalise(normalised)
     # A value far outside of narrow percentiles is as exact as their distance allows.
     size = torch.maximum(values.abs(), torch.maximum(low.abs(), high.abs()))
     assert ((back - values).abs()[moving] <= 1e-5 * size[moving] + 1e-30).all()
@@ -33,8 +33,8 @@ def test_normalising_and_back(rows):
     # The percentiles themselves are exact, both ways.
     assert (normaliser.normalise(low)[moving] == -1).all()
     assert (normaliser.normalise(high)[moving] == 1).all()
-    assert torch.equal(normaliser.undo(torch.full_like(low, -1.0)), low)
-    assert torch.equal(normaliser.undo(torch.ones_like(high)), high)
+    assert torch.equal(normaliser.denormalise(torch.full_like(low, -1.0)), low)
+    assert torch.equal(normaliser.denormalise(torch.ones_like(high)), high)
 
 
 @settings(deadline=None)
@@ -47,7 +47,7 @@ def test_a_gripper_of_two_values_comes_back_exactly(pair, data):
     normaliser = Normaliser([low], [high], [values.min()], [values.max()])
     gripper = torch.tensor(values)[:, None]
     assert normaliser.normalise(gripper).abs().max() <= 1.0 + 2.0 / 0.1
-    back = normaliser.undo(normaliser.normalise(gripper))
+    back = normaliser.denormalise(normaliser.normalise(gripper))
     torch.testing.assert_close(back, gripper, rtol=1e-5, atol=1e-5)
     if low in pair and high in pair:
         assert torch.equal(back, gripper)
@@ -61,7 +61,7 @@ def test_actions_are_clipped_to_their_range_on_the_way_back():
     normaliser = Normaliser.of(statistics, "action", clip=(-1.0, 1.0))
     wild = torch.tensor([[-3.0, -1.5], [1.4, 0.5], [2.5, 7.0]])
     expected = torch.tensor([[-1.0, -1.0], [0.7, 0.5], [1.0, 1.0]])
-    torch.testing.assert_close(normaliser.undo(wild), expected)
+    torch.testing.assert_close(normaliser.denormalise(wild), expected)
     assert normaliser.normalise(torch.tensor([0.75, 0.0])).tolist() == [1.5, 0.0]
 
 
@@ -79,8 +79,8 @@ def chunks(count, start, length=5):
     return numbers[:, :, None].astype(np.float32)
 
 
-def test_replans_after_execute_actions_and_not_before():
-    queue, first, plans, taken = ActionQueue(1, execute=3), np.array([True]), 0, []
+def test_replans_after_n_action_steps_and_not_before():
+    queue, first, plans, taken = ActionQueue(1, n_action_steps=3), np.array([True]), 0, []
     for _ in range(7):
         due = queue.due(first)
         if due.any():
@@ -92,7 +92,7 @@ def test_replans_after_execute_actions_and_not_before():
 
 
 def test_a_new_episode_never_sees_the_rest_of_the_old_chunk():
-    queue = ActionQueue(2, execute=4)
+    queue = ActionQueue(2, n_action_steps=4)
     due = queue.due(np.array([True, True]))
     queue.fill(due, chunks(2, 0.0))
     queue.next()
@@ -104,8 +104,8 @@ def test_a_new_episode_never_sees_the_rest_of_the_old_chunk():
 
 @settings(deadline=None)
 @given(st.integers(1, 5), st.lists(st.lists(st.booleans(), min_size=3, max_size=3), max_size=20))
-def test_each_environment_is_served_as_if_it_were_alone(execute, starts):
-    queue, waiting, counter = ActionQueue(3, execute), [[], [], []], 0.0
+def test_each_environment_is_served_as_if_it_were_alone(n_action_steps, starts):
+    queue, waiting, counter = ActionQueue(3, n_action_steps), [[], [], []], 0.0
     for is_first in starts:
         for environment in range(3):
             if is_first[environment]:
@@ -117,12 +117,12 @@ def test_each_environment_is_served_as_if_it_were_alone(execute, starts):
             new = chunks(due.sum(), counter)
             queue.fill(due, new)
             for row, environment in enumerate(np.flatnonzero(due)):
-                waiting[environment] = list(new[row, :execute, 0])
+                waiting[environment] = list(new[row, :n_action_steps, 0])
         assert queue.next()[:, 0].tolist() == [rest.pop(0) for rest in waiting]
 
 
 def test_the_queue_keeps_its_own_copy_and_checks_what_it_is_given():
-    queue, given = ActionQueue(2, execute=3), chunks(2, 0.0)
+    queue, given = ActionQueue(2, n_action_steps=3), chunks(2, 0.0)
     with pytest.raises(ValueError, match="due a chunk"):
         queue.next()
     due = queue.due(np.array([True, True]))

@@ -1,4 +1,4 @@
-"""Random shifts: what moves and what does not, what an agent learns from and what it acts on."""
+"""Batches of the replay and random shifts of them: what moves, and who learns from what."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.batch_reader import translated
+from agents.batch_reader import DYNAMICS_ENTRIES, BatchReader, translated
 from errors import UserError
 from tests.agents.tiny_agent import SIZE, TINY, make, make_replay, observation
 
@@ -39,6 +39,38 @@ def test_shift_moves_pictures_and_their_masks_down_and_right_and_nothing_else():
     assert translated(batch, np.zeros((3, 2), int)) is batch
 
 
+@pytest.mark.parametrize("most", [0, 3])
+def test_frames_and_windows_have_their_number_length_and_entries(replay, most):
+    reader = BatchReader(7, 4, 5, torch.device("cpu"), most)
+    frames, windows = reader.frames(replay), reader.windows(replay)
+    assert {name: value.shape[:1] for name, value in frames.items()} == dict.fromkeys(frames, (7,))
+    assert {"image", "reward"} <= frames.keys()
+    assert frames["image"].shape == (7, SIZE, SIZE, 3)
+    assert windows.keys() == set(DYNAMICS_ENTRIES)
+    assert {value.shape[:2] for value in windows.values()} == {(4, 5)}
+    assert frames["image"].dtype == windows["image"].dtype == torch.uint8
+    stored = [episode for episode, _ in replay.episodes()]
+    for window in range(4):  # consecutive, and of one episode
+        action = windows["action"][window].numpy()
+        assert any(
+            np.array_equal(action, episode["action"][start : start + 5])
+            for episode in stored
+            for start in range(len(episode["action"]) - 4)
+        )
+
+
+def test_frames_are_drawn_and_shifted_anew_every_time(replay):
+    reader = BatchReader(200, 4, 5, torch.device("cpu"), 2)
+    first, second = reader.frames(replay), reader.frames(replay)
+    assert not torch.equal(first["reward"], second["reward"])
+    # Independent frames of a small replay come twice in a batch, and then with shifts of their own.
+    pictures = {}
+    for reward, image in zip(first["reward"].tolist(), first["image"], strict=True):
+        if reward:
+            pictures.setdefault(reward, set()).add(image.numpy().tobytes())
+    assert max(len(seen) for seen in pictures.values()) > 1
+
+
 class Shifts:
     """Tells by how much pictures of a replay were shifted, by comparing with all there could be."""
 
@@ -64,7 +96,7 @@ def learned_from(agent, replay, updates):
     dynamics' (B, T, H, W, 3)."""
     frames, windows = [], []
     loss, encode = agent.autoencoder.loss, agent._encode
-    agent.autoencoder.loss = lambda batch, keep: frames.append(batch["image"]) or loss(batch, keep)
+    agent.autoencoder.loss = lambda batch: frames.append(batch["image"]) or loss(batch)
     agent._encode = lambda image: windows.append(image) or encode(image)
     list(agent.pretrain(replay))
     for _ in range(updates):
@@ -72,12 +104,12 @@ def learned_from(agent, replay, updates):
     return frames, windows
 
 
-@pytest.mark.parametrize(("most", "together"), [(0, 1), (2, 1), (2, 3)])
-def test_autoencoder_learns_from_shifted_pictures_and_the_dynamics_do_not(replay, most, together):
-    agent = make(replace(TINY, random_shift=most, autoencoder_window=together))
+@pytest.mark.parametrize("most", [0, 2])
+def test_autoencoder_learns_from_shifted_pictures_and_the_dynamics_do_not(replay, most):
+    agent = make(replace(TINY, random_shift=most))
     frames, windows = learned_from(agent, replay, 40)
     shifts = Shifts(replay, most)
-    of_frames = {shifts.of(some) for batch in frames for some in batch.split(together)}
+    of_frames = {shifts.of(frame) for batch in frames for frame in batch.split(1)}
     of_windows = {shifts.of(window) for batch in windows for window in batch}
     assert of_windows == {(0, 0)}
     if not most:

@@ -18,7 +18,7 @@ from errors import UserError
 from world_models.imports import hide_broken_torchvision
 
 B, H, A, P, N, C, LAYERS = 3, 6, 2, 4, 5, 24, 2
-SMALL = {"width": 32, "heads": 4, "chunk": H, "execute": 3}
+SMALL = {"width": 32, "heads": 4, "chunk": H, "n_action_steps": 3}
 
 
 def make(seed=0, proprio=P, **options):
@@ -132,7 +132,7 @@ def test_euler_along_the_exact_field_of_one_point_ends_there(steps):
 
 def test_sample_follows_the_velocity_from_noise():
     policy, (_, proprio, context) = make(), inputs()
-    chunk, steps = torch.randn(B, H, A, generator=seeded()), policy.config.euler_steps
+    chunk, steps = torch.randn(B, H, A, generator=seeded()), policy.config.num_inference_steps
     with torch.no_grad():
         read = policy.read(context)
         for step in range(steps):
@@ -150,7 +150,7 @@ def test_an_untrained_head_stands_still():
 
 def test_eight_chunks_are_learned_by_heart():
     torch.manual_seed(0)
-    config = DiffusionPolicyConfig(width=64, heads=4, chunk=H, execute=3)
+    config = DiffusionPolicyConfig(width=64, heads=4, chunk=H, n_action_steps=3)
     policy = DiffusionPolicy(config, LAYERS, C, A, P)
     actions, proprio, context = inputs(batch=8)
     # Several noises of each in a batch.
@@ -317,7 +317,12 @@ def test_proprioception_is_read_and_may_be_missing():
 
 def test_the_defaults_are_the_papers():
     config = DiffusionPolicyConfig()
-    assert (config.width, config.heads, config.chunk, config.euler_steps) == (512, 16, 36, 10)
+    assert (config.width, config.heads, config.chunk, config.num_inference_steps) == (
+        512,
+        16,
+        36,
+        10,
+    )
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence():
@@ -329,6 +334,6 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
         policy.loss(actions, valid, proprio, [F.pad(features, (0, 1)) for features in context])
     with pytest.raises(UserError, match="chunks of 6 actions of size 2"):
         policy.loss(actions[:, :-1], valid[:, :-1], proprio, context)
-    for wrong in ({"width": 34}, {"heads": 0}, {"chunk": 2}, {"euler_steps": 0}):
+    for wrong in ({"width": 34}, {"heads": 0}, {"chunk": 2}, {"num_inference_steps": 0}):
         with pytest.raises(UserError):
             DiffusionPolicyConfig(**SMALL | wrong)
