@@ -11,6 +11,7 @@ usage: python run.py COMMAND [OPTIONS]
   annotate   add masks to demonstrations, LIBERO's own for example: --data DIR
   inspect    say and draw what is in a demonstration file
   tasks      list the ids that --task takes
+  presets    how the presets differ, as Markdown tables
 
 python run.py COMMAND --help explains every option of a command. Training can be stopped at any
 moment; the same command goes on from the last checkpoint.
@@ -33,6 +34,7 @@ COMMANDS = {
     "evaluate": "commands.evaluate",
     "compare": "commands.compare",
     "record": "commands.record",
+    "presets": "commands.presets",
     "collect": "commands.demonstrations",
     "annotate": "commands.demonstrations",
     "inspect": "commands.demonstrations",

@@ -53,13 +53,14 @@ def _paper(task: str, suite: str) -> OnlineConfig:
 
 def _cpu(task: str, suite: str) -> OnlineConfig:
     # Tuned on Meta-World. Settings of their own for DMC (a longer discount, a narrower policy, more
-    # updates, no random blocks) did no better: results/README.md, "Settings of their own for DMC".
+    # updates, no random blocks) did no better:
+    # docs/notes/2026-11-28-settings-of-their-own-for-dmc.md
     return OnlineConfig(
         task=task,
         steps=100_000,
         environment=EnvironmentConfig(quality="smooth"),
-        # More starts. Two of the 50 tasks take an expert about as long: results/README.md,
-        # "More starts: shorter training episodes".
+        # More starts; two of the 50 tasks take an expert about as long:
+        # docs/notes/2026-11-29-shorter-training-episodes.md
         episode_steps=200 if suite == "metaworld" else 0,
         agent=MaskedWorldModelConfig(
             autoencoder=AutoencoderConfig(
