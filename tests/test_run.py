@@ -186,6 +186,7 @@ def test_foreign_folder_is_refused_and_untouched(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize(
     "mistake", [["--environment.camera", "corner9"], ["--agent.autoencoder.heads", "0"]]
 )
@@ -215,6 +216,7 @@ def trained(tmp_path_factory):
     return logdir
 
 
+@pytest.mark.simulator
 def test_training_leaves_a_complete_run_folder(trained):
     config = yaml.safe_load((trained / "config.yaml").read_text())["config"]
     assert config["task"] == "metaworld/window-close"
@@ -228,6 +230,7 @@ def test_training_leaves_a_complete_run_folder(trained):
         assert (trained / name).stat().st_size > 0
 
 
+@pytest.mark.simulator
 def test_a_finished_run_started_again_has_nothing_left_to_do(trained):
     before = (trained / "metrics.jsonl").read_bytes()
     result = run("train", *SMALL, "--logdir", trained)
@@ -235,6 +238,7 @@ def test_a_finished_run_started_again_has_nothing_left_to_do(trained):
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.simulator
 def test_another_configuration_is_refused_by_field(trained):
     line = refused("train", *SMALL, "--agent.behaviour.horizon=3", "--logdir", trained)
     assert "agent.behaviour.horizon = 20" in line
@@ -245,6 +249,7 @@ def test_another_configuration_is_refused_by_field(trained):
     assert "900" in line
 
 
+@pytest.mark.simulator
 def test_evaluation_is_printed_and_recorded_beside_a_random_policy(trained):
     result = run("evaluate", "--logdir", trained, "--episodes", 2, "--random", "--video")
     assert result.returncode == 0, result.stderr
@@ -265,6 +270,7 @@ def test_evaluation_is_printed_and_recorded_beside_a_random_policy(trained):
     assert evaluation["command"].startswith("python run.py evaluate")
 
 
+@pytest.mark.simulator
 def test_a_trained_agent_can_record_demonstrations(trained, tmp_path, capsys, monkeypatch):
     """This one never succeeds, so its episodes are given up; in another view it cannot act."""
     import envs.recording
@@ -279,6 +285,7 @@ def test_a_trained_agent_can_record_demonstrations(trained, tmp_path, capsys, mo
     assert "was trained with size 64, not 32" in capsys.readouterr().err
 
 
+@pytest.mark.simulator
 def test_evaluation_under_shifts_says_what_is_retained(trained):
     result = run("evaluate", "--logdir", trained, "--episodes", 2, "--shifts", "noise:1,lighting")
     assert result.returncode == 0, result.stderr
@@ -295,6 +302,7 @@ def test_evaluation_under_shifts_says_what_is_retained(trained):
     assert "under noise:1" in result.stdout
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("kind", ["truncated", "foreign", "another task's", "another size's"])
 def test_a_checkpoint_that_cannot_be_used_is_one_line(trained, kind, capsys):
     checkpoint = trained / "checkpoint.pt"
@@ -330,6 +338,7 @@ def refused_after_start(*arguments):
     return result.stderr.splitlines()[-1]
 
 
+@pytest.mark.simulator
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         command("train", *SMALL, "--steps=100000", "--prefill=50000", "--logdir", tmp_path / "run"),

@@ -11,6 +11,8 @@ from errors import UserError
 from results.experiments import imitation as report
 from run import main
 
+pytestmark = pytest.mark.simulator
+
 DRAWER = "metaworld/drawer-close"
 SMALL = [
     "--dynamics-steps", "2", "--policy-steps", "2", "--batch", "2", "--workers", "0",

@@ -35,6 +35,8 @@ from world_models.mask_dynamics import MaskDynamicsConfig
 from world_models.video_transformer import TransformerConfig
 from world_models.video_vae import VideoVAEConfig
 
+pytestmark = pytest.mark.simulator
+
 TASK = "metaworld/drawer-close"
 ROOT = Path(__file__).parents[2]
 TINY = MaskWorldModelConfig(

@@ -38,6 +38,8 @@ from mask_classes import UNLABELLED
 from tests.agents.tiny_agent import SIZE, TINY
 from world_models.layers import OptimizerConfig
 
+pytestmark = pytest.mark.simulator
+
 ROOT = Path(__file__).parents[2]
 EPISODE = 500
 STEPS, REPEAT = 4 * EPISODE, 20

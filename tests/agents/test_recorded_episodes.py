@@ -16,6 +16,8 @@ from envs.recording import ScriptedActor, collect
 from errors import UserError
 from results.experiments.roundtrip import strip_masks, to_after_action
 
+pytestmark = pytest.mark.simulator
+
 TASK = "metaworld/drawer-close"
 VIEW = EnvironmentConfig(size=64, quality="fast")
 

@@ -14,6 +14,8 @@ from envs.recording import ScriptedActor, annotate, collect, demonstration_seed
 from errors import UserError
 from results.experiments.roundtrip import differing, strip_masks, to_after_action
 
+pytestmark = pytest.mark.simulator
+
 SEEN = EnvironmentConfig(size=32, quality="fast")
 
 

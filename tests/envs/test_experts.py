@@ -7,6 +7,8 @@ import envs
 from envs.experts import PHASES, _grasps_across, _grasps_of_rim, expert
 from errors import UserError
 
+pytestmark = pytest.mark.simulator
+
 LONGEST = 160
 """Steps of a good LIBERO demonstration; the suites allow 220 and 280."""
 

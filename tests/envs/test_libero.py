@@ -16,6 +16,8 @@ from envs.rendering import Renderer
 from errors import UserError
 from mask_classes import HAND, OBJECT, OTHER, ROBOT
 
+pytestmark = pytest.mark.simulator
+
 TASKS = [f"libero/{part}/{number}" for part in ("spatial", "object", "goal", "10")
          for number in range(10)]  # fmt: skip
 LIMITS = {"spatial": 220, "object": 280, "goal": 300, "10": 520}

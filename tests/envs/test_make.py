@@ -34,6 +34,7 @@ def test_importing_envs_loads_neither_a_simulator_nor_torch():
     assert run_python(code).stdout.strip() == "[]"
 
 
+@pytest.mark.simulator
 def test_the_task_lists_are_those_of_the_installed_suites():
     from dm_control import manipulation, suite
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -72,6 +73,7 @@ def test_a_name_that_stands_for_nothing_is_a_mistake(names):
         envs.expand(names)
 
 
+@pytest.mark.simulator
 def test_the_action_repeat_is_what_is_asked_for_or_the_suites_own(environment):
     assert envs.action_repeat("metaworld/reach") == envs.action_repeat("dmc/walker-walk") == 2
     assert envs.action_repeat("libero/object/0") == 1
@@ -79,6 +81,7 @@ def test_the_action_repeat_is_what_is_asked_for_or_the_suites_own(environment):
     assert environment("metaworld/reach", quality="fast").action_repeat == 2
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize(
     ("task", "options", "sentence"),
     [
@@ -110,6 +113,7 @@ def test_an_unknown_suite_and_no_environments_are_mistakes_too():
         envs.make_vector("metaworld/reach", 0)
 
 
+@pytest.mark.simulator
 def test_a_missing_suite_names_what_to_install():
     code = (
         "import sys; sys.modules['metaworld'] = None\n"
@@ -120,6 +124,7 @@ def test_a_missing_suite_names_what_to_install():
     assert "pip install metaworld" in run_python(code).stdout
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("task", ["metaworld/reach", "dmc/cartpole-swingup"])
 def test_a_machine_that_cannot_draw_names_the_libraries(task):
     code = (
@@ -139,6 +144,7 @@ def test_the_users_own_choice_of_opengl_stands():
     ).stdout == ("glfw\n")
 
 
+@pytest.mark.simulator
 def test_nothing_is_printed_at_exit_when_renderers_are_left_open():
     code = (
         "import envs\n"
@@ -149,6 +155,7 @@ def test_nothing_is_printed_at_exit_when_renderers_are_left_open():
     assert (output.returncode, output.stderr) == (0, "")
 
 
+@pytest.mark.simulator
 @pytest.mark.filterwarnings("ignore:.*A Box observation space:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*not having a spec:UserWarning")
 @pytest.mark.parametrize(
@@ -169,6 +176,7 @@ def test_gymnasium_accepts_the_environment(task):
     one.close()
 
 
+@pytest.mark.simulator
 def test_observations_are_what_the_space_says_and_are_new_arrays(environment):
     one = environment("metaworld/reach", quality="fast", masks=True, proprio=True)
     first, _ = one.reset(seed=0)
@@ -186,6 +194,7 @@ def test_observations_are_what_the_space_says_and_are_new_arrays(environment):
     np.testing.assert_array_equal(one.render(), second["image"])
 
 
+@pytest.mark.simulator
 def test_rendering_before_a_reset_is_refused():
     one = envs.make("dmc/pendulum-swingup")
     with pytest.raises(gymnasium.error.ResetNeeded):

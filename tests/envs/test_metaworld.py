@@ -7,6 +7,8 @@ import pytest
 import envs
 from envs.rendering import Renderer
 
+pytestmark = pytest.mark.simulator
+
 TASKS = envs.tasks("metaworld")
 
 

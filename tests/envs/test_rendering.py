@@ -6,6 +6,8 @@ import pytest
 
 from envs.rendering import Renderer
 
+pytestmark = pytest.mark.simulator
+
 SIZE = 32
 HALF_WIDTH = 1.0
 """Metres that half of the picture's edge shows at the height of the box's top."""

@@ -41,6 +41,7 @@ def plain(request):
     return request.param, *played(request.param)
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("name", SHIFTS)
 def test_a_shift_changes_the_picture_and_nothing_that_happens(plain, name):
     task, images, masks, physics = plain
@@ -62,6 +63,7 @@ def test_a_shift_changes_the_picture_and_nothing_that_happens(plain, name):
         np.testing.assert_array_equal(shifted_masks, masks)
 
 
+@pytest.mark.simulator
 def test_strength_nought_is_no_shift(plain):
     task, images, masks, _ = plain
     shifted = played(task, "+".join(f"{name}:0" for name in SHIFTS))
@@ -69,6 +71,7 @@ def test_strength_nought_is_no_shift(plain):
     np.testing.assert_array_equal(shifted[1], masks)
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("name", ["background", "lighting", "noise", "robot"])
 def test_a_larger_strength_is_a_larger_change(name):
     task = "metaworld/window-close"
@@ -78,6 +81,7 @@ def test_a_larger_strength_is_a_larger_change(name):
     assert change == sorted(change)
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("name", SHIFTS)
 def test_what_is_drawn_at_random_is_a_function_of_the_seed(name):
     task, shift = "metaworld/window-close", f"{name}:1"
@@ -92,6 +96,7 @@ def test_what_is_drawn_at_random_is_a_function_of_the_seed(name):
     assert np.abs((first - plain[0]) - (second - plain[1])).mean() > 0.05
 
 
+@pytest.mark.simulator
 def test_unseeded_episodes_look_different_and_repeat_with_the_seed_of_make():
     def looks():
         environment = envs.make(
@@ -106,6 +111,7 @@ def test_unseeded_episodes_look_different_and_repeat_with_the_seed_of_make():
     assert np.abs(first[0].astype(float) - first[1]).mean() > 5
 
 
+@pytest.mark.simulator
 def test_shifted_and_plain_environments_share_a_process(plain):
     task, images, *_ = plain
     shifted = envs.make(task, quality="fast", masks=True, shift="background:1+lighting:1")
@@ -114,11 +120,13 @@ def test_shifted_and_plain_environments_share_a_process(plain):
     shifted.close()
 
 
+@pytest.mark.simulator
 def test_distractors_move():
     masks = played("metaworld/window-close", "distractors:1")[1]
     assert (masks[0] != masks[-1])[(masks[0] == OTHER) | (masks[-1] == OTHER)].any()
 
 
+@pytest.mark.simulator
 def test_colours_stay_the_same_within_an_episode():
     images, masks, _ = played("dmc/walker-walk", "background:1")
     assert (masks[:, :6, :6] == 0).all()  # sky, in a corner

@@ -13,6 +13,8 @@ import envs
 from envs.vector import VectorEnvironment
 from errors import UserError
 
+pytestmark = pytest.mark.simulator
+
 OPTIONS = {"quality": "fast", "masks": True, "proprio": True, "size": 32}
 
 

@@ -15,6 +15,8 @@ from envs.recording import ScriptedActor, collect
 from envs.windows import WindowConfig, Windows, open_windows, statistics
 from errors import UserError
 
+pytestmark = pytest.mark.simulator
+
 SEEN = EnvironmentConfig(size=32, quality="fast")
 CONFIG = WindowConfig(n_obs_steps=3, future=5, stride=2, chunk=6)
 
