@@ -3,7 +3,6 @@
 An episode of Meta-World is 500 environment steps; at 20 of them per agent step it is over soon.
 """
 
-import json
 import math
 import os
 import re
@@ -20,122 +19,36 @@ import pytest
 import torch
 
 from agents.masked_world_model import MaskedWorldModel
-from agents.online import train
-from agents.online_config import OnlineConfig
 from agents.online_evaluation import evaluate
 from agents.online_loading import load_agent
-from agents.online_run import make_envs
-from agents.presets import preset
 from agents.replay import Replay
 from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed, run_episodes
 from agents.training import MetricMean
 from envs import EnvironmentConfig
-from envs.recording import collect
 from errors import UserError
 from experiment.checkpoint import load_checkpoint
-from experiment.run_folder import RunFolder
-from mask_classes import UNLABELLED
-from tests.agents.tiny_agent import SIZE, TINY
+from tests.agents.online_runs import (
+    EPISODE,
+    PREFILL,
+    REPEAT,
+    STEPS,
+    UPDATE_EVERY,
+    UPDATES,
+    Photographed,
+    checkpoint,
+    differences,
+    equal,
+    lines,
+    never_backwards,
+    records,
+    run,
+    tiny,
+)
 from world_models.layers import OptimizerConfig
 
 pytestmark = pytest.mark.simulator
 
 ROOT = Path(__file__).parents[2]
-EPISODE = 500
-STEPS, REPEAT = 4 * EPISODE, 20
-PREFILL, UPDATE_EVERY = EPISODE // REPEAT, 4
-# Updates are made while a step is taken, for the steps before it.
-UPDATES = (STEPS // REPEAT - 1 - PREFILL) // UPDATE_EVERY
-
-
-def tiny(**changes) -> OnlineConfig:
-    """Checkpoints at every boundary and after every pretraining update."""
-    agent = replace(
-        TINY, autoencoder_batch=8, batch=2, window=8, autoencoder_pretraining=3, joint_pretraining=2
-    )
-    config = replace(
-        preset("cpu", "metaworld/window-close"),
-        steps=STEPS,
-        threads=1,
-        environment=EnvironmentConfig(size=SIZE, action_repeat=REPEAT, quality="fast"),
-        episode_steps=0,
-        agent=agent,
-        prefill=PREFILL,
-        update_every=UPDATE_EVERY,
-        replay_capacity=500,
-        evaluate_first=2 * EPISODE,
-        evaluate_every=EPISODE,
-        evaluate_episodes=1,
-        evaluate_envs=1,
-        checkpoint_seconds=0.0,
-    )
-    return replace(config, **changes)
-
-
-class Photographed(RunFolder):
-    """Copies itself after every checkpoint: what the disk holds if the process dies right then."""
-
-    def save_checkpoint(self, state):
-        super().save_checkpoint(state)
-        album = self.path.parent / f"{self.path.name}-album"
-        shutil.copytree(self.path, album / f"{len(list(album.glob('*'))):02}")
-
-
-class Still:
-    """A policy that does nothing."""
-
-    def begin(self, seed):
-        pass
-
-    def action(self, observation):
-        return np.zeros(2, np.float32)
-
-
-def run(path, config, kind=RunFolder):
-    with kind.create_or_resume(path, config) as folder:
-        train(config, folder)
-    return path
-
-
-def lines(path):
-    """metrics.jsonl without what the clock decides."""
-    clock = ("time", "updates_per_second")
-    return [
-        {name: value for name, value in json.loads(line).items() if name not in clock}
-        for line in (path / "metrics.jsonl").read_text().splitlines()
-    ]
-
-
-def records(path):
-    written = (path / "replay" / "episodes.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in written]
-
-
-def checkpoint(path):
-    state = load_checkpoint(path / "checkpoint.pt")
-    return {name: state[name] for name in ("agent", "replay", "random", "evaluated", "step")}
-
-
-def equal(left, right):
-    """Equality of nested states, tensors to the bit."""
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(equal(left[name], right[name]) for name in left)
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(equal, left, right))
-    return left == right
-
-
-def differences(left, right):
-    """Which parts of two checkpoints are not the same to the bit."""
-    left, right = checkpoint(left), checkpoint(right)
-    return [name for name in left if not equal(left[name], right[name])]
-
-
-def never_backwards(path):
-    steps = [line["step"] for line in lines(path)]
-    return steps == sorted(steps)
 
 
 @pytest.fixture(scope="module")
@@ -223,133 +136,7 @@ def test_configuration_that_cannot_run_is_refused_at_once(changes, word):
         tiny(**changes)
 
 
-# ------------------------------------------------------------------------ what is predicted
-
-
-def predicting(target, **changes):
-    agent = tiny().agent
-    seeing = replace(agent.autoencoder, target=target)
-    return tiny(agent=replace(agent, autoencoder=seeing), **changes)
-
-
-def test_several_cameras_are_refused_by_their_option(tmp_path):
-    config = tiny()
-    seeing = replace(config.environment, camera="corner2,gripperPOV")
-    with pytest.raises(UserError, match=r"sees one camera.* --environment\.camera"):
-        run(tmp_path / "run", replace(config, environment=seeing))
-
-
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory):
-    """A run whose world model predicts masks."""
-    config = predicting("masks", evaluate_first=2 * EPISODE)
-    return run(tmp_path_factory.mktemp("masked") / "run", config, Photographed)
-
-
-def test_masks_are_learned_from_but_acting_sees_the_picture_alone(masked):
-    config = predicting("masks")
-    learning, acting = (make_envs(config, 1, training=training) for training in (True, False))
-    try:
-        assert set(learning.single_observation_space.spaces) == {"image", "mask"}
-        assert set(acting.single_observation_space.spaces) == {"image"}
-    finally:
-        learning.close()
-        acting.close()
-    agent, config, _ = load_agent(masked, "cpu")
-    (result,) = evaluate(agent, config, episodes=1, seed=3)  # on environments without masks
-    assert result["length"] == EPISODE
-    replay = Replay.at(masked / "replay")
-    assert replay.entries["mask"].shape == (16, 16)
-    assert {0, 1}.issubset(np.unique(replay.sample_frames(20)["mask"]))
-
-
-def test_the_log_tells_the_iou_of_the_classes_that_are_there(masked):
-    measured = {name for line in lines(masked) for name in line if "/iou/" in name}
-    assert {"autoencoder/iou/background", "autoencoder/iou/robot"} <= measured
-
-
-def test_the_video_shows_predicted_masks_beside_the_true_ones(masked):
-    agent, _, _ = load_agent(masked, "cpu")
-    video = agent.report(Replay.at(masked / "replay"), rows=2, length=8)["prediction"]
-    assert video.shape == (8, 2 * 16, 4 * 16, 3)  # picture, truth, reconstruction, prediction
-
-
-def test_run_that_predicts_masks_resumes_bit_for_bit(masked, tmp_path):
-    first, *_ = sorted((masked.parent / "run-album").glob("*"))
-    shutil.copytree(first, tmp_path / "run")
-    resumed = run(tmp_path / "run", predicting("masks", evaluate_first=2 * EPISODE))
-    assert differences(resumed, masked) == []
-
-
-def test_masks_recorded_elsewhere_teach_a_run_that_draws_none(masked, tmp_path):
-    config = predicting("pixels+masks", recorded=(str(masked),), render_masks=False)
-    path = run(tmp_path / "run", config)
-    theirs, ours = Replay.at(masked / "replay"), Replay.at(path / "replay")
-    kept = list(ours.episodes())
-    assert len(kept) == 4 + 4
-    for (episode, record), (source, _) in zip(kept[:4], theirs.episodes(), strict=True):
-        assert record["recorded"] == str(masked)
-        np.testing.assert_array_equal(episode["mask"], source["mask"])
-        np.testing.assert_array_equal(episode["image"], source["image"])
-    for episode, record in kept[4:]:
-        assert "recorded" not in record
-        assert (episode["mask"] == UNLABELLED).all()
-    assert checkpoint(path)["step"] == ours.env_steps == STEPS  # theirs are no steps of ours
-    assert never_backwards(path)
-
-
-def test_demonstrations_teach_a_run_that_draws_no_masks(tmp_path):
-    data = tmp_path / "closed.hdf5"
-    seen = EnvironmentConfig(size=16, action_repeat=REPEAT, quality="fast")
-    collect("dmc/point_mass-easy", 2, data, lambda _: Still(), seen)
-    config = predicting("masks", recorded=(str(data),), render_masks=False, steps=2 * EPISODE)
-    path = run(tmp_path / "run", replace(config, task="dmc/point_mass-easy"))
-    first, second, own, *_ = Replay.at(path / "replay").episodes()
-    for episode, record in (first, second):
-        assert record["recorded"] == str(data)
-        assert (episode["mask"] != UNLABELLED).all()
-    assert (own[0]["mask"] == UNLABELLED).all()
-
-
-def test_copying_that_was_cut_off_is_taken_up_again(masked, tmp_path):
-    config = predicting("masks", recorded=(str(masked),), steps=EPISODE)
-    whole = run(tmp_path / "whole", config)
-    shutil.copytree(whole, tmp_path / "cut")
-    index = tmp_path / "cut" / "replay" / "episodes.jsonl"
-    index.write_text("".join(index.read_text().splitlines(keepends=True)[:2]))
-    for name in ("checkpoint.pt", "metrics.jsonl"):
-        (tmp_path / "cut" / name).unlink()
-    run(tmp_path / "cut", config)
-    assert records(tmp_path / "cut") == records(whole)
-
-
-def test_recorded_runs_that_cannot_be_used_are_named(masked, straight, tmp_path):
-    with pytest.raises(UserError, match="there is no .*nowhere; --recorded takes"):
-        run(tmp_path / "a", predicting("masks", recorded=(str(tmp_path / "nowhere"),)))
-    with pytest.raises(UserError, match="with --recorded"):
-        predicting("masks", render_masks=False)
-    with pytest.raises(UserError, match="has no masks and none are drawn"):
-        run(tmp_path / "c", predicting("masks", recorded=(str(straight),), render_masks=False))
-    turned = predicting("masks", recorded=(str(masked),))
-    turned = replace(turned, environment=replace(turned.environment, orientation="mirrored"))
-    with pytest.raises(
-        UserError, match="has orientation upright, this run mirrored; give the same"
-    ):
-        run(tmp_path / "d", turned)
-    other = run(
-        tmp_path / "other",
-        tiny(
-            steps=EPISODE,
-            environment=EnvironmentConfig(size=24, action_repeat=REPEAT, quality="fast"),
-            agent=replace(
-                tiny().agent, autoencoder=replace(tiny().agent.autoencoder, image_size=24)
-            ),
-        ),
-    )
-    with pytest.raises(
-        UserError, match="has picture edge 24, this run 16; give the same --environment.size"
-    ):
-        run(tmp_path / "b", predicting("masks", recorded=(str(other),)))
+# ----------------------------------------------------------------------------- the log
 
 
 def test_a_measurement_that_a_batch_cannot_make_is_left_out_and_a_loss_is_not():
