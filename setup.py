@@ -5,6 +5,8 @@ from setuptools import setup
 setup(
     name="mask-world-models",
     version="0.1.0",
+    license="MIT",
+    license_files=["LICENSE"],
     description="Model-based reinforcement learning with masked and mask-predicting world models",
     packages=["agents", "analysis", "commands", "envs", "experiment", "world_models"],
     py_modules=["run", "errors", "mask_classes", "atomic_file", "versions"],
@@ -18,7 +20,7 @@ setup(
         "metaworld>=3.1",
         "mujoco>=3.3",
         "dm-control>=1.0.28",
-        "tyro>=1.0",
+        "tyro>=1.0,<1.1",  # commands/command_line.py reads its messages
         "dacite>=1.9",
         "pyyaml>=6",
         "tensorboard>=2.18",
@@ -40,6 +42,7 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.12",
+            "mypy>=2.4",
             "robomimic>=0.2",
         ],
     },
