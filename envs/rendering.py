@@ -179,6 +179,10 @@ class Renderer:
             and mirrored). An attribute, for cameras that differ.
         hidden_groups: groups of geoms that are not drawn.
 
+    Attributes:
+        uploaded: the private copy of the model, as it is drawn.
+        context: MuJoCo's ``MjrContext`` of that copy; None once closed.
+
     Raises:
         UserError: no GL context can be made.
     """
@@ -192,7 +196,7 @@ class Renderer:
         upside_down: bool = False,
         hidden_groups: Sequence[int] = (),
     ):
-        self._context = None
+        self.context = None
         _current_gl_context()
         _close_all_first_at_exit()
         uploaded = copy.copy(model)
@@ -210,7 +214,7 @@ class Renderer:
             flags = mujoco.mjtRndFlag
             for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_HAZE):
                 self.scene.flags[flag] = False
-        self.model, self._uploaded = model, uploaded
+        self.model, self.uploaded = model, uploaded
         self.upside_down = upside_down
         self._option = mujoco.MjvOption()
         self._option.geomgroup[list(hidden_groups)] = 0
@@ -218,7 +222,7 @@ class Renderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self.width, self.height = width, height
         try:
-            self._context = mujoco.MjrContext(uploaded, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            self.context = mujoco.MjrContext(uploaded, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         except mujoco.FatalError as error:
             raise no_graphics(error) from error
         _open_renderers.add(self)
@@ -281,30 +285,30 @@ class Renderer:
         height, width = samples * self.height, samples * self.width
         viewport = mujoco.MjrRect(0, 0, width, height)
         buffer = np.empty((height, width, 3), np.uint8)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        mujoco.mjr_render(viewport, self.scene, self._context)
-        mujoco.mjr_readPixels(buffer, None, viewport, self._context)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self.context)
+        mujoco.mjr_render(viewport, self.scene, self.context)
+        mujoco.mjr_readPixels(buffer, None, viewport, self.context)
         # OpenGL's row 0 is the bottom one; an upside-down camera has it on top already.
         return buffer if self.upside_down else buffer[::-1]
 
     def upload_texture(self, texture: int, picture: np.ndarray) -> None:
         """Draw ``picture``, (height, width, channels) uint8, in place of the model's texture."""
         _current_gl_context()
-        start = self._uploaded.tex_adr[texture]
-        self._uploaded.tex_data[start : start + picture.size] = picture.reshape(-1)
-        mujoco.mjr_uploadTexture(self._uploaded, self._context, texture)
+        start = self.uploaded.tex_adr[texture]
+        self.uploaded.tex_data[start : start + picture.size] = picture.reshape(-1)
+        mujoco.mjr_uploadTexture(self.uploaded, self.context, texture)
 
     def upload_heightfields(self) -> None:
         """Draw the model's height fields as they now are (quadruped-escape resets its own)."""
         if self.model.nhfield:
             _current_gl_context()
             for field in range(self.model.nhfield):
-                mujoco.mjr_uploadHField(self.model, self._context, field)
+                mujoco.mjr_uploadHField(self.model, self.context, field)
 
     def close(self) -> None:
         """Free the GPU's memory; the renderer cannot be used afterwards."""
-        if self._context is not None:
+        if self.context is not None:
             _current_gl_context()
-            self._context.free()
-            self._context = None
+            self.context.free()
+            self.context = None
             _open_renderers.discard(self)

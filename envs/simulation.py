@@ -139,6 +139,9 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
     """Groups of geoms that are not drawn (collision shapes of suites that draw others)."""
     instruction: str = ""
     """The task in words; also in the ``info`` of every reset."""
+    observing = True
+    """Whether ``reset`` and ``step`` observe. Without, observations are {} and nothing is drawn:
+    for whoever asks for the physics alone."""
 
     def __init__(
         self,
@@ -156,7 +159,7 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         self.cameras = tuple(part.strip() for part in str(camera).split(","))
         if len(set(self.cameras)) < len(self.cameras):
             raise UserError(f"a camera is named twice in {camera!r}")
-        self._camera_numbers = [self._find_camera(name) for name in self.cameras]
+        self.camera_numbers = [self._find_camera(name) for name in self.cameras]
         self._renderer = None
         self._image = None
         self._class_table = None
@@ -315,6 +318,34 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         """Free the renderer; may be called twice."""
         self._close_renderer()
 
+    def pose(self, renderer, camera: int) -> None:
+        """Give ``renderer``, of the present model, what one camera sees now."""
+        with self._as_drawn():
+            renderer.update(self.data, camera)
+        renderer.upside_down = self._upside_down(camera)
+
+    @property
+    def classes(self) -> dict[int, np.ndarray]:
+        """Class ids by MuJoCo object type and id of the present model (``Renderer.mask``)."""
+        if self.renderer and self._class_table is None:  # a new model's renderer has none
+            self._class_table = self._classes()
+        return self._class_table
+
+    @property
+    def renderer(self):
+        """The ``Renderer`` of the present model; made on first use: one not seen costs nothing."""
+        if self._renderer is not None and self._renderer.model is not self.model:
+            self._close_renderer()
+        if self._renderer is None:
+            from envs.rendering import Renderer
+
+            size = self.config.size
+            self._renderer = Renderer(
+                self.model, size, size, self.config.quality, hidden_groups=self.hidden_groups
+            )
+            self._class_table = None
+        return self._renderer
+
     def _close_renderer(self) -> None:
         if self._renderer is not None:
             self._renderer.close()
@@ -343,7 +374,9 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         mujoco.mj_camlight(self.model, self.data)
 
     def _observe(self) -> dict[str, np.ndarray]:
-        views = [self._view(number) for number in self._camera_numbers]
+        if not self.observing:
+            return {}
+        views = [self._view(number) for number in self.camera_numbers]
         self._frame += 1
         observation = {
             name: np.stack([view[name] for view in views]) if len(views) > 1 else views[0][name]
@@ -356,36 +389,18 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
 
     def _view(self, camera: int) -> dict[str, np.ndarray]:
         """What one camera sees: ``image`` and, if asked for, ``mask``."""
-        renderer = self._current_renderer()
-        with self._as_drawn():
-            renderer.update(self.data, camera)
-        renderer.upside_down = self._upside_down(camera)
-        if self._class_table is None and (self.config.masks or self._shifts is not None):
-            self._class_table = self._classes()
+        renderer = self.renderer
+        self.pose(renderer, camera)
         if self._shifts is not None:
-            self._shifts.edit(shifts.Stage(renderer, self._class_table, self._frame))
+            self._shifts.edit(shifts.Stage(renderer, self.classes, self._frame))
         image = renderer.image()
         if self._shifts is not None:
             image = self._shifts.picture(image)
         turn = ORIENTATIONS[self.config.orientation]
         view = {"image": np.ascontiguousarray(turn(image))}
         if self.config.masks:
-            view["mask"] = np.ascontiguousarray(turn(renderer.mask(self._class_table)))
+            view["mask"] = np.ascontiguousarray(turn(renderer.mask(self.classes)))
         return view
-
-    def _current_renderer(self):
-        """The renderer of the present model; made on first use: one not seen costs nothing."""
-        if self._renderer is not None and self._renderer.model is not self.model:
-            self._close_renderer()
-        if self._renderer is None:
-            from envs.rendering import Renderer
-
-            size = self.config.size
-            self._renderer = Renderer(
-                self.model, size, size, self.config.quality, hidden_groups=self.hidden_groups
-            )
-            self._class_table = None
-        return self._renderer
 
     def _find_camera(self, camera: str) -> int:
         """The number of a camera given by name or number."""

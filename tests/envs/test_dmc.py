@@ -1,5 +1,6 @@
 """DeepMind Control: limits, bounds, seeds, masks."""
 
+import gymnasium
 import mujoco
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_limits_and_action_sizes(task, limit, dimensions):
 def test_time_limits_truncate(task, limit):
     one = envs.make(f"dmc/{task}", quality="fast", size=8)
     one.reset(seed=0)
-    one._observe = dict
+    one.observing = False
     steps, truncated = 0, False
     while not truncated:
         *_, terminated, truncated, info = one.step(np.zeros(one.action_space.shape, np.float32))
@@ -84,6 +85,21 @@ def test_time_limits_truncate(task, limit):
         steps += info["env_steps"]
     assert steps == limit
     one.close()
+
+
+def test_without_observing_nothing_is_drawn_and_the_physics_are_the_same():
+    seen, unseen = (envs.make("dmc/walker-walk", quality="fast", size=8) for _ in range(2))
+    unseen.observing = False
+    assert unseen.reset(seed=1)[0] == {} != seen.reset(seed=1)[0]
+    for _ in range(3):
+        action = np.full(seen.action_space.shape, 0.5, np.float32)
+        observation, *rest = unseen.step(action)
+        assert observation == {}
+        assert rest == list(seen.step(action)[1:])
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        unseen.render()
+    for one in (seen, unseen):
+        one.close()
 
 
 def test_only_a_discount_of_zero_terminates():
@@ -129,8 +145,8 @@ def test_lqr_is_one_system_everywhere():
 
 
 def test_the_quadruped_is_seen_by_camera_2_and_others_by_0(environment):
-    assert environment("dmc/quadruped-fetch", quality="fast", masks=True)._camera_numbers == [2]
-    assert environment("dmc/walker-walk", quality="fast", masks=True)._camera_numbers == [0]
+    assert environment("dmc/quadruped-fetch", quality="fast", masks=True).camera_numbers == [2]
+    assert environment("dmc/walker-walk", quality="fast", masks=True).camera_numbers == [0]
 
 
 def test_manipulation_does_not_render_its_own_cameras():
@@ -171,7 +187,7 @@ def test_full_quality_is_exactly_mujocos_own_picture_the_right_way_up(task):
     one.reset(seed=0)
     image = one.reset(seed=1)[0]["image"]  # the second episode: height fields are uploaded again
     reference = mujoco.Renderer(one.model, 64, 64)
-    reference.update_scene(one.data, one._camera_numbers[0])
+    reference.update_scene(one.data, one.camera_numbers[0])
     np.testing.assert_array_equal(image, reference.render())
     reference.close()
     one.close()
@@ -182,6 +198,6 @@ def test_fast_and_full_pictures_show_the_same_scene(environment):
         one = environment(f"dmc/{task}", quality="fast", masks=True)
         fast = one.reset(seed=1)[0]["image"].astype(int)
         renderer = Renderer(one.model, 64, 64, "full")
-        renderer.update(one.data, one._camera_numbers[0])
+        renderer.update(one.data, one.camera_numbers[0])
         assert np.abs(fast - renderer.image()).mean() < 20
         renderer.close()

@@ -22,7 +22,7 @@ def unseen(monkeypatch, request):
         if task.startswith("libero/"):
             request.getfixturevalue("libero_assets")
         made.append(envs.make(task, quality="fast", size=8, **options))
-        monkeypatch.setattr(made[-1], "_observe", dict)
+        monkeypatch.setattr(made[-1], "observing", False)
         return made[-1]
 
     yield make

@@ -112,7 +112,7 @@ def test_an_episode_is_a_function_of_its_seed(task, libero_assets):
     np.random.seed(1)  # noqa: NPY002
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     fresh = envs.make(f"libero/{task}", quality="fast", size=8)
-    fresh._observe = dict
+    fresh.observing = False
     assert same(first, episode(fresh, seed=3))
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
     one.close(), fresh.close()
@@ -186,7 +186,7 @@ def test_unseeded_resets_go_on_from_the_seed_of_make(libero_assets):
     starts = []
     for _ in range(2):
         one = envs.make("libero/object/0", quality="fast", size=8, seed=7)
-        one._observe = dict
+        one.observing = False
         states = []
         for _ in range(3):
             one.reset()
@@ -198,7 +198,7 @@ def test_unseeded_resets_go_on_from_the_seed_of_make(libero_assets):
 
 
 def test_a_recorded_start_is_that_state_and_then_settles_with_the_gripper_open(basket, monkeypatch):
-    monkeypatch.setattr(basket, "_observe", dict)
+    monkeypatch.setattr(basket, "observing", False)
     basket.reset(seed=0, options={"init_state": 3})
     settled = basket.data.qpos.copy()
     assert basket.data.time == pytest.approx(basket.init_states[3][0] + 0.5)  # ten steps at 20 Hz
@@ -223,7 +223,7 @@ def test_a_recorded_start_that_does_not_exist_is_refused(basket, number):
 
 def test_an_episode_without_success_is_truncated_at_the_suites_limit(libero_assets):
     one = envs.make("libero/spatial/0", quality="fast", size=8, action_repeat=8)
-    one._observe = dict
+    one.observing = False
     one.reset(seed=0)
     steps, truncated = 0, False
     while not truncated:
@@ -289,7 +289,7 @@ def test_full_quality_is_mujocos_own_picture_without_the_collision_shapes(basket
     option.geomgroup[0] = 0
     first, _ = basket.reset(seed=0)
     for index, camera in enumerate(basket.cameras):
-        full.update(basket.data, basket._camera_numbers[index])
+        full.update(basket.data, basket.camera_numbers[index])
         reference.update_scene(basket.data, camera, option)
         image = full.image()
         np.testing.assert_array_equal(image, reference.render())

@@ -78,12 +78,12 @@ def test_rendering_at_any_quality_leaves_the_physics_alone_and_shows_one_scene(o
     def observe_in_full():
         for name, renderer in renderers.items():
             with one._as_drawn():
-                renderer.update(one.data, one._camera_numbers[0])
+                renderer.update(one.data, one.camera_numbers[0])
             pictures[name] = renderer.image().astype(int)
         return {}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one, "_observe", dict)
+        patch.setattr(one, "observing", False)
         assert same(expected, episode(one, seed=5, steps=2))
         one.reset(seed=5)
         observe_in_full()
@@ -173,7 +173,7 @@ def test_several_cameras_show_what_each_shows_alone(environment):
         "proprio": (4,),
     }
     assert both.render().shape == (64, 128, 3)
-    assert [both._upside_down(number) for number in both._camera_numbers] == [True, False]
+    assert [both._upside_down(number) for number in both.camera_numbers] == [True, False]
     for index, camera in enumerate(both.cameras):
         one = environment("metaworld/reach", camera=camera, quality="fast", masks=True)
         one.reset(seed=4)
@@ -210,7 +210,7 @@ def test_full_quality_is_exactly_mujocos_own_picture():
 def test_an_episode_is_500_control_steps_at_any_action_repeat(repeat, last):
     one = envs.make("metaworld/drawer-close", quality="fast", size=8, action_repeat=repeat)
     one.reset(seed=0)
-    one._observe = dict
+    one.observing = False
     steps, truncated = 0, False
     while not truncated:
         *_, terminated, truncated, info = one.step(np.zeros(4, np.float32))
@@ -246,7 +246,7 @@ def test_the_scripted_expert_succeeds():
 
     one = envs.make("metaworld/window-close", quality="fast", size=8, action_repeat=1)
     one.reset(seed=0)
-    one._observe = dict
+    one.observing = False
     policy, success = ENV_POLICY_MAP["window-close-v3"](), False
     one._simulation._partially_observable = False
     for _ in range(200):
