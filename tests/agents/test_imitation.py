@@ -30,7 +30,7 @@ from errors import UserError
 from experiment.checkpoint import load_checkpoint
 from experiment.run_folder import RunFolder
 from world_models.image_encoder import ImageEncoderConfig
-from world_models.layers import OptimizerConfig
+from world_models.layers import Optimizer, OptimizerConfig
 from world_models.mask_dynamics import MaskDynamicsConfig
 from world_models.video_transformer import TransformerConfig
 from world_models.video_vae import VideoVAEConfig
@@ -129,7 +129,7 @@ def test_a_loaded_agent_acts_like_the_one_saved(data, tmp_path):
         run.resume()
         for stage in ("dynamics", "dynamics", "policy", "policy"):
             if stage == "policy":
-                run.begin_policy()
+                run.begin("policy")
             batches = run.next_batches()
             assert [len(batch["action"]) for batch in batches] == [2, 2]  # of a batch of 4
             run.learn(stage, batches)
@@ -375,18 +375,15 @@ def test_an_agent_that_has_overfitted_one_episode_repeats_its_actions(data):
             ema_decay=0.0,
             policy=replace(TINY.policy, width=64, num_inference_steps=8),
         )
-        interface = DataSpec(1, 32, 4, 4)
-        agent = MaskWorldModel(config, interface, statistics([recording]), "cpu")
+        agent = MaskWorldModel(config, DataSpec(1, 32, 4, 4), statistics([recording]), "cpu")
         caption = agent.caption([recording.instruction] * count)
         batch |= caption
-        from world_models.layers import Optimizer
-
         if world_model == "video":
             agent.dynamics_loss(batch)
             agent.update_ema(1)
-            agent.begin_policy()
+            agent.begin("policy")
         optimizer = Optimizer(
-            agent.learned_by("policy"), OptimizerConfig(3e-3, clip=1.0, anneal=300, final=0.1)
+            agent.stage("policy").modules, OptimizerConfig(3e-3, clip=1.0, anneal=300, final=0.1)
         )
         for update in range(300):
             loss, _ = agent.policy_loss(batch)
