@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -169,8 +169,23 @@ def read_file(path: Path, method: str | None = None) -> list[Curve]:
     return curves
 
 
-def _config(folder: Path) -> tuple[Any, Any, str, dict[str, Any]]:
-    """Task, seed, target and provenance that a run folder's config.yaml records."""
+class RunConfig(NamedTuple):
+    """What a run folder's config.yaml says of the run."""
+
+    task: Any
+    seed: Any
+    target: str
+    """What the world model predicts; ``none`` and ``blind`` where an imitator has none."""
+    provenance: dict[str, Any]
+    """Command, commit, versions, hardware."""
+
+
+def run_config(folder: Path) -> RunConfig:
+    """What a run folder's config.yaml says of the run.
+
+    Raises:
+        UserError: it cannot be read, or says no task and seed.
+    """
     try:
         recorded = yaml.safe_load((folder / "config.yaml").read_text())
         config = recorded["config"]
@@ -184,12 +199,12 @@ def _config(folder: Path) -> tuple[Any, Any, str, dict[str, Any]]:
     if agent.get("world_model") in ("none", "blind"):
         target = agent["world_model"]
     provenance = {key: value for key, value in recorded.items() if key != "config"}
-    return task, seed, target, provenance
+    return RunConfig(task, seed, target, provenance)
 
 
 def _read_run(path: Path, method: str | None) -> list[Curve]:
     """A run folder: evaluations from metrics.jsonl, names from config.yaml."""
-    task, seed, target, provenance = _config(path)
+    config = run_config(path)
     rows: list[tuple[int, dict]] = []
     file = path / "metrics.jsonl"
     text = file.read_text() if file.exists() else ""
@@ -214,16 +229,16 @@ def _read_run(path: Path, method: str | None) -> list[Curve]:
             points[row["step"]] = (f"line {number}", row[name])
     if not points:
         return []
-    default = METHOD if target == "pixels" else f"{METHOD}-{target}"
+    default = METHOD if config.target == "pixels" else f"{METHOD}-{config.target}"
     curve = _checked(
         file,
         [(where, step, score) for step, (where, score) in points.items()],
         kind,
         method or default,
-        task,
-        seed,
+        config.task,
+        config.seed,
     )
-    return [replace(curve, provenance=provenance)]
+    return [replace(curve, provenance=config.provenance)]
 
 
 def _read_json(path: Path, method: str | None) -> list[Curve]:
@@ -294,7 +309,7 @@ def _read_events(path: Path, method: str | None) -> list[Curve]:
     folder = next((p for p in path.resolve().parents if (p / "config.yaml").is_file()), None)
     if folder is None:
         raise UserError(f"no folder above {path} has a config.yaml that says task and seed")
-    task, seed, _, provenance = _config(folder)
+    config = run_config(folder)
     points: dict[str, dict[int, tuple[str, float]]] = {"eval/success": {}, "eval/return": {}}
     events = 0
     for file in sorted(path.parent.glob(f"{EVENTS}*")):
@@ -314,8 +329,8 @@ def _read_events(path: Path, method: str | None) -> list[Curve]:
     rows = [(where, step, score) for step, (where, score) in points[f"eval/{kind}"].items()]
     if not rows:
         return []
-    curve = _checked(path, rows, kind, method or METHOD, task, seed)
-    return [replace(curve, provenance=provenance)]
+    curve = _checked(path, rows, kind, method or METHOD, config.task, config.seed)
+    return [replace(curve, provenance=config.provenance)]
 
 
 EVENTS = "events.out.tfevents"

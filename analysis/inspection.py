@@ -9,6 +9,7 @@ import numpy as np
 from envs.demonstrations import Recording, open_file, read_header
 from envs.environment_config import ORIENTATIONS
 from errors import UserError
+from experiment.video import write_video
 from mask_classes import NAMES, UNLABELLED, colorize
 
 COVERAGE_FRAMES = 8
@@ -103,8 +104,6 @@ def video(path: Path | str, out: Path) -> None:
     Raises:
         UserError: as ``read_header``; ``out`` cannot be written.
     """
-    from experiment.video import write_video
-
     recording = read_header(path)
     with open_file(path) as file:
         frames = []

@@ -36,9 +36,10 @@ def guarded(command: Callable[[], None], stopped: str = "") -> int:
         return 1
 
 
-def script(function: Callable[[Any], None], options: type, program: str) -> int:
-    """Call `function` with its `options` from the command line; the exit status."""
-    return guarded(lambda: function(parse(options, sys.argv[1:], program)))
+def script(function: Callable[[Any], None], options: type, module: str) -> int:
+    """Call `function` with its `options` from the command line of ``python -m module``; the exit
+    status."""
+    return guarded(lambda: function(parse(options, sys.argv[1:], f"-m {module}")))
 
 
 def parse(
@@ -53,7 +54,7 @@ def parse(
     Args:
         command: a dataclass of the options.
         arguments: of the command line.
-        program: ``run.py train``.
+        program: ``run.py train``, or ``-m`` and a module.
         short_help: what ``--help`` prints; ``--help-all`` then has every option.
         default: ``default=`` of tyro, and what else it takes.
     """
@@ -65,7 +66,8 @@ def parse(
     box = io.StringIO()
     try:
         with redirect_stderr(box):
-            return tyro.cli(command, prog=program, args=list(arguments), **default)
+            shown = f"python {program}" if program.startswith("-m ") else program
+            return tyro.cli(command, prog=shown, args=list(arguments), **default)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -85,7 +87,7 @@ def _one_line(box: str, program: str) -> str:
     for heading, *items in paragraphs:
         options = [item.split()[0].rstrip(",") for item in items if item.startswith("--")]
         if heading.startswith("Missing from"):
-            problem = f"{program} needs {', '.join(options)}"
+            problem = f"{program.removeprefix('-m ')} needs {', '.join(options)}"
         elif heading == "Unrecognized options:":
             problem += f" and does not know {', '.join(options)}"
         elif heading.startswith("Perhaps you meant") and options:

@@ -1,4 +1,6 @@
-"""How often the scripted experts succeed: python results/experts.py --help
+"""How often the scripted experts succeed.
+
+    python -m results.experiments.experts --out results/experts
 
 Nothing is drawn, so an episode costs its physics. The starts are those that `collect` records from.
 """
@@ -47,7 +49,7 @@ class Experts:
 def measure(task: str, episodes: int, seed: int, noise: float) -> dict[str, Any]:
     """Successes of one task, with the steps of those episodes until they succeeded."""
     environment = envs.make(task, size=8, quality="fast")
-    environment._observe = dict  # nobody looks
+    environment.observing = False
     actor = ScriptedActor(environment, noise)
     results, steps = [], []
     for attempt in range(episodes):
@@ -102,4 +104,4 @@ def main(options: Experts) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, Experts, "results/experts.py"))
+    sys.exit(script(main, Experts, "results.experiments.experts"))

@@ -1,6 +1,6 @@
-"""Is it the model or the policy? python results/model_error.py --help
+"""Is it the model or the policy that fails?
 
-    python results/model_error.py runs/window-close runs/button-press --out results/model_error
+    python -m results.experiments.model_error RUN RUN --out results/model_error
 
 An agent that succeeds now and then leaves two questions. How well does its world model know the
 reward: with the picture before it, and some steps ahead, where it is told the actions alone? And
@@ -298,4 +298,4 @@ def main(options: ModelError) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, ModelError, "results/model_error.py"))
+    sys.exit(script(main, ModelError, "results.experiments.model_error"))

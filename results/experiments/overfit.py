@@ -1,6 +1,6 @@
 """Overfit on purpose: can the models learn a tiny replay of real frames by heart?
 
-python results/overfit.py --task metaworld/window-close --out results/overfit
+    python -m results.experiments.overfit --task metaworld/window-close --out results/overfit
 
 A model that cannot is wrong or too small, whatever its losses say. Measured on the frames it
 learned from: how sharp the autoencoder's pictures are, on the whole frame and where the robot and
@@ -215,4 +215,4 @@ def main(options: Overfit) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, Overfit, "results/overfit.py"))
+    sys.exit(script(main, Overfit, "results.experiments.overfit"))

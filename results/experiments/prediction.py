@@ -1,4 +1,6 @@
-"""Draw what a trained world model predicts, as one picture: python results/prediction.py --help
+"""Draw what a trained world model predicts, as one picture.
+
+    python -m results.experiments.prediction --logdir RUN --out prediction.png
 
 Top to bottom: the truth, the autoencoder's reconstruction from masked features, and the open-loop
 prediction, which sees the first 5 frames and from then on only the actions.
@@ -10,6 +12,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
+from matplotlib import pyplot
+
+from agents.masked_world_model import MaskedWorldModel
+from agents.online_loading import load_agent
+from agents.replay import Replay
 from commands.command_line import script
 
 FRAMES = (0, 4, 5, 7, 10, 15, 20, 30, 40)
@@ -30,15 +38,7 @@ class Prediction:
 
 def main(options: Prediction) -> None:
     """Write the picture. Raises UserError when the run folder cannot be used."""
-    import matplotlib
-
     matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from agents.masked_world_model import MaskedWorldModel
-    from agents.online_loading import load_agent
-    from agents.replay import Replay
-
     agent, config, step = load_agent(options.logdir, options.device)
     replay = Replay.at(options.logdir / "replay")
     video = agent.report(replay, rows=1, length=max(FRAMES) + 1)["prediction"]
@@ -70,4 +70,4 @@ def main(options: Prediction) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, Prediction, "results/prediction.py"))
+    sys.exit(script(main, Prediction, "results.experiments.prediction"))

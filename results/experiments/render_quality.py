@@ -1,31 +1,53 @@
 """How Meta-World's pictures look and what they cost, of all 50 tasks: full, smooth, fast, masks.
 
-    python results/render_quality.py --out results/
+    python -m results.experiments.render_quality --out results
 
-writes ``render_quality.png`` (full | smooth | fast | mask of every task) and ``render_quality.md``.
-Run it alone: the milliseconds are meant for an otherwise idle machine.
+Writes render_quality.png (full, smooth, fast and mask of every task) and render_quality.md. Run it
+alone: the milliseconds are meant for an otherwise idle machine.
 """
 
-import argparse
-import importlib.metadata
+from __future__ import annotations
+
 import os
-import pathlib
-import platform
-import subprocess
+import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-# The repository need not be installed for its scripts to run.
 import envs
+from commands.command_line import script
 from envs.rendering import Renderer
+from errors import UserError
+from experiment.hardware import hardware
+from experiment.provenance import provenance
 from mask_classes import colorize
 
-STEPS = 25  # random steps before the picture is taken, so that arm and object have moved
-REPEATS = 30  # frames timed; the fastest is reported, since other work only ever adds
+STEPS = 25
+"""Random steps before the picture is taken, so that arm and object have moved."""
+REPEATS = 30
+"""Frames timed; the fastest is reported, since other work only ever adds."""
 
 
-def milliseconds(draw, repeats: int = REPEATS) -> float:
+@dataclass(frozen=True)
+class RenderQuality:
+    """Measure how pictures look at every quality, and what they cost."""
+
+    out: Path
+    """Folder for render_quality.png and render_quality.md."""
+    tasks: tuple[str, ...] = tuple(envs.tasks("metaworld"))
+    """Meta-World tasks."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise UserError("--tasks needs at least one task")
+
+
+def milliseconds(draw: Callable[[], Any], repeats: int = REPEATS) -> float:
     """Wall time of the fastest of some calls, milliseconds."""
     times = []
     for _ in range(repeats):
@@ -35,33 +57,33 @@ def milliseconds(draw, repeats: int = REPEATS) -> float:
     return min(times) * 1e3
 
 
-def measure(task: str) -> dict:
+def measure(task: str) -> dict[str, Any]:
     """One state of a task at every quality and as a mask, and the milliseconds each takes."""
-    environment = envs.make(task, quality="fast", masks=True)
+    environment = envs.make(task, quality="fast", action_repeat=1)
+    environment.observing = False
     environment.reset(seed=1)
     rng = np.random.default_rng(1)
     actions = rng.uniform(-1, 1, (STEPS, *environment.action_space.shape)).astype(np.float32)
     for action in actions:
-        observation = environment.step(action)[0]
-    fast = environment._renderer
+        for _ in range(environment.default_action_repeat):
+            environment.step(action)
+    fast = environment.renderer
     others = {
-        quality: Renderer(environment.model, 64, 64, quality, fast.upside_down)
-        for quality in ("full", "smooth")
+        quality: Renderer(environment.model, 64, 64, quality) for quality in ("full", "smooth")
     }
 
-    def draw(renderer):
-        with environment._as_drawn():
-            renderer.update(environment.data, environment._camera_numbers[0])
+    def draw(renderer: Renderer) -> np.ndarray:
+        environment.pose(renderer, environment.camera_numbers[0])
         return renderer.image()
 
-    result = {"task": task, "mask": observation["mask"], "fast": draw(fast)}
+    result = {"task": task, "fast": draw(fast), "mask": fast.mask(environment.classes)}
     result |= {quality: draw(renderer) for quality, renderer in others.items()}
     result["fast_ms"] = milliseconds(lambda: draw(fast))
     result["smooth_ms"] = milliseconds(lambda: draw(others["smooth"]))
-    result["mask_ms"] = milliseconds(lambda: fast.mask(environment._class_table))
+    result["mask_ms"] = milliseconds(lambda: fast.mask(environment.classes))
     result["full_ms"] = milliseconds(lambda: draw(others["full"]), 5)
     steps = iter(actions)
-    result["step_ms"] = milliseconds(lambda: environment._step_simulation(next(steps)), STEPS)
+    result["step_ms"] = milliseconds(lambda: environment.step(next(steps)), STEPS)
     for renderer in others.values():
         renderer.close()
     environment.close()
@@ -71,10 +93,8 @@ def measure(task: str) -> dict:
     return result
 
 
-def contact_sheet(results: list[dict], columns: int = 4, scale: int = 2) -> np.ndarray:
+def contact_sheet(results: list[dict[str, Any]], columns: int = 4, scale: int = 2) -> np.ndarray:
     """All tasks as full | smooth | fast | mask, named, (H, W, 3) uint8."""
-    from PIL import Image, ImageDraw
-
     width, height = 4 * 64 * scale + 8, 64 * scale + 16
     rows = -(-len(results) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
@@ -89,21 +109,16 @@ def contact_sheet(results: list[dict], columns: int = 4, scale: int = 2) -> np.n
     return np.asarray(sheet)
 
 
-def report(results: list[dict]) -> str:
-    """The table in Markdown, with what is needed to repeat it."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].split(":", 1)[1].strip() if names else processor
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        cwd=pathlib.Path(__file__).parent,
-    ).stdout.strip()
+def markdown(results: list[dict[str, Any]], origin: dict[str, Any]) -> str:
+    """The table, with what is needed to repeat it.
+
+    Args:
+        results: of `measure`.
+        origin: `provenance`.
+    """
+    machine = hardware()
     versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
+        f"{name} {origin['versions'][name]}"
         for name in ("metaworld", "mujoco", "numpy", "gymnasium")
     )
     columns = (
@@ -119,9 +134,10 @@ def report(results: list[dict]) -> str:
         "difference is shadows and the light of the shadow pass, which brightens what it reaches;",
         "fast also has jagged edges, from one sample a pixel.",
         "",
-        "- command: `python results/render_quality.py --out results/`",
-        f"- commit: {commit or 'before the first'}",
-        f"- hardware: {processor}, {os.cpu_count()} cores, MUJOCO_GL={os.environ['MUJOCO_GL']};"
+        f"- command: `{origin['command']}`",
+        f"- commit: {origin['commit']}",
+        f"- hardware: {machine['processor']}, {machine['cores']} cores,"
+        f" MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')};"
         f" load average when done {os.getloadavg()[0]:.1f}",
         f"- versions: {versions}",
         "",
@@ -139,22 +155,20 @@ def report(results: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure, then write the picture and the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("results"))
-    parser.add_argument("--tasks", nargs="*", default=envs.tasks("metaworld"))
-    arguments = parser.parse_args()
+def main(options: RenderQuality) -> None:
+    """Measure, then write the picture and the table. Raises UserError for other tasks."""
+    for task in options.tasks:
+        if envs.suite(task) != "metaworld":
+            raise UserError(f"{task} is no task of Meta-World")
+    origin = provenance()
     results = []
-    for task in arguments.tasks:
+    for task in options.tasks:
         results.append(measure(task))
         print(f"{task}: mean {results[-1]['fast_mean']:.2f}", flush=True)
-    import imageio.v3 as imageio
-
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    imageio.imwrite(arguments.out / "render_quality.png", contact_sheet(results))
-    (arguments.out / "render_quality.md").write_text(report(results))
+    options.out.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(contact_sheet(results)).save(options.out / "render_quality.png")
+    (options.out / "render_quality.md").write_text(markdown(results, origin))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main, RenderQuality, "results.experiments.render_quality"))

@@ -1,37 +1,43 @@
 """What is left of success under visual change, by what the world model predicts.
 
-python results/robustness.py runs/robustness/* --out results/robustness
+    python -m results.experiments.robustness runs/robustness/* --out results/robustness
 
 Takes run folders that `run.py evaluate --shifts all` has measured, or the runs.json that this
 script wrote before. Writes OUT.md, and in the folder OUT robustness.png, runs.json (every number),
-the learning curves of run folders (learned/), and the comparison of all that are there by
-results/compare.py (curves/).
+the learning curves of run folders (learned/), and the comparison of all that are there, as
+`run.py compare` makes it (curves/).
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from matplotlib import pyplot
 
+from analysis import figures
 from analysis.aggregates import LEVEL, Estimate
 from analysis.comparison import Compare
-from analysis.curves import _config
+from analysis.curves import run_config
 from analysis.output import page_of
 from analysis.record import record as record_curves
 from analysis.report import make_report
 from commands.command_line import script
 from errors import UserError
 
+MODULE = "results.experiments.robustness"
 REPETITIONS = 5000
 WITHOUT = "none"
 """The name of no shift at all, in tables."""
+PUBLISHED_SHIFTS = ("background", "lighting", "objects")
+"""Those of Mask World Model's Retain, on a real robot: background, lighting, object colour."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def read(inputs: Sequence[str]) -> list[Measured]:
 
 def _read_folder(path: Path) -> list[Measured]:
     """One run of each task that was evaluated."""
-    task, seed, target, _ = _config(path)
+    task, seed, target, _ = run_config(path)
     file = path / "evaluation.json"
     hint = f"python run.py evaluate --logdir {path} --shifts all"
     try:
@@ -168,18 +174,30 @@ class Table:
         """Mean score over tasks and shifts."""
         return self._estimate(self.points[:, 1:].mean(), self.drawn[..., 1:].mean((1, 2)))
 
-    def retain(self, task: str | None = None) -> Estimate:
-        """OOD / ID of one task, or the mean of these over tasks."""
+    def retain(self, task: str | None = None, shifts: Sequence[str] = ()) -> Estimate:
+        """OOD / ID of one task, or the mean of these over tasks; OOD of all shifts, or of some."""
         rows = slice(None) if task is None else [self.tasks.index(task)]
+        columns = [self.shifts.index(shift) for shift in shifts] or slice(1, None)
+        points, resampled = self.points[rows], self.drawn[:, rows]
         with np.errstate(divide="ignore", invalid="ignore"):
-            point = self.points[rows, 1:].mean(1) / _above_nought(self.points[rows, 0])
-            drawn = self.drawn[:, rows, 1:].mean(2) / _above_nought(self.drawn[:, rows, 0])
+            point = points[:, columns].mean(1) / _above_nought(points[:, 0])
+            drawn = resampled[..., columns].mean(2) / _above_nought(resampled[..., 0])
         return self._estimate(point.mean(), drawn.mean(1))
 
 
 def _above_nought(scores: np.ndarray) -> np.ndarray:
     """Scores of which a share can be retained; NaN for the others."""
     return np.where(scores > 0, scores, np.nan)
+
+
+def published_shifts(shifts: Iterable[str]) -> list[str]:
+    """Of some shifts those that `PUBLISHED_SHIFTS` names; none unless all three are there, beside
+    others."""
+    shifts = list(shifts)
+    found = {s: s.partition(":")[0] for s in shifts if "+" not in s}
+    chosen = [shift for shift, name in found.items() if name in PUBLISHED_SHIFTS]
+    every = {found[shift] for shift in chosen} == set(PUBLISHED_SHIFTS)
+    return chosen if every and len(chosen) < len(shifts) else []
 
 
 def shown(estimate: Estimate) -> str:
@@ -222,8 +240,13 @@ def markdown(runs: Sequence[Measured], by_target: Mapping[str, Table], command: 
         cells = [shown(by_target[target].mean(shift)) for target in targets]
         name = "none (ID)" if shift == WITHOUT else shift
         lines.append("| " + " | ".join([name, *cells]) + " |")
-    for name, estimate in (("**OOD mean**", Table.ood), ("**Retain**", Table.retain)):
-        cells = [shown(estimate(by_target[target])) for target in targets]
+    cells = [shown(by_target[target].ood()) for target in targets]
+    lines.append("| " + " | ".join(["**OOD mean**", *cells]) + " |")
+    rows: dict[str, Sequence[str]] = {"**Retain**": ()}
+    if few := published_shifts(shifts[1:]):
+        rows[f"**Retain** of {', '.join(few)}"] = few
+    for name, some in rows.items():
+        cells = [shown(by_target[target].retain(shifts=some)) for target in targets]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     lines += ["", "| task | target | seeds | ID | OOD | Retain |", "|---|---|---|---|---|---|"]
     for task in sorted({run.task for run in runs}):
@@ -246,10 +269,6 @@ def markdown(runs: Sequence[Measured], by_target: Mapping[str, Table], command: 
 
 def draw(by_target: Mapping[str, Table], path: Path, score: str) -> list[Path]:
     """Score under each shift, a mark per target with its interval."""
-    from matplotlib import pyplot
-
-    from analysis import figures
-
     look = figures.looks(by_target)
     shifts = next(iter(by_target.values())).shifts
     with pyplot.rc_context(figures.STYLE):
@@ -279,16 +298,15 @@ def main(options: Robustness) -> None:
     runs = read(options.inputs)
     by_target = tables(runs)
     page = page_of(options.out)
-    command = f"python results/robustness.py {' '.join(options.inputs)} --out {options.out}"
-    if len(options.inputs) > 4:
-        command = f"python results/robustness.py {options.out}/runs.json --out {options.out}"
+    inputs = options.inputs if len(options.inputs) <= 4 else (f"{options.out}/runs.json",)
+    command = shlex.join(["python", "-m", MODULE, *inputs, "--out", str(options.out)])
     numbers: dict[str, Any] = {"runs": [asdict(run) for run in runs]}
     (options.out / "runs.json").write_text(json.dumps(numbers, indent=1) + "\n")
     page.write_text(markdown(runs, by_target, command))
     draw(by_target, options.out / "robustness", runs[0].score)
     print(page.read_text())
     folders = [Path(path) for path in options.inputs if Path(path).is_dir()]
-    methods = tuple(f"{_config(folder)[2]}={folder}" for folder in folders)
+    methods = tuple(f"{run_config(folder).target}={folder}" for folder in folders)
     if methods:
         record_curves(methods, options.out / "learned")
     kept = [
@@ -300,4 +318,4 @@ def main(options: Robustness) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, Robustness, "results/robustness.py"))
+    sys.exit(script(main, Robustness, MODULE))

@@ -1,4 +1,6 @@
-"""Record, strip, annotate, compare: python results/roundtrip.py --help
+"""Demonstrations recorded, stripped of their masks, annotated again, and compared.
+
+    python -m results.experiments.roundtrip --out results/demonstrations
 
 Records demonstrations of every task, takes their masks away, lets `annotate` draw them again, and
 counts the pixels that differ; LIBERO's also from a copy in the alignment and orientation of its own
@@ -162,4 +164,4 @@ def main(options: RoundTrip) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, RoundTrip, "results/roundtrip.py"))
+    sys.exit(script(main, RoundTrip, "results.experiments.roundtrip"))

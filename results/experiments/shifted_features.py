@@ -1,6 +1,6 @@
-"""What reaches a policy when only the looks of a task change: python results/shifted_features.py -h
+"""What reaches a policy when only the looks of a task change.
 
-    python results/shifted_features.py runs/imitation/mw3-* --out results/shifted_features
+    python -m results.experiments.shifted_features RUN RUN --out results/shifted_features
 
 The scripted expert's episode of each task is played again under every visual shift: the same
 physics step for step, other pictures. Where both look at the same states, three numbers a run and
@@ -312,12 +312,12 @@ def main(options: ShiftedFeatures) -> None:
     """Measure, write. Raises UserError for runs that cannot be used."""
     paths, page = run_folders(options.inputs), page_of(options.out)
     runs = {path.name: rows_of(path, options) for path in paths}
-    command = " ".join(["python results/shifted_features.py", *sys.argv[1:]])
-    page.write_text(markdown(runs, command))
     written = {"runs": runs, **provenance()}
+    report = markdown(runs, written["command"])
+    page.write_text(report)
     (options.out / "measured.json").write_text(json.dumps(written, indent=1) + "\n")
-    print(markdown(runs, command))
+    print(report)
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, ShiftedFeatures, "results/shifted_features.py"))
+    sys.exit(script(main, ShiftedFeatures, "results.experiments.shifted_features"))

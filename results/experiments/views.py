@@ -1,4 +1,6 @@
-"""Pages to look at: python results/views.py --help
+"""Pages of pictures: what shifts look like, and the masks of every task.
+
+    python -m results.experiments.views --page shifts --out results/views/shifts.png
 
 `shifts` draws every visual shift at three strengths, `masks` the masks of all Meta-World tasks with
 the share of the picture that each class covers, `libero` the same of both cameras of the 40 tasks
@@ -202,4 +204,4 @@ def main(options: Views) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, Views, "results/views.py"))
+    sys.exit(script(main, Views, "results.experiments.views"))

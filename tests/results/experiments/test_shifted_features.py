@@ -63,6 +63,7 @@ def episodes(run):
     return agent, *filmed(run)
 
 
+@pytest.mark.simulator
 def test_only_the_pictures_differ(episodes):
     _, instruction, plain, shifted = episodes
     assert instruction
@@ -74,6 +75,7 @@ def test_only_the_pictures_differ(episodes):
     assert changed[background].mean() > 0.5
 
 
+@pytest.mark.simulator
 def test_nothing_moves_where_nothing_changed(episodes):
     agent, instruction, plain, _ = episodes
     found = measure(agent, instruction, plain, plain)
@@ -81,6 +83,7 @@ def test_nothing_moves_where_nothing_changed(episodes):
     assert 0 < found["iou"] < 1
 
 
+@pytest.mark.simulator
 def test_how_far_features_move_is_measured_against_the_episode(episodes):
     """Two windows by hand, and an agent whose features are the mean colour."""
     agent, instruction, plain, shifted = episodes
@@ -105,14 +108,15 @@ def test_how_far_features_move_is_measured_against_the_episode(episodes):
     assert found["action"] == pytest.approx(float(by), rel=1e-4)
 
 
-def test_the_report_has_a_row_for_every_shift(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["shifted_features.py"])
+@pytest.mark.simulator
+def test_the_report_has_a_row_for_every_shift(run, tmp_path):
     out = tmp_path / "shifted"
     main(ShiftedFeatures((str(run),), out, shifts="noise:0.5,lighting:0.3", episodes=1))
     written = json.loads((out / "measured.json").read_text())["runs"]["run"]
     assert list(written) == ["none", "noise:0.5", "lighting:0.3"]
     assert written["none"]["features"] == 0 < written["noise:0.5"]["features"]
     report = (tmp_path / "shifted.md").read_text()
+    assert f"Made by `{json.loads((out / 'measured.json').read_text())['command']}`" in report
     assert f"| noise:0.5 | {written['noise:0.5']['features']:.2f} |" in report
 
 
@@ -122,6 +126,7 @@ def online(request, trained_briefly, tmp_path_factory):
     return trained_briefly(tmp_path_factory.mktemp("online") / "run", TASK, request.param)
 
 
+@pytest.mark.simulator
 def test_an_agent_trained_online_says_what_it_would_do_in_the_experts_episode(online):
     _, plain, shifted = filmed(online)
     agent, *_ = load_online_agent(online, "cpu")

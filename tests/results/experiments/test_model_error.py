@@ -44,9 +44,11 @@ class Odometer:
 
     def __init__(self, factor=1.0, stray=None):
         self.factor, self.stray = factor, stray
-        self.rssm = SimpleNamespace(race=self._race, imagine=self._go, observe=self._observe)
+        self.rssm = SimpleNamespace(
+            exponential_noise=self._noise, imagine=self._go, observe=self._observe
+        )
 
-    def _race(self, steps, count, **_):
+    def _noise(self, steps, count, **_):
         return [0.0 if self.stray is None else self.stray[:count, None]] * steps
 
     @staticmethod
@@ -54,8 +56,8 @@ class Odometer:
         empty = torch.zeros(*distance.shape[:-1], 0)
         return State(distance, empty, empty)
 
-    def _go(self, state, action, race):
-        return self._state(state.deterministic + action + race)
+    def _go(self, state, action, noise):
+        return self._state(state.deterministic + action + noise)
 
     def embed(self, feature):
         return feature.flatten(2)
@@ -148,6 +150,7 @@ def run(trained_briefly, tmp_path_factory):
     return trained_briefly(tmp_path_factory.mktemp("model_error") / "run", TASK)
 
 
+@pytest.mark.simulator
 def test_starts_are_those_of_evaluate_and_episodes_as_the_replay_keeps_them(run):
     agent, config, _ = load_agent(run, "cpu")
     played = play(agent, config, 2, seed=3)
@@ -160,6 +163,7 @@ def test_starts_are_those_of_evaluate_and_episodes_as_the_replay_keeps_them(run)
         }
 
 
+@pytest.mark.simulator
 def test_the_report_says_what_was_measured(run, tmp_path, capsys):
     out = tmp_path / "error"
     main(ModelError((str(run),), out, episodes=1))
@@ -183,6 +187,7 @@ def test_the_report_says_what_was_measured(run, tmp_path, capsys):
     assert f"| run | 0 | {end['before']:.1f} | {end['real']:.1f} |" in report
 
 
+@pytest.mark.simulator
 def test_the_report_counts_the_episodes_that_there_are(run):
     measured = measure(subject(run, "cpu"), ModelError((str(run),), run, episodes=3))
     kept = len(list(Replay.at(run / "replay").episodes()))
@@ -192,6 +197,7 @@ def test_the_report_counts_the_episodes_that_there_are(run):
     assert without.rstrip().endswith("|---|---|---|---|---|---|")
 
 
+@pytest.mark.simulator
 def test_what_cannot_be_measured_is_one_sentence(run, tmp_path):
     def refused(inputs, match, **options):
         with pytest.raises(UserError, match=match):

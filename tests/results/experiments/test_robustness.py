@@ -44,6 +44,19 @@ def test_retain_is_the_mean_of_the_tasks():
     assert table.ood()[0] == pytest.approx((0.75 + 0.125) / 2)
 
 
+def test_retain_over_the_shifts_of_the_paper():
+    table = Table(RUNS[2:])
+    assert table.retain(shifts=["noise:0.5"])[0] == pytest.approx((1.0 + 0.0) / 2)
+    both, interval = table.retain(shifts=["noise:0.5", "camera:0.5"])
+    assert both == pytest.approx(table.retain()[0])
+    assert interval == pytest.approx(table.retain()[1])
+    three = ["background:0.5", "lighting:0.3", "objects:0.5"]
+    mixed = ["table:0.5", *three, "background:0.5+noise:0.5"]
+    assert robustness.published_shifts(mixed) == three
+    assert robustness.published_shifts(three) == []  # there are no others to leave out
+    assert robustness.published_shifts(mixed[:3]) == []
+
+
 def test_nothing_is_retained_of_nothing():
     table = Table([run("pixels", 0, [0, 0], [1, 0], [0, 0])])
     assert robustness.shown(table.retain()) == "undefined"

@@ -18,6 +18,7 @@ def replay(tmp_path_factory):
     return collect(tmp_path_factory.mktemp("replay"), TASK, episodes=1, seed=0)
 
 
+@pytest.mark.simulator
 def test_collected_frames_hold_actions_and_have_masks(replay):
     assert replay.frames == 251
     batch = replay.sample_windows(1, 251)
@@ -31,6 +32,7 @@ def test_collected_frames_hold_actions_and_have_masks(replay):
     assert still[moves[:, :-1]].mean() < still[~moves[:, :-1]].mean()
 
 
+@pytest.mark.simulator
 def test_models_learn_a_tiny_replay_by_heart(replay):
     config = preset("cpu", TASK).agent
     config = replace(config, batch=8, autoencoder_batch=16)
@@ -55,6 +57,7 @@ def test_psnr_is_its_definition():
     assert psnr(predicted, truth, where) == pytest.approx(10 * np.log10(2 * 25))
 
 
+@pytest.mark.simulator
 def test_script_writes_measurements_and_a_picture(tmp_path):
     main(
         Overfit(
