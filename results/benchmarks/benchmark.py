@@ -1,4 +1,6 @@
-"""Where the time goes: python results/benchmark.py --help
+"""Where the time of training goes.
+
+    python -m results.benchmarks.benchmark --out benchmark
 
 Measures the parts of an update, the loop around it, the replay as it grows, and what share of the
 machine's matrix-product rate is used. What is compared is measured in one run, in turns (A B A B),
@@ -6,8 +8,7 @@ and reported as medians and ratios; nothing here is a test.
 
     eager      the modules as they are, one operation after the other in float32
     bfloat16   the same with dense layers in bfloat16, whatever this machine has arithmetic for
-    serial     as the preset trains, but one operation after the other
-    preset     as the preset trains: precision, overlap
+    preset     as the preset trains, one operation after the other
     compiled   the preset with its updates through torch.compile (--agent.compile)
 """
 
@@ -52,17 +53,16 @@ from results.benchmarks.public_code import (
     operations_of,
 )
 
-Mode = Literal["eager", "bfloat16", "serial", "preset", "compiled"]
+Mode = Literal["eager", "bfloat16", "preset", "compiled"]
 CHANGES: dict[str, dict[str, Any]] = {
-    "eager": {"precision": "float32", "autoencoder_precision": "float32", "overlap": False},
-    "bfloat16": {"precision": "bfloat16", "autoencoder_precision": "float32", "overlap": False},
-    "serial": {"overlap": False},
+    "eager": {"precision": "float32", "autoencoder_precision": "float32"},
+    "bfloat16": {"precision": "bfloat16", "autoencoder_precision": "float32"},
     "preset": {},
     "compiled": {"compile": True},
 }
 """What a mode changes of the agent."""
-ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("disk", "read ahead", "device's memory")
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("disk", "device's memory")
 """Where an update's frames come from (`OnlineConfig.replay_memory`)."""
 FILL_EPISODES = 6
 """Random episodes that the parts learn from."""
@@ -95,7 +95,7 @@ class Benchmark:
     """Demonstrations recorded to measure how fast windows are read; 0 leaves it out."""
     public: Path | None = None
     """Python of an environment that has sheeprl: also its DreamerV2, at the same sizes
-    (results/public_code.py says how to make one)."""
+    (results/benchmarks/public_code.py says how to make one)."""
     out: Path | None = None
     """Write OUT.md and OUT.json; without, print only."""
     json: bool = False
@@ -151,7 +151,7 @@ def parts_of(agent: MaskedWorldModel, replay: Replay) -> dict[str, Callable[[], 
     """What is timed of one agent, by name."""
     batch = {name: value.clone() for name, value in agent.sample(replay).items()}
     posterior = agent.update_dynamics(batch)[1]
-    start = agent._start_states(posterior).map(torch.clone)
+    start = agent.start_states(posterior).map(torch.clone)
     observation = {
         "image": replay.sample_frames(1)["image"].numpy(), "is_first": np.zeros(1, bool),
     }  # fmt: skip
@@ -219,7 +219,6 @@ def measure_sources(
     agents = {name: build(config, "preset", action, options.device) for name in SOURCES}
     replays = {}
     for name, agent in agents.items():
-        agent.reader.prefetch = name == "read ahead"
         # As large as what it holds: a copy has to fit.
         replays[name] = Replay(folder / name.replace(" ", "-"), replay.entries, replay.frames)
         for episode, record in replay.episodes():
@@ -243,24 +242,25 @@ def measure_environments(options: Benchmark, config: OnlineConfig) -> dict[str, 
     device = torch.device("cpu")
     result = {}
     for task in options.environments:
-        view = vars(config.environment) | {"masks": True}
+        view = vars(config.environment) | {"masks": True, "action_repeat": 1}
         environment = envs.make(task, **view)
         try:
             environment.reset(seed=0)
             action = np.zeros(environment.action_space.shape, np.float32)
-            renderer, repeats = environment._current_renderer(), 5 * options.repeats
-            classes = environment._classes()
+            environment.observing = False  # a step is its physics alone
+            renderer, classes = environment.renderer, environment.classes
 
             def picture(environment=environment, renderer=renderer):
-                for camera in environment._camera_numbers:
-                    renderer.update(environment.data, camera)
+                for camera in environment.camera_numbers:
+                    environment.pose(renderer, camera)
                     renderer.image()
 
             calls = {
-                "control step": lambda e=environment, a=action: e._step_simulation(e._rescale(a)),
+                "control step": lambda e=environment, a=action: e.step(a),
                 "picture": picture,
                 "mask": lambda r=renderer, c=classes: r.mask(c),
             }
+            repeats = 5 * options.repeats
             result[task] = {
                 name: statistics.median(timed(call, repeats, device))
                 for name, call in calls.items()
@@ -299,7 +299,7 @@ def measure_replay(options: Benchmark, config: OnlineConfig, source: Replay) -> 
     for frames in options.replay_frames:
         with tempfile.TemporaryDirectory(dir=source.folder.parent) as folder:
             replay = Replay(Path(folder), source.entries, frames)
-            while replay._end < frames - 600:
+            while replay.frames < frames - 600:
                 episode, record = episodes[len(replay.records) % len(episodes)]
                 replay.add_episode(episode, env_steps=record["env_steps"])
             before = memory()
@@ -398,4 +398,4 @@ def main(options: Benchmark) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, Benchmark, "results/benchmark.py"))
+    sys.exit(script(main, Benchmark, "results.benchmarks.benchmark"))

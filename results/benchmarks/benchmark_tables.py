@@ -1,4 +1,4 @@
-"""The tables of results/benchmark.py."""
+"""The tables of results/benchmarks/benchmark.py."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def markdown(result: dict[str, Any]) -> str:
         + ".",
         "",
         "Medians of milliseconds over calls taken in turns, quartiles in brackets; an update of "
-        "which the autoencoder's part is due every other time is a mean over whole periods. Parts "
-        "run by themselves, on all threads; in a whole update with `overlap` two run beside each "
-        "other, on half of them each (and are compiled once more for that).",
+        "which the autoencoder's part is due every other time is a mean over whole periods.",
         "",
         "| part | " + " | ".join(modes) + " | "
         + " | ".join(f"{modes[0]} / {mode}" for mode in modes[1:]) + " |",

@@ -1,6 +1,6 @@
-"""How long a policy of imitation thinks about one chunk of actions: python results/latency.py -h
+"""How long a policy of imitation thinks about one chunk of actions.
 
-    python results/latency.py --presets cpu gpu paper --out results/latency
+    python -m results.benchmarks.latency --presets cpu gpu paper --out results/latency
 
 One observation in, one chunk out, as `MaskWorldModel.act` does it: the backbone's one forward pass,
 then the Euler steps of the policy. A robot at 10 Hz has 100 ms for that if it asks anew at every
@@ -171,13 +171,12 @@ def main(options: Latency) -> None:
     if not options.presets or not options.pruning:
         raise UserError("--presets and --pruning need at least one value each")
     found = {name: measure(options, name) for name in dict.fromkeys(options.presets)}
-    command = " ".join(["python results/latency.py", *sys.argv[1:]])
-    report = markdown(found, options, command)
+    numbers = {"presets": found, "hardware": hardware(), **provenance()}
+    report = markdown(found, options, numbers["command"])
     print(report)
     if options.out is not None:
-        numbers = {"presets": found, "hardware": hardware(), **provenance()}
         write_report(options.out, report, numbers)
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, Latency, "results/latency.py"))
+    sys.exit(script(main, Latency, "results.benchmarks.latency"))

@@ -1,4 +1,4 @@
-"""How fast training windows come from demonstration files (a part of results/benchmark.py)."""
+"""How fast training windows come from demonstration files (a part of the benchmark)."""
 
 from __future__ import annotations
 

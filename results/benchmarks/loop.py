@@ -1,4 +1,4 @@
-"""What the online loop spends its time on (a part of results/benchmark.py)."""
+"""What the online loop spends its time on (a part of the benchmark)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
+from agents.device import choose_device
 from agents.online_config import OnlineConfig
 from agents.online_run import OnlineRun
 from experiment.run_folder import RunFolder
@@ -32,13 +33,14 @@ def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
         evaluate_first=10**9,
         agent=replace(config.agent, autoencoder_pretraining=2, joint_pretraining=2),
     )
+    device = choose_device(config.device)
     spent = {"act": 0.0, "update": 0.0, "wait for the environment": 0.0, "remember": 0.0}
 
     @contextlib.contextmanager
     def counted(name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        synchronise(run.agent.device)
+        synchronise(device)
         spent[name] += time.perf_counter() - start
 
     with tempfile.TemporaryDirectory() as folder:
@@ -47,40 +49,36 @@ def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
             open(Path(folder) / "log", "w") as log,
             contextlib.redirect_stdout(log),
             RunFolder.create_or_resume(Path(folder) / "run", config) as run_folder,
+            OnlineRun(config, run_folder) as run,
         ):
-            run = OnlineRun(config, run_folder)
-            try:
-                run.resume()
-                start_up = time.perf_counter() - begun
-                while run.exploring:
-                    run.collector.begin(run.act())
-                    run.store(ended := run.collector.finish())
+            run.resume()
+            start_up = time.perf_counter() - begun
+            while run.exploring:
+                run.collector.begin(run.act())
+                ended = run.collector.finish()
+                run.store(ended)
+                if ended:
+                    run.collector.restart()
+            run.pretrain()
+            run.agent.updates = run.updates_due  # the prefill's last episode owes none here
+            before, updates = run.steps, run.agent.updates
+            start = time.perf_counter()
+            while run.steps < before + steps:  # as in agents/online.py
+                with counted("act"):
+                    action = run.act()
+                run.collector.begin(action)
+                with counted("update"):
+                    run.learn()
+                with counted("wait for the environment"):
+                    ended = run.collector.finish()
+                with counted("remember"):
+                    run.store(ended)
                     if ended:
-                        run.collector.restart()
-                run.pretrain()
-                run.agent.updates = run.updates_due  # the prefill's last episode owes none here
-                for name in spent:
-                    spent[name] = 0.0
-                before, updates = run.steps, run.agent.updates
-                start = time.perf_counter()
-                while run.steps < before + steps:
-                    with counted("act"):
-                        action = run.act()
-                    run.collector.begin(action)
-                    with counted("update"):
-                        run.learn()
-                    with counted("wait for the environment"):
-                        episodes = run.collector.finish()
-                    with counted("remember"):
-                        run.store(episodes)
-                        if episodes and run.checkpoint_due:
+                        if run.checkpoint_due:
                             run.checkpoint()
-                        if episodes:
-                            run.collector.restart()
-                seconds = time.perf_counter() - start
-                taken, updates = run.steps - before, run.agent.updates - updates
-            finally:
-                run.close()
+                        run.collector.restart()
+            seconds = time.perf_counter() - start
+            taken, updates = run.steps - before, run.agent.updates - updates
     return {
         "environment_steps_per_second": taken / seconds,
         "updates_per_second": updates / seconds,

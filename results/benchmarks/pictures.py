@@ -34,35 +34,34 @@ def measure_pictures(task: str, view: EnvironmentConfig, repeats: int) -> dict[s
     full = None
     try:
         environment.reset(seed=0)
-        environment = environment.unwrapped
-        fast = environment._current_renderer()
-        cameras = list(environment._camera_numbers)
+        fast = environment.renderer
+        cameras = environment.camera_numbers
         width, height = fast.width, fast.height
         viewport = mujoco.MjrRect(0, 0, width, height)
         buffer = np.empty((height, width, 3), np.uint8)
-        groups = tuple(np.flatnonzero(np.asarray(fast._option.geomgroup) == 0))
-        full = Renderer(fast.model, width, height, "full", fast.upside_down, groups)
+        hidden = environment.hidden_groups
+        full = Renderer(fast.model, width, height, "full", hidden_groups=hidden)
         flags = mujoco.mjtRndFlag
         shadows = (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_HAZE)
 
         def picture(renderer: Renderer) -> Callable[[], None]:
             def draw() -> None:
                 for camera in cameras:
-                    renderer.update(environment.data, camera)
+                    environment.pose(renderer, camera)
                     renderer.image()
 
             return draw
 
         def poses() -> None:
             for camera in cameras:
-                fast.update(environment.data, camera)
+                environment.pose(fast, camera)
 
         def geoms() -> None:
-            mujoco.mjr_render(viewport, fast.scene, fast._context)
+            mujoco.mjr_render(viewport, fast.scene, fast.context)
             mujoco.mjr_finish()
 
         def reading() -> None:
-            mujoco.mjr_readPixels(buffer, None, viewport, fast._context)
+            mujoco.mjr_readPixels(buffer, None, viewport, fast.context)
 
         def median(call: Callable[[], None], times: int = repeats) -> float:
             call()
@@ -79,7 +78,7 @@ def measure_pictures(task: str, view: EnvironmentConfig, repeats: int) -> dict[s
         found["poses"] = median(poses)
         found |= {"empty": 0.0, "geoms": 0.0, "reading": 0.0}
         for camera in cameras:
-            fast.update(environment.data, camera)
+            environment.pose(fast, camera)
             drawn = median(geoms)
             found["reading"] += median(reading)
             fast.scene.ngeom = 0
@@ -87,7 +86,7 @@ def measure_pictures(task: str, view: EnvironmentConfig, repeats: int) -> dict[s
             found["empty"] += empty
             found["geoms"] += drawn - empty
         for renderer in (full, fast):
-            renderer.update(environment.data, cameras[0])
+            environment.pose(renderer, cameras[0])
         for name, renderer in (("faces", full), ("faces, fast", fast)):
             found[name] = float(_faces(renderer))
         return found
@@ -101,7 +100,7 @@ def _faces(renderer: Renderer) -> int:
     """Triangles of the meshes in the scene."""
     import mujoco
 
-    model, scene = renderer._uploaded, renderer.scene
+    model, scene = renderer.uploaded, renderer.scene
     meshes = [
         geom.dataid // 2  # MuJoCo: 2·mesh, and 1 more for its convex hull
         for geom in scene.geoms[: scene.ngeom]

@@ -4,7 +4,7 @@ The public code is sheeprl's DreamerV2 (PyPI; Dreamer in PyTorch that is kept up
 environment of its own, so that neither's requirements touch the other's:
 
     python3.11 -m venv sheeprl-env && sheeprl-env/bin/pip install torch==2.13.0 sheeprl==0.8.4
-    python results/benchmark.py --public sheeprl-env/bin/python
+    python -m results.benchmarks.benchmark --public sheeprl-env/bin/python
 
 Alike are the recurrent model, the sizes of all heads, the batch, the imagined steps and that they
 start from every state of the batch, and the parameters of the world model as nearly as its
@@ -47,7 +47,7 @@ class PublicCode:
 
     Args:
         python: of that environment.
-        sizes: what results/public_worker.py takes; {} only looks whether it could.
+        sizes: what results/benchmarks/public_worker.py takes; {} only looks whether it could.
 
     Raises:
         UserError: it cannot be started.
@@ -210,8 +210,9 @@ def public_table(found: dict[str, Any]) -> list[str]:
     lines = [
         "",
         f"Whole updates beside sheeprl {built['sheeprl']}'s DreamerV2, in turns (see"
-        f" results/public_code.py): world model of {found['parameters']:,} parameters, theirs of"
-        f" {built['parameters']:,} ({built['channels']} channels); both imagine from every state.",
+        f" results/benchmarks/public_code.py): world model of {found['parameters']:,} parameters,"
+        f" theirs of {built['parameters']:,} ({built['channels']} channels); both imagine from"
+        " every state.",
         "",
         "| update | ms (median) | sheeprl, float32 / this | G operations | G operations a second |",
         "|---|---|---|---|---|",

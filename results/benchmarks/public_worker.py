@@ -1,4 +1,4 @@
-"""Updates of sheeprl's DreamerV2, timed on behalf of results/public_code.py.
+"""Updates of sheeprl's DreamerV2, timed on behalf of results/benchmarks/public_code.py.
 
 Runs with the Python of another environment, one that has sheeprl, and imports nothing of this
 project. The sizes come as one JSON argument ({}: only say

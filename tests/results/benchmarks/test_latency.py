@@ -33,7 +33,10 @@ def test_a_chunk_is_timed_with_and_without_dropped_tokens(tmp_path, capsys):
     report = out.with_suffix(".md").read_text()
     assert report in capsys.readouterr().out
     once = whole["chunk"]["95th"] / 100
-    assert f"| {once:.2f} | {once / found['n_action_steps']:.2f} ({found['n_action_steps']}) |" in report
+    assert (
+        f"| {once:.2f} | {once / found['n_action_steps']:.2f} ({found['n_action_steps']}) |"
+        in report
+    )
 
 
 @pytest.mark.parametrize(

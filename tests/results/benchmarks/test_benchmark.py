@@ -31,6 +31,7 @@ def result():
     )  # fmt: skip
 
 
+@pytest.mark.simulator
 def test_every_part_is_measured_in_every_mode(result):
     times = result["parts"]["milliseconds"]
     assert set(times) == {"eager", "preset"}
@@ -41,6 +42,7 @@ def test_every_part_is_measured_in_every_mode(result):
     assert set(result["environments"][TASK]) == {"control step", "picture", "mask"}
 
 
+@pytest.mark.simulator
 def test_updates_are_measured_by_where_their_frames_come_from(result):
     assert tuple(result["sources"]) == benchmark.SOURCES
     assert f"| disk | {result['sources']['disk']['median']:.1f} | 1.00 |" in benchmark.markdown(
@@ -48,6 +50,7 @@ def test_updates_are_measured_by_where_their_frames_come_from(result):
     )
 
 
+@pytest.mark.simulator
 def test_operations_of_an_update_are_those_of_its_parts(result):
     """At least what the largest layer alone takes, forward and twice backward."""
     config = preset("cpu", TASK).agent
@@ -58,6 +61,7 @@ def test_operations_of_an_update_are_those_of_its_parts(result):
     assert set(result["arithmetic"]["matrix_product_per_second"]) == rates
 
 
+@pytest.mark.simulator
 def test_shares_of_the_loop_add_up(result):
     assert set(result["loops"]) == {"eager", "preset"}
     text = benchmark.markdown(result)
@@ -71,6 +75,7 @@ def test_shares_of_the_loop_add_up(result):
         assert f"| {1e3 / loop['updates_per_second']:.1f} | {hours:.2f} |" in text
 
 
+@pytest.mark.simulator
 def test_windows_of_demonstrations_are_read_in_every_way(result):
     rates = result["loading"]["windows_per_second"]
     assert set(rates) >= {"plain h5py", "Windows", "DataLoader, 1 worker"}
@@ -78,6 +83,7 @@ def test_windows_of_demonstrations_are_read_in_every_way(result):
     assert "| plain h5py |" in benchmark.markdown(result)
 
 
+@pytest.mark.simulator
 def test_pictures_are_measured_in_parts(result):
     found = result["pictures"][TASK]
     assert list(found) == [
@@ -88,18 +94,21 @@ def test_pictures_are_measured_in_parts(result):
     assert f"| {found['full']:.2f} |" in benchmark.markdown(result)
 
 
+@pytest.mark.simulator
 def test_faces_of_meshes_are_those_of_the_scene():
     """Meta-World's arm is made of meshes, which fast thins."""
     found = measure_pictures("metaworld/window-close", EnvironmentConfig(), 1)
     assert found["faces"] > 2 * found["faces, fast"] > 10_000
 
 
+@pytest.mark.simulator
 def test_replay_is_on_disk(result):
     small, large = result["replay"]
     assert small["frames"] < large["frames"] <= 3000
     assert large["disk_bytes"] > large["frames"] * 64 * 64 * 3
 
 
+@pytest.mark.simulator
 def test_tables_hold_the_numbers(result):
     text = benchmark.markdown(json.loads(json.dumps(result)))
     rows = [line for line in text.splitlines() if line.startswith("| whole update")]
@@ -112,13 +121,13 @@ def test_tables_hold_the_numbers(result):
 def test_eager_is_the_same_agent_without_what_makes_it_fast():
     config = preset("cpu", TASK)
     eager = benchmark.in_mode(config, "eager").agent
-    assert (eager.precision, eager.autoencoder_precision, eager.overlap) == (
-        "float32", "float32", False,
-    )  # fmt: skip
+    assert (eager.precision, eager.autoencoder_precision) == ("float32", "float32")
     assert eager.dynamics == config.agent.dynamics
     half = benchmark.in_mode(config, "bfloat16").agent
     assert half == replace(eager, precision="bfloat16")
     assert benchmark.in_mode(config, "preset") == config
+    compiled = benchmark.in_mode(config, "compiled").agent
+    assert compiled == replace(config.agent, compile=True)
 
 
 @pytest.mark.parametrize("wrong", [{"compare": ()}, {"rounds": 0}, {"repeats": 1}])
@@ -127,6 +136,7 @@ def test_options_that_measure_nothing(wrong):
         benchmark.measure(Benchmark(TASK, **wrong))
 
 
+@pytest.mark.simulator
 def test_a_task_that_does_not_exist_is_named_before_anything_is_measured(monkeypatch):
     monkeypatch.setattr(benchmark, "measure", lambda options: pytest.fail("measured"))
     for wrong in ({"task": "dmc/walk"}, {"environments": ("dmc/walk",)}):
