@@ -30,7 +30,7 @@ LIBERO_TASKS ?= libero/object/0,libero/object/3,libero/object/7
 SWAPPED_TASKS ?= libero/object-swapped/0,libero/object-swapped/3,libero/object-swapped/7
 IMITATION_STEPS ?= --policy-steps 3000 --evaluate-every 1500
 LIBERO_STEPS ?= --policy-steps 8000 --evaluate-every 1500
-SWAPPED_STEPS ?= --agent.history 1 --policy-steps 4000 --evaluate-every 2000
+SWAPPED_STEPS ?= --agent.n-obs-steps 1 --policy-steps 4000 --evaluate-every 2000
 DYNAMICS_STEPS ?= --dynamics-steps 2000
 
 .PHONY: help setup unit test lint demo curves robustness imitation
@@ -149,7 +149,7 @@ curves: $(VENV)/.renders
 		[ $$run/evaluation.json -nt $$run/checkpoint.pt ] || \
 			$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --random; \
 	done; done
-	$(BIN)/python results/record.py runs/curves
+	$(BIN)/python run.py record runs/curves
 
 robustness: $(VENV)/.renders
 	@set -e; for seed in $(ROBUST_SEEDS); do for task in $(ROBUST_TASKS); do \
@@ -160,8 +160,9 @@ robustness: $(VENV)/.renders
 			[ $$run/evaluation.json -nt $$run/checkpoint.pt ] || \
 				$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --shifts all; \
 	done; done; done
-	$(BIN)/python results/robustness.py runs/robustness/* --out results/robustness
-	$(BIN)/python results/shifted_features.py runs/robustness/* --out results/robustness_features
+	$(BIN)/python -m results.experiments.robustness runs/robustness/* --out results/robustness
+	$(BIN)/python -m results.experiments.shifted_features runs/robustness/* \
+		--out results/robustness_features
 
 # $(call imitate,NAME,DATA,TASKS,options of imitate,options of evaluate)
 define imitate
@@ -190,6 +191,7 @@ imitation: $(VENV)/.renders
 	$(call imitate,lo3w-masks-seed0,swapped,$(SWAPPED_TASKS),$(MASKS) --agent.dynamics.pure-noise 0.5 $(SWAPPED_STEPS),--episodes 50 --video)
 	$(call imitate,lo3w-none-seed0,swapped,$(SWAPPED_TASKS),--world-model none $(SWAPPED_STEPS),--episodes 50)
 	$(call imitate,lo3w-blind-seed0,swapped,$(SWAPPED_TASKS),--world-model blind $(SWAPPED_STEPS),--episodes 50)
-	$(BIN)/python results/imitation.py runs/imitation/* --out results/imitation
-	$(BIN)/python results/shifted_features.py $(patsubst %,runs/imitation/mw3-%-seed0,masks frozen pixels none) \
+	$(BIN)/python -m results.experiments.imitation runs/imitation/* --out results/imitation
+	$(BIN)/python -m results.experiments.shifted_features \
+		$(patsubst %,runs/imitation/mw3-%-seed0,masks frozen pixels none) \
 		--out results/shifted_features
