@@ -17,52 +17,23 @@ import torch
 
 import envs
 from agents import imitation_evaluation, imitation_loading, imitation_presets, imitation_run
-from agents.diffusion_policy import DiffusionPolicyConfig
 from agents.imitation import imitate
 from agents.imitation_config import ImitationConfig, View
 from agents.imitation_evaluation import Evaluation, Row
-from agents.mask_world_model import MaskWorldModel
-from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
-from envs.environment_config import EnvironmentConfig
-from envs.recording import ScriptedActor, collect
-from envs.windows import open_windows, statistics
+from envs.windows import open_windows
 from errors import UserError
-from experiment.checkpoint import load_checkpoint
+from experiment.checkpoint import load_checkpoint, save_checkpoint
 from experiment.run_folder import RunFolder
-from world_models.image_encoder import ImageEncoderConfig
-from world_models.layers import Optimizer, OptimizerConfig
-from world_models.mask_dynamics import MaskDynamicsConfig
-from world_models.video_transformer import TransformerConfig
-from world_models.video_vae import VideoVAEConfig
+from tests.agents.tiny_imitation import TASK, TINY, record
 
 pytestmark = pytest.mark.simulator
 
-TASK = "metaworld/drawer-close"
 ROOT = Path(__file__).parents[2]
-TINY = MaskWorldModelConfig(
-    dynamics=MaskDynamicsConfig(
-        vae=VideoVAEConfig(8, widths=(8,), blocks=(0, 1), scaling=(True,)),
-        transformer=TransformerConfig(layers=2, heads=2, head_width=16),
-        future_frames=3,
-    ),
-    image_encoder=ImageEncoderConfig(width=32, layers=2, grid=4),
-    policy=DiffusionPolicyConfig(
-        width=32, heads=2, chunk=4, num_inference_steps=2, n_action_steps=3
-    ),
-    n_obs_steps=2,
-    stride=2,
-    dynamics_optimizer=OptimizerConfig(1e-3, clip=1.0),
-    policy_optimizer=OptimizerConfig(1e-3, clip=1.0),
-    precision="float32",
-)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("demonstrations") / "drawer.hdf5"
-    seen = EnvironmentConfig(size=32, quality="fast")
-    collect(TASK, 2, path, ScriptedActor, seen, seed=3)
-    return path
+    return record(tmp_path_factory.mktemp("demonstrations") / "drawer.hdf5")
 
 
 def configured(data, **fields):
@@ -140,6 +111,24 @@ def test_a_loaded_agent_acts_like_the_one_saved(data, tmp_path):
     assert torch.equal(found, expected)
     assert found.shape == (1, 4, 4)
     assert found.abs().max() <= 1
+    with_old_names(tmp_path / "run")
+    assert torch.equal(chunk(imitation_loading.load_agent(tmp_path / "run")[0]), expected)
+
+
+def with_old_names(folder):
+    """Write a run folder as it was when some fields and states had other names."""
+    path = folder / "config.yaml"
+    renamed = {"n_obs_steps": "history", "ema_decay": "averaging",
+               "n_action_steps": "execute", "num_inference_steps": "euler_steps"}  # fmt: skip
+    text = path.read_text()
+    for new, old in renamed.items():
+        assert f"{new}:" in text
+        text = text.replace(f"{new}:", f"{old}:")
+    path.write_text(text)
+    state = load_checkpoint(folder / "checkpoint.pt")
+    agent = state["agent"]
+    agent["interface"], agent["averaged"] = agent.pop("data_spec"), agent.pop("ema")
+    save_checkpoint(folder / "checkpoint.pt", state)
 
 
 @pytest.mark.parametrize("train_backbone", [True, False])
@@ -355,72 +344,6 @@ def test_frames_of_history_are_the_strided_past_and_begin_with_the_first(finishe
         [[31, 51]],
         [[40, 60]],
     ]
-
-
-def test_an_agent_that_has_overfitted_one_episode_repeats_its_actions(data):
-    """On a world model and without one, the recorded chunk comes out."""
-    windows = open_windows([data], TINY.windows())
-    recording = windows.recordings[0]
-    count = min(24, recording.episodes[0].steps)
-    chosen = [windows[index] for index in range(count)]
-    batch = {
-        name: torch.from_numpy(np.stack([window[name] for window in chosen]))
-        for name in ("image", "proprio", "action", "action_valid", "future", "future_valid")
-    }
-    for world_model in ("video", "none"):
-        torch.manual_seed(0)
-        config = replace(
-            TINY,
-            world_model=world_model,
-            ema_decay=0.0,
-            policy=replace(TINY.policy, width=64, num_inference_steps=8),
-        )
-        agent = MaskWorldModel(config, DataSpec(1, 32, 4, 4), statistics([recording]), "cpu")
-        caption = agent.caption([recording.instruction] * count)
-        batch |= caption
-        if world_model == "video":
-            agent.dynamics_loss(batch)
-            agent.update_ema(1)
-            agent.begin("policy")
-        optimizer = Optimizer(
-            agent.stage("policy").modules, OptimizerConfig(3e-3, clip=1.0, anneal=300, final=0.1)
-        )
-        for update in range(300):
-            loss, _ = agent.policy_loss(batch)
-            optimizer.step(loss) if world_model == "none" else (
-                optimizer.accumulate(loss),
-                optimizer.apply(),
-            )
-            agent.update_ema(update)
-        chunk = agent.act(
-            batch["image"], batch["proprio"], caption, torch.Generator().manual_seed(0)
-        )
-        error = (chunk - batch["action"]).abs()[batch["action_valid"]]
-        assert error.mean() < 0.1, world_model
-
-
-@pytest.mark.parametrize("world_model", ["video", "none", "blind"])
-def test_what_the_actions_depend_on(data, world_model):
-    """Pictures, unless the agent is blind; proprioception and words always."""
-    windows = open_windows([data], TINY.windows())
-    one, other = windows[2], windows[20]
-    torch.manual_seed(0)
-    config = replace(TINY, world_model=world_model)
-    statistic = statistics(windows.recordings)
-    agent = MaskWorldModel(config, DataSpec(1, 32, 4, 4), statistic, "cpu")
-    # what starts at zero passes nothing on
-    for part in agent.ema.parameters():
-        part += 0.05 * torch.randn_like(part)
-
-    def act(image, proprio, words):
-        image, proprio = (torch.from_numpy(part[None]) for part in (image, proprio))
-        return agent.act(image, proprio, agent.caption([words]), torch.Generator().manual_seed(1))
-
-    chunk = act(one["image"], one["proprio"], "close it")
-    seen = not torch.equal(chunk, act(other["image"], one["proprio"], "close it"))
-    assert seen == (world_model != "blind")
-    assert not torch.equal(chunk, act(one["image"], other["proprio"], "close it"))
-    assert not torch.equal(chunk, act(one["image"], one["proprio"], "open the window"))
 
 
 def test_mistakes_are_one_sentence(data, finished, tmp_path):
