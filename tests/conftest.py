@@ -4,13 +4,42 @@ import hashlib
 import importlib.util
 import json
 import os
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from envs.simulation import MujocoEnvironment
+
 LIBERO_ARCHIVE = Path(__file__).resolve().parents[2] / "shared" / "libero" / "assets.tar.xz"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Fail a test that starts a simulator without the marker `simulator`; `make unit` leaves out
+    those that have it.
+
+    In this process no simulation can then be made and no environment reset or stepped, fixtures
+    included. Processes that the test starts inherit a MUJOCO_GL with which mujoco cannot be
+    imported.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("simulator") is None:
+            if "mujoco" in sys.modules:
+                patch.setattr(sys.modules["mujoco"], "MjData", refuse_simulator)
+            for method in ("reset", "step"):
+                patch.setattr(MujocoEnvironment, method, refuse_simulator)
+            patch.setenv("MUJOCO_GL", "none: the test lacks pytest.mark.simulator")
+        return (yield)
+
+
+def refuse_simulator(*arguments, **options):
+    pytest.fail(
+        "this test starts a simulator: mark it with @pytest.mark.simulator, "
+        "or its file with pytestmark = pytest.mark.simulator"
+    )
 
 
 @pytest.fixture(scope="session")
