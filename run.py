@@ -35,10 +35,10 @@ COMMANDS = {
     "compare": "commands.compare",
     "record": "commands.record",
     "presets": "commands.presets",
-    "collect": "commands.demonstrations",
-    "annotate": "commands.demonstrations",
-    "inspect": "commands.demonstrations",
-    "tasks": "commands.demonstrations",
+    "collect": "commands.collect",
+    "annotate": "commands.annotate",
+    "inspect": "commands.inspect",
+    "tasks": "commands.tasks",
 }
 
 

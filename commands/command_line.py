@@ -10,6 +10,7 @@ from contextlib import redirect_stderr
 from typing import Any, NoReturn
 
 import tyro
+from tqdm import tqdm
 
 from errors import UserError
 
@@ -105,3 +106,8 @@ class FirstOptions(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see python {self.prog} --help")
+
+
+def progress_bar(name: str, total: int | None) -> tqdm:
+    """A bar of episodes; silent where standard error is no terminal."""
+    return tqdm(total=total, desc=name, unit="episode", dynamic_ncols=True, disable=None, delay=1)

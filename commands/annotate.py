@@ -1,0 +1,69 @@
+"""annotate: add masks to demonstrations."""
+
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from commands.command_line import parse, progress_bar
+from envs.environment_config import Quality
+from errors import UserError
+
+
+@dataclass(frozen=True)
+class Annotate:
+    """Add masks to demonstration files: their states are replayed, pictures and masks drawn
+    together. Stopped, it goes on where it was."""
+
+    data: tuple[str, ...]
+    """Files, or folders of files."""
+    out: str | None = None
+    """Folder to write to, under the same names; by default <name>-annotated beside the data."""
+    in_place: bool = False
+    """Replace the files, each when it is finished."""
+    quality: Quality | None = None
+    """Of the rendering; the file's own when not given (full where it does not say)."""
+    size: int | None = None
+    """Pixels a side; the file's own when not given."""
+
+
+def annotate(arguments: Sequence[str]) -> None:
+    """`run.py annotate`: add masks to demonstrations. Raises UserError."""
+    options = parse(Annotate, arguments, "run.py annotate")
+    if options.in_place and options.out is not None:
+        raise UserError("--in-place and --out exclude each other; give one of them")
+
+    from envs.demonstrations import find_files, read_header
+    from envs.recording import annotate as add_masks
+
+    written: set[pathlib.Path] = set()
+    for root in (pathlib.Path(path).resolve() for path in options.data):
+        for path in find_files([root]):
+            out = path
+            if options.out is not None:
+                out = pathlib.Path(options.out) / (
+                    path.relative_to(root) if root.is_dir() else path.name
+                )
+            elif not options.in_place and root.is_dir():
+                out = root.with_name(f"{root.name}-annotated") / path.relative_to(root)
+            elif not options.in_place:
+                out = path.with_stem(f"{path.stem}-annotated")
+            if out in written:
+                raise UserError(f"two files of --data would become {out}; annotate them apart")
+            written.add(out)
+            if out != path and out.exists():
+                print(f"{out} is there already", flush=True)
+                continue
+            if out == path:
+                header = read_header(path)
+                asked = options.quality or header.quality, options.size or header.size
+                if header.masks == header.cameras and asked == (header.quality, header.size):
+                    print(f"{path} has masks already", flush=True)
+                    continue
+            with progress_bar(path.name, None) as bar:
+
+                def show(done: int, of: int, bar=bar) -> None:
+                    bar.total = of
+                    bar.update(done - bar.n)
+
+                add_masks(path, out, quality=options.quality, size=options.size, progress=show)
+            print(out, flush=True)

@@ -1,0 +1,93 @@
+"""collect: record demonstrations."""
+
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from commands.command_line import parse, progress_bar
+from envs.environment_config import EnvironmentConfig
+from errors import UserError
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Record demonstrations of a scripted expert, or of a trained agent, in LIBERO's HDF5 layout
+    with masks. Only successful episodes are kept; stopped, it goes on where it was."""
+
+    task: str
+    """Task id, several separated by commas, or a suite: metaworld/mt10, libero/object."""
+    episodes: int
+    """Successful episodes to record of each task."""
+    out: str
+    """File to write (FILE.hdf5), or a folder for one file a task."""
+    policy: str | None = None
+    """Run folder of a trained agent to record in place of the scripted expert."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise on the actions (of 1), for diversity; never on the
+    gripper."""
+    seed: int = 0
+    """Seed of the episodes' starts."""
+    after_success: int = 5
+    """Steps recorded after the first successful one."""
+    environment: EnvironmentConfig = field(
+        default_factory=lambda: EnvironmentConfig(size=128, quality="fast")
+    )
+    """How the task is seen."""
+
+
+def collect(arguments: Sequence[str]) -> None:
+    """`run.py collect`: record demonstrations. Raises UserError."""
+    options = parse(Collect, arguments, "run.py collect")
+    if options.episodes < 1:
+        raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
+    if options.seed < 0 or options.after_success < 0 or not 0 <= options.noise < math.inf:
+        raise UserError("--seed, --noise and --after-success must be numbers of at least 0")
+
+    import envs
+    from envs.demonstrations import SUFFIXES
+    from envs.recording import collect as record
+
+    names = envs.expand(options.task)
+    single = pathlib.Path(options.out)
+    if single.suffix in SUFFIXES and len(names) > 1:
+        raise UserError(f"{options.task} is {len(names)} tasks; give a folder as --out")
+    made_by = f"scripted expert, noise {options.noise:g}"
+    if options.policy is not None:
+        made_by = f"agent of {pathlib.Path(options.policy).name}, noise {options.noise:g}"
+    for task in names:
+        path = single
+        if single.suffix not in SUFFIXES:
+            path = single / f"{task.replace('/', '-')}.hdf5"
+            if path.exists():
+                print(f"{task}: {path} is there already", flush=True)
+                continue
+        with progress_bar(task, options.episodes) as bar:
+
+            def show(kept: int, attempts: int, bar=bar) -> None:
+                bar.update(kept - bar.n)
+                bar.set_postfix_str(f"{kept}/{attempts} succeeded")
+
+            record(
+                task,
+                options.episodes,
+                path,
+                _actor_maker(options),
+                options.environment,
+                seed=options.seed,
+                after_success=options.after_success,
+                made_by=made_by,
+                progress=show,
+            )
+        print(path, flush=True)
+
+
+def _actor_maker(options: Collect) -> Callable:
+    policy = options.policy
+    if policy is None:
+        from envs.recording import ScriptedActor
+
+        return lambda environment: ScriptedActor(environment, options.noise)
+    from agents.online_evaluation import AgentActor
+
+    return lambda environment: AgentActor(policy, environment, options.noise)

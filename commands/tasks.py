@@ -1,0 +1,24 @@
+"""tasks: list the ids that --task takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from commands.command_line import parse
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the ids that --task takes, one a line."""
+
+    suite: str | None = None
+    """Only this suite: metaworld, dmc or libero."""
+
+
+def tasks(arguments: Sequence[str]) -> None:
+    """`run.py tasks`: the ids that --task takes. Raises UserError."""
+    options = parse(Tasks, arguments, "run.py tasks")
+
+    import envs
+
+    for task in envs.tasks(options.suite):
+        print(task)
