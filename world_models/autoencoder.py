@@ -91,7 +91,7 @@ class ConvolutionStem(nn.Module):
         for inputs, outputs in zip(channels, channels[1:], strict=False):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], width, 1))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.layers(image.permute(0, 3, 1, 2))  # (B, D, G, G), channels last in memory
@@ -100,6 +100,8 @@ class ConvolutionStem(nn.Module):
 
 class MaskedAutoencoder(nn.Module):
     """Predicts a target and the reward from the convolutional features that masking leaves."""
+
+    positions: Tensor
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()

@@ -123,7 +123,7 @@ class ImageEncoder(nn.Module):
             ]
         )
         self.project = nn.Conv2d(channels[-1], config.width, 1)
-        self.stages.to(memory_format=torch.channels_last)
+        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         # Position embeddings of place, frame and camera. Places start as sines no longer than the
         # grid needs: neighbours hardly differ in the usual ones.
         places = token_positions(config.grid, config.width, wavelengths=(4.0, 4.0 * config.grid))

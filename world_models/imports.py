@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import sys
-
-from torch import nn
+from typing import Protocol, Self, TypeVar
 
 from errors import UserError
+
+
+class Published(Protocol):
+    """A class of diffusers whose weights can be had."""
+
+    @classmethod
+    def from_pretrained(cls, name: str, /, *, subfolder: str) -> Self: ...
+
+
+Model = TypeVar("Model", bound=Published)
 
 
 def hide_broken_torchvision() -> None:
@@ -18,10 +27,11 @@ def hide_broken_torchvision() -> None:
     try:
         import torchvision  # noqa: F401
     except Exception:
-        sys.modules["torchvision"] = None
+        # None makes every import of it fail, says Python's manual.
+        sys.modules["torchvision"] = None  # type: ignore[assignment]  # typeshed knows modules only
 
 
-def pretrained(model: type[nn.Module], name: str, part: str) -> nn.Module:
+def pretrained(model: type[Model], name: str, part: str) -> Model:
     """A model of diffusers with published weights.
 
     Args:

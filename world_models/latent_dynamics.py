@@ -112,6 +112,8 @@ class Trajectory(NamedTuple):
 class FeatureEncoder(nn.Module):
     """Frozen feature tokens (B, N, Z) → embedding (B, E); `outputs` is E."""
 
+    positions: Tensor
+
     def __init__(self, config: FeatureEncoderConfig, grid: int, feature_width: int):
         super().__init__()
         tokens = 1 + grid * grid
@@ -133,6 +135,8 @@ class FeatureEncoder(nn.Module):
 
 class FeatureDecoder(nn.Module):
     """Model-state features (..., F) → feature tokens (..., N, Z), class token first."""
+
+    positions: Tensor
 
     def __init__(self, config: FeatureDecoderConfig, state: int, grid: int, feature_width: int):
         super().__init__()

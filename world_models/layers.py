@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -134,7 +135,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, inputs: int, units: int, layers: int, outputs: int):
         sizes = [inputs] + [units] * layers
-        hidden = []
+        hidden: list[nn.Module] = []
         for size, next_size in zip(sizes, sizes[1:], strict=False):
             hidden += [nn.Linear(size, next_size), nn.ELU()]
         super().__init__(*hidden, nn.Linear(sizes[-1], outputs))
@@ -142,7 +143,7 @@ class MLP(nn.Sequential):
     @property
     def head(self) -> nn.Linear:
         """The last linear layer."""
-        return self[-1]
+        return cast(nn.Linear, self[-1])
 
 
 def initialise(module: nn.Module) -> None:
@@ -169,6 +170,9 @@ class RunningScale(nn.Module):
     """
 
     slowest = 0.01
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
 
     def __init__(self, *shape: int):
         super().__init__()
@@ -252,13 +256,15 @@ class Optimizer:
 
     def __init__(self, modules: Iterable[nn.Module], config: OptimizerConfig):
         self.config = config
-        self.named = []
+        self.named: list[tuple[str, nn.Parameter]] = []
         for index, module in enumerate(modules):
             for name, parameter in module.named_parameters():
                 if parameter.requires_grad:
                     self.named.append((f"{index}.{name}", parameter))
         self.parameters = [parameter for _, parameter in self.named]
-        self.decayed = [p for name, p in self.named if p.ndim >= 2 and not name.endswith("_token")]
+        self.decayed: list[Tensor] = [
+            p for name, p in self.named if p.ndim >= 2 and not name.endswith("_token")
+        ]
         self.updates = 0
         self.adam = torch.optim.Adam(
             self.parameters,

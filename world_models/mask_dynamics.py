@@ -159,7 +159,8 @@ class MaskDynamics(nn.Module):
         count = (self.config.vae.windows or len(history)) if learning else 0
         pictures = self.target.encode(batch)
 
-        loss, metrics = torch.zeros((), device=history.device), {}
+        loss = torch.zeros((), device=history.device)
+        metrics: dict[str, Tensor] = {}
         means = []
         if learning:
             redrawn = self._encode(pictures[:count].flatten(0, 1))
@@ -223,8 +224,7 @@ class MaskDynamics(nn.Module):
             time = torch.where(draw < self.config.pure_noise, 0.0, time)
         noise = torch.randn(future.shape, generator=generator, device=device)
         noisy = interpolate(noise, future, time)
-        clean = torch.ones(windows, device=device)
-        velocity, _ = self._velocity(history, noisy, clean, time, grid, batch)
+        velocity, _ = self._velocity(history, noisy, time, grid, batch)
         error = (velocity - (future - noise)).square().mean(-1)  # (B, V, K·G)
         valid = self._valid(batch["future_valid"]).repeat_interleave(grid[0] * grid[1], dim=1)
         return weighted_mean(error, valid[:, None].expand(error.shape).float())
@@ -262,9 +262,9 @@ class MaskDynamics(nn.Module):
             kept = tokens - math.floor(pruning * tokens + 1e-6)  # 0.29 · 100 is 28.999…
             draw = torch.rand(*noise.shape[:2], tokens, generator=generator, device=noise.device)
             keep = draw.argsort(dim=-1)[:, :, :kept].sort(dim=-1).values
-        ends = noise.new_ones(len(noise)), noise.new_zeros(len(noise))
+        start = noise.new_zeros(len(noise))
         caption = {"text": text, "text_mask": text_mask}
-        return self._velocity(history, noise, *ends, grid, caption, keep)[1]
+        return self._velocity(history, noise, start, grid, caption, keep)[1]
 
     @torch.no_grad()
     def predict(
@@ -292,11 +292,10 @@ class MaskDynamics(nn.Module):
         grid = self._check_pictures(image)
         history = self.statistics.normalise(self._history(to_unit(image)))
         latents = self._noise(history, grid, generator)
-        clean = latents.new_ones(len(latents))
         caption = {"text": text, "text_mask": text_mask}
         for step in range(steps):
-            time = torch.full_like(clean, step / steps)
-            velocity, _ = self._velocity(history, latents, clean, time, grid, caption)
+            time = latents.new_full((len(latents),), step / steps)
+            velocity, _ = self._velocity(history, latents, time, grid, caption)
             latents = latents + velocity / steps
         latents = self.statistics.denormalise(latents).flatten(0, 1)
         latents = latents.transpose(1, 2)  # (B·V, C, K·G)
@@ -344,8 +343,7 @@ class MaskDynamics(nn.Module):
         self,
         history: Tensor,
         future: Tensor,
-        history_time: Tensor,
-        future_time: Tensor,
+        time: Tensor,
         grid: tuple[int, int],
         caption: dict[str, Tensor],
         keep: Tensor | None = None,
@@ -354,7 +352,7 @@ class MaskDynamics(nn.Module):
 
         Args:
             history: (B, V, H·G, C) and future: (B, V, K·G, C).
-            history_time: (B,) and future_time: (B,), s of their tokens: 0 noise, 1 data.
+            time: (B,), s of the future's tokens: 0 noise, 1 data. The history is data.
             grid: rows and columns of a latent frame.
             caption: `text` and `text_mask`.
             keep: (B, V, M), see `MultiViewTransformer`; there is no velocity then.
@@ -364,17 +362,13 @@ class MaskDynamics(nn.Module):
         """
         size = grid[0] * grid[1]
         frames = history.shape[2] // size, future.shape[2] // size
-        time = torch.cat(
-            [
-                history_time[:, None].expand(-1, frames[0]),
-                future_time[:, None].expand(-1, frames[1]),
-            ],
-            dim=1,
-        )
+        time = time[:, None]
+        clean = torch.ones_like(time)
+        times = torch.cat([clean.expand(-1, frames[0]), time.expand(-1, frames[1])], dim=1)
         output, features = self.transformer(
             torch.cat([history, future], dim=2),
             self._positions(*frames, grid, future.device),
-            1000.0 * (1.0 - time),
+            1000.0 * (1.0 - times),
             self.view_token,
             caption["text"],
             caption["text_mask"],

@@ -30,10 +30,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PredictionTarget(Protocol):
-    """What a decoder is asked to predict for every pixel.
-
-    A class of your own needs the first three; the others may be left out.
-    """
+    """What a decoder is asked to predict for every pixel. May have members of `TargetExtras`."""
 
     channels: int
 
@@ -43,7 +40,14 @@ class PredictionTarget(Protocol):
     def to_image(self, prediction: Tensor) -> Tensor:
         """`prediction` (B, H, W, C) as pictures for people, (B, H, W, 3) uint8."""
 
-    reads: Sequence[str] = ()
+
+class TargetExtras(Protocol):
+    """What a target may have beside `PredictionTarget`; each member may be left out.
+
+    The functions `reads`, `measure` and `target_image` of this module ask for them.
+    """
+
+    reads: Sequence[str]
     """Observations that `loss` needs beside `image`: "mask"."""
 
     def measure(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -59,6 +63,9 @@ class Standardise(nn.Module):
     Works on the flattened picture: broadcasting three numbers over the innermost axis costs a
     quarter of the autoencoder's time on a CPU, one multiply-add with a full-length row does not.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,6 +114,7 @@ class MaskTarget(nn.Module):
 
     channels = len(NAMES)
     reads = ("mask",)
+    palette: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +217,8 @@ class WeightedSum(nn.Module):
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         losses = [target.loss(part, batch) for target, part in self._each(prediction)]
         self._losses = [loss.detach() for loss in losses]
-        return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
+        weighted = (weight * loss for weight, loss in zip(self.weights, losses, strict=True))
+        return sum(weighted, start=prediction.new_zeros(()))
 
     @torch.no_grad()
     def measure(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -255,7 +264,7 @@ def target_image(target: PredictionTarget, batch: dict[str, Tensor]) -> Tensor |
     return target.target_image(batch) if hasattr(target, "target_image") else None
 
 
-TARGETS: dict[str, type] = {"pixels": PixelTarget, "masks": MaskTarget}
+TARGETS: dict[str, type[PredictionTarget]] = {"pixels": PixelTarget, "masks": MaskTarget}
 
 
 def make_target(name: str) -> PredictionTarget:

@@ -10,8 +10,7 @@ Shape legend: B windows, V cameras, F future frames, H×W picture size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +22,14 @@ from world_models.targets import MaskTarget, class_iou, make_target
 
 
 class VideoTarget(Protocol):
-    """What a video model is asked to predict. `reads` and `measure` may be left out."""
+    """What a video model is asked to predict.
 
-    channels: int = 3
+    May have `reads` and `measure` of `targets.TargetExtras` as well. With `reads = ("mask",)`, the
+    batch's `future` holds masks; without, it holds the camera's pictures. `measure` is given
+    pictures like those of `loss`.
+    """
+
+    channels: int
     """The VAE draws colours: always 3."""
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
@@ -39,12 +43,6 @@ class VideoTarget(Protocol):
 
     def to_image(self, picture: Tensor) -> Tensor:
         """Pictures (..., H, W, 3) for people, uint8."""
-
-    reads: Sequence[str] = ()
-    """("mask",) where `future` holds masks; () where it holds the camera's pictures."""
-
-    def measure(self, picture: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars for the log of pictures like those of `loss`, without gradients."""
 
 
 def to_unit(image: Tensor) -> Tensor:
@@ -93,6 +91,8 @@ class MaskVideoTarget(nn.Module):
 
     channels = 3
     reads = ("mask",)
+    corners: Tensor
+    palette: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +144,10 @@ class MaskVideoTarget(nn.Module):
         return self.palette[self.decode(picture).long()]
 
 
-VIDEO_TARGETS: dict[str, type] = {"pixels": PixelVideoTarget, "masks": MaskVideoTarget}
+VIDEO_TARGETS: dict[str, type[VideoTarget]] = {
+    "pixels": PixelVideoTarget,
+    "masks": MaskVideoTarget,
+}
 
 
 def make_video_target(name: str) -> VideoTarget:
@@ -164,4 +167,4 @@ def make_video_target(name: str) -> VideoTarget:
         )
     if target.channels != 3:
         raise UserError(f"a video target has 3 channels; target {name!r} has {target.channels}")
-    return target
+    return cast(VideoTarget, target)

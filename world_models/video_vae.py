@@ -106,6 +106,10 @@ class LatentStatistics(nn.Module):
     """
 
     slowest = 1e-3
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+    frozen: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
