@@ -7,11 +7,11 @@ import difflib
 import functools
 import os
 import sys
-
-import gymnasium
+from typing import Protocol
 
 from envs import dmc, libero, metaworld
-from envs.environment_config import EnvironmentConfig
+from envs.environment_config import EnvironmentConfig, Orientation, Quality
+from envs.simulation import MujocoEnvironment
 from envs.vector import VectorEnvironment
 from errors import UserError
 
@@ -31,8 +31,19 @@ __all__ = [
 if sys.platform.startswith("linux") and not os.environ.get("MUJOCO_GL"):
     os.environ["MUJOCO_GL"] = "egl"
 
+
+class _Suite(Protocol):
+    """A class of environments, made from the name of a task."""
+
+    default_action_repeat: int
+
+    def __call__(
+        self, name: str, config: EnvironmentConfig, seed: int | None = None
+    ) -> MujocoEnvironment: ...
+
+
 _SUITES = {"metaworld": metaworld.TASKS, "dmc": dmc.TASKS, "libero": libero.TASKS}
-_ENVIRONMENTS = {
+_ENVIRONMENTS: dict[str, _Suite] = {
     "metaworld": metaworld.MetaWorld,
     "dmc": dmc.DeepMindControl,
     "libero": libero.Libero,
@@ -125,12 +136,12 @@ def make(
     size: int = 64,
     action_repeat: int | None = None,
     seed: int | None = None,
-    quality: str = "full",
+    quality: Quality = "full",
     masks: bool = False,
     proprio: bool = False,
     shift: str = "",
-    orientation: str = "upright",
-) -> gymnasium.Env:
+    orientation: Orientation = "upright",
+) -> MujocoEnvironment:
     """An environment of one task; ``MujocoEnvironment`` says what it observes and promises.
 
     Args:
@@ -152,12 +163,19 @@ def make(
         UserError: unknown task, camera, shift, or value; the suite is not installed; no GL context.
     """
     config = EnvironmentConfig(
-        camera, size, action_repeat, quality, masks, proprio, shift, orientation
+        None if camera is None else str(camera),
+        size,
+        action_repeat,
+        quality,
+        masks,
+        proprio,
+        shift,
+        orientation,
     )
     return _ENVIRONMENTS[suite(task)](task.partition("/")[2], config, seed)
 
 
-def make_vector(task: str, num_envs: int, **options) -> gymnasium.vector.AsyncVectorEnv:
+def make_vector(task: str, num_envs: int, **options) -> VectorEnvironment:
     """``num_envs`` environments of one task, each in its own process (``VectorEnvironment``).
 
     Args:

@@ -29,18 +29,20 @@ import pathlib
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import h5py
 import numpy as np
 
 from atomic_file import rename_durably
+from envs.environment_config import Orientation, Quality
 from envs.libero import task_of_problem
 from errors import UserError
 from mask_classes import NAMES, PALETTE
 
 SUFFIXES = (".hdf5", ".h5")
 BEFORE, AFTER = "before_action", "after_action"
-ORIENTATION_OF = {"opencv": "upright", "opengl": "opengl"}
+ORIENTATION_OF: dict[str, Orientation] = {"opencv": "upright", "opengl": "opengl"}
 """Our word (``EnvironmentConfig.orientation``) for robosuite's image convention."""
 SHORT_CAMERA_NAMES = {"robot0_eye_in_hand": "eye_in_hand"}
 """LIBERO's datasets call the camera of the hand by a shorter name than its simulator."""
@@ -74,8 +76,9 @@ def open_file(path: str | os.PathLike, mode: str = "r") -> Iterator[h5py.File]:
     except BlockingIOError as error:
         raise UserError(f"{path} is being written by another process; try again later") from error
     except OSError as error:
-        if getattr(error, "errno", None) in (errno.EAGAIN, errno.EACCES, errno.ENOSPC, errno.EROFS):
-            raise UserError(f"cannot open {path}: {os.strerror(error.errno)}") from error
+        number = error.errno
+        if number in (errno.EAGAIN, errno.EACCES, errno.ENOSPC, errno.EROFS):
+            raise UserError(f"cannot open {path}: {os.strerror(number)}") from error
         reason = str(error).partition("(")[2].rstrip(")") or str(error)
         if mode == "w":
             raise UserError(f"cannot write {path}: {reason}") from error
@@ -126,10 +129,10 @@ class Recording:
     action_size: int
     proprio_size: int
     alignment: str
-    orientation: str
+    orientation: Orientation
     """Of the pictures in the file; readers turn them upright."""
     action_repeat: int
-    quality: str
+    quality: Quality
     episodes: tuple[Episode, ...]
 
     @property
@@ -240,7 +243,8 @@ def _read_header(path: pathlib.Path) -> Recording:
             alignment=alignment,
             orientation=ORIENTATION_OF[convention],
             action_repeat=int(attributes.get("action_repeat", 1)),
-            quality=str(attributes.get("quality", "full")),
+            # EnvironmentConfig refuses what is no quality.
+            quality=cast(Quality, str(attributes.get("quality", "full"))),
             episodes=tuple(episodes),
         )
 

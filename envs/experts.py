@@ -43,6 +43,7 @@ class Expert(abc.ABC):
         """What to do now, (A,) float32 in [-1, 1]; call it once before each step."""
         action = np.array(self._noiseless(), np.float64)
         if self.noise:
+            assert self._rng is not None  # `expert` makes none without
             action[:-1] += self.noise * self._rng.standard_normal(len(action) - 1)
         return np.clip(action, -1, 1).astype(np.float32)
 
@@ -64,15 +65,16 @@ def expert(
     """
     if noise and rng is None:
         raise ValueError("noise needs a generator that draws it")
-    environment = environment.unwrapped
-    if isinstance(environment, MetaWorld):
-        return MetaWorldExpert(environment, noise, rng)
-    if isinstance(environment, Libero) and environment.name.partition("/")[0] in LIBERO_PARTS:
-        return PickAndPlaceExpert(environment, noise, rng)
-    suite = type(environment).__module__.rpartition(".")[2]
+    inner = environment.unwrapped
+    assert isinstance(inner, MujocoEnvironment)
+    if isinstance(inner, MetaWorld):
+        return MetaWorldExpert(inner, noise, rng)
+    if isinstance(inner, Libero) and inner.name.partition("/")[0] in LIBERO_PARTS:
+        return PickAndPlaceExpert(inner, noise, rng)
+    suite = type(inner).__module__.rpartition(".")[2]
     parts = [f"libero/{part}/0 to {SUITES[part] - 1}" for part in LIBERO_PARTS]
     raise UserError(
-        f"{suite}/{environment.name} has no scripted expert; these have one: every metaworld task, "
+        f"{suite}/{inner.name} has no scripted expert; these have one: every metaworld task, "
         + ", ".join(parts)
     )
 
@@ -174,6 +176,9 @@ class PickAndPlaceExpert(Expert):
     that a demonstration shows it.
     """
 
+    _held: np.ndarray
+    """From the object to the hand when it has closed, (3,) metres."""
+
     def begin(self) -> None:
         """Start an episode; call it after each reset of the environment."""
         simulation = self.environment._simulation
@@ -238,7 +243,7 @@ class PickAndPlaceExpert(Expert):
         if self._phase == "close":
             fingers = np.abs(self.environment.data.qvel[self._fingers])
             return self._steps >= GRIPPER_STEPS and fingers.max() < STILL
-        return np.linalg.norm(self._target() - self._hand) < phase.tolerance
+        return bool(np.linalg.norm(self._target() - self._hand) < phase.tolerance)
 
     def _target(self) -> np.ndarray:
         """Where the grip site should be, (3,) metres."""
@@ -268,6 +273,8 @@ class PickAndPlaceExpert(Expert):
                 return self._hand_before
             case "retreat":
                 return self._hand_before + [0, 0, OVER_GRASP]
+            case _:
+                raise ValueError(f"there is no phase {self._phase!r}")
 
     def _height_to_carry(self) -> float:
         """Of the object's position, metres: its lower end over all that stands on its way."""
@@ -360,7 +367,9 @@ class PickAndPlaceExpert(Expert):
     def _cost(self, grasp: Grasp) -> float:
         """Its own, and that of an awkward arm and of touching what stands around."""
         at_goal = self._goal[:2] + grasp.entry[:2] - self._position[:2]
-        reaches = [np.linalg.norm(place - self._base) for place in (grasp.entry[:2], at_goal)]
+        reaches = [
+            float(np.linalg.norm(place - self._base)) for place in (grasp.entry[:2], at_goal)
+        ]
         awkward = sum(max(0.0, reach - FAR, NEAR - reach) for reach in reaches)
         around = np.linalg.norm(self._obstacles[:, :2] - grasp.entry[:2], axis=1) < AROUND
         offset = self._obstacles[around] - grasp.entry
@@ -444,4 +453,4 @@ def _middle(points: np.ndarray) -> np.ndarray:
 
 def _limited(vector: np.ndarray, length: float) -> np.ndarray:
     """The vector, shortened to ``length`` if it is longer."""
-    return vector * min(1.0, length / max(np.linalg.norm(vector), 1e-9))
+    return vector * min(1.0, length / max(float(np.linalg.norm(vector)), 1e-9))

@@ -8,6 +8,7 @@ initial states, ten control steps of standing still, then as many steps as the s
 import contextlib
 import functools
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -35,7 +36,9 @@ def _swap(rng: np.random.Generator, count: int) -> np.ndarray:
     return places[[1, 0, *places[2:]]] if rng.integers(2) else places
 
 
-REARRANGED = {"object-shuffled": _shuffle, "object-swapped": _swap}
+Rearrangement = Callable[[np.random.Generator, int], np.ndarray]
+"""Whose place each of so many things takes, drawn at random."""
+REARRANGED: dict[str, Rearrangement] = {"object-shuffled": _shuffle, "object-swapped": _swap}
 """Suites of ours, object with other places: whose place each thing takes at a reset, the one to
 pick first. Shuffled, all change places; swapped, that one changes with the next or does not, as a
 coin falls. The benchmark puts each within two centimetres of a place of its own: whoever knows the
@@ -147,10 +150,10 @@ class Libero(MujocoEnvironment):
         gripper = self._simulation.robots[0].gripper
         gripper.current_action = np.zeros(gripper.dof)
         number = options.get("init_state")
-        if self._rearrange:
+        if self._rearrange is not None:
             if number is not None:
                 raise UserError(f"libero/{self.name} has no recorded states; leave init_state out")
-            self._change_places(np.random.default_rng(seed))
+            self._change_places(self._rearrange, np.random.default_rng(seed))
         if number is not None:
             if number == "seed":
                 number = self.np_random_seed % len(self.init_states)
@@ -165,14 +168,14 @@ class Libero(MujocoEnvironment):
             self._simulation.step(np.array(STAND_STILL))
         self._steps = 0
 
-    def _change_places(self, rng: np.random.Generator) -> None:
+    def _change_places(self, rearrange: Rearrangement, rng: np.random.Generator) -> None:
         """Of all things but the one that something is to be put in, as the suite says."""
         simulation, (_, *into) = self._simulation, self.objects_of_interest
         things = [name for name in simulation.objects_dict if name not in into]
         joints = [simulation.objects_dict[name].joints[0] for name in things]
         poses = np.stack([simulation.sim.data.get_joint_qpos(joint) for joint in joints])
         # Each keeps its height and turn.
-        poses[:, :2] = poses[self._rearrange(rng, len(things)), :2]
+        poses[:, :2] = poses[rearrange(rng, len(things)), :2]
         for joint, pose in zip(joints, poses, strict=True):
             simulation.sim.data.set_joint_qpos(joint, pose)
         simulation.sim.forward()

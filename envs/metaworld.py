@@ -190,7 +190,7 @@ class MetaWorld(MujocoEnvironment):
     def recorded_model(self):
         """What this episode's reset has drawn: body and site positions, and what else it edits."""
         positions = {name: getattr(self._model, name).copy() for name in ("body_pos", "site_pos")}
-        return positions | super().recorded_model()
+        return {**positions, **super().recorded_model()}
 
     def recorded_state(self):
         """As ``MujocoEnvironment``; also where the goal markers are drawn."""

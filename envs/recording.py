@@ -29,8 +29,9 @@ from envs.demonstrations import (
     short_name,
     write_dataset,
 )
-from envs.environment_config import EnvironmentConfig
+from envs.environment_config import EnvironmentConfig, Quality
 from envs.experts import expert
+from envs.libero import Libero
 from envs.simulation import MujocoEnvironment
 from errors import UserError
 from versions import installed_versions
@@ -169,12 +170,12 @@ def _record(
         steps.setdefault("actions", []).append(action.astype(np.float64))
         steps.setdefault("rewards", []).append(np.float32(reward))
         steps.setdefault("dones", []).append(np.uint8(over))
-    recorded = {name: np.stack(values) for name, values in steps.items()}
+    recorded: dict[str, Any] = {name: np.stack(values) for name, values in steps.items()}
     recorded["dones"][-1] = 1
     if "obs/robot_states" in recorded:
         recorded["robot_states"] = recorded.pop("obs/robot_states")
-    for name, value in model.items():
-        recorded[name if isinstance(value, str) else f"model/{name}"] = value
+    for name, part in model.items():
+        recorded[name if isinstance(part, str) else f"model/{name}"] = part
     return recorded, succeeded_for > 0 if "success" in info else None
 
 
@@ -186,7 +187,7 @@ def _observed(environment: MujocoEnvironment, observation: dict) -> dict[str, np
         for name, kind in (("image", "rgb"), ("mask", "mask")):
             view = observation[name][number] if several else observation[name]
             found[f"{short_name(camera)}_{kind}"] = view
-    if hasattr(environment, "robot_state"):
+    if isinstance(environment, Libero):
         found |= environment.robot_state()
     return found
 
@@ -196,7 +197,7 @@ def _attributes(
 ) -> dict[str, Any]:
     config = environment.config
     cameras = ",".join(environment.cameras)
-    if hasattr(environment, "problem"):
+    if isinstance(environment, Libero):
         problem, bddl = environment.problem(), environment.bddl_file
         file_name = f"{bddl.parent.name}/{bddl.name}"
     else:
@@ -240,7 +241,7 @@ def annotate(
     path: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    quality: str | None = None,
+    quality: Quality | None = None,
     size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
@@ -422,7 +423,7 @@ def _frames(
 
 def _simulate_last(environment: MujocoEnvironment, demo: h5py.Group, states: dict) -> dict:
     """What the last action of an episode led to, the robot put where it was recorded to be."""
-    if not hasattr(environment, "show_after"):
+    if not isinstance(environment, Libero):
         raise UserError("obs_alignment after_action is LIBERO's; other tasks' files have before")
     robot = {name: demo[f"obs/{name}"][-1] for name in ("joint_states", "gripper_states")}
     return environment.show_after(states["states"], demo["actions"][()], robot)

@@ -12,7 +12,7 @@ A shift is named with a strength from 0 (nothing) to 1: ``lighting:0.5``; severa
 import abc
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,10 +24,19 @@ SURFACES = re.compile("floor|ground|table|terrain")
 """Names of geoms, or of their bodies, on which a task stands."""
 
 
+class Drawing(Protocol):
+    """What a shift asks of ``envs.rendering.Renderer``; MuJoCo's own classes have no types."""
+
+    model: Any  # mujoco.MjModel
+    scene: Any  # mujoco.MjvScene
+
+    def upload_texture(self, texture: int, picture: np.ndarray) -> None: ...
+
+
 class Stage(NamedTuple):
     """What a shift may look at and edit before a frame is drawn."""
 
-    renderer: object  # envs.rendering.Renderer, after its update
+    renderer: Drawing  # after its update
     classes: dict[int, np.ndarray]  # class ids by MuJoCo object type and id (envs/semantics.py)
     frame: int  # pictures drawn in this episode before this one
 
@@ -123,7 +132,7 @@ class Background(Shift):
         """The texture's picture mixed with seeded patches of colour, (height, width, C) uint8."""
         picture = stored_texture(model, texture)
         rng = np.random.default_rng((self._seed, texture))
-        cells = rng.integers(3, 9)
+        cells = int(rng.integers(3, 9))
         coarse = rng.uniform(0, 255, (cells, cells, picture.shape[2]))
         rows, columns = (_interpolation(cells, length) for length in picture.shape[:2])
         patches = np.einsum("hi,ijc,wj->hwc", rows, coarse, columns, optimize=True)
@@ -253,7 +262,7 @@ class Noise(Shift):
         return np.clip(noisy.round(), 0, 255).astype(np.uint8)
 
 
-SHIFTS = {
+SHIFTS: dict[str, type[Shift]] = {
     "background": Background,
     "table": Table,
     "lighting": Lighting,

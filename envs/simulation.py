@@ -4,6 +4,7 @@ import abc
 import contextlib
 import copy
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -66,7 +67,7 @@ class ModelSnapshot:
             if not np.array_equal(array, saved, equal_nan=array.dtype.kind == "f")
         }
 
-    def apply(self, edits: dict[str, np.ndarray]) -> None:
+    def apply(self, edits: Mapping[str, np.ndarray | str]) -> None:
         """Write the saved values back, then `edits`.
 
         Raises:
@@ -109,10 +110,10 @@ def _is_plain(value) -> bool:
 class MujocoEnvironment(gymnasium.Env, abc.ABC):
     """A MuJoCo task seen through a camera: the part of the loop that is the same in every suite.
 
-    A suite provides ``model``, ``data``, ``_reset_simulation``, ``_step_simulation``, ``_state``
-    and ``_classes``. Observation: Dict of ``image`` uint8 (size, size, 3), with ``masks`` also
-    ``mask`` uint8 (size, size), both (cameras, ...) where ``camera`` names several, with
-    ``proprio`` also ``proprio`` float32 (D,). Action: float32 in
+    A suite provides ``name``, ``model``, ``data``, ``_snapshot``, ``_reset_simulation``,
+    ``_step_simulation``, ``_state`` and ``_classes``. Observation: Dict of ``image`` uint8
+    (size, size, 3), with ``masks`` also ``mask`` uint8 (size, size), both (cameras, ...) where
+    ``camera`` names several, with ``proprio`` also ``proprio`` float32 (D,). Action: float32 in
     [-1, 1], rescaled to the simulator's bounds wherever those are finite. One step repeats the
     action ``action_repeat`` times, sums the reward and stops where the episode does;
     ``info["env_steps"]`` counts the simulator's control steps really taken.
@@ -142,6 +143,12 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
     observing = True
     """Whether ``reset`` and ``step`` observe. Without, observations are {} and nothing is drawn:
     for whoever asks for the physics alone."""
+    name: str
+    """Of the task, within its suite."""
+    action_space: gymnasium.spaces.Box
+    observation_space: gymnasium.spaces.Dict
+    _snapshot: ModelSnapshot
+    """The model as resets begin with it."""
 
     def __init__(
         self,
@@ -160,9 +167,9 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         if len(set(self.cameras)) < len(self.cameras):
             raise UserError(f"a camera is named twice in {camera!r}")
         self.camera_numbers = [self._find_camera(name) for name in self.cameras]
-        self._renderer = None
-        self._image = None
-        self._class_table = None
+        self._renderer: Any = None  # a Renderer: importing its class would load MuJoCo
+        self._image: np.ndarray | None = None
+        self._class_table: dict[int, np.ndarray] | None = None
         self._shifts = shifts.Shifts(config.shift) if config.shift else None
         self._shift_rng = np.random.default_rng(None if seed is None else [SHIFT_STREAM, seed])
         self._frame = 0
@@ -176,10 +183,12 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
             np.where(self._finite, 1, high).astype(np.float32),
             dtype=np.float32,
         )
-        shape = (config.size, config.size)
+        shape: tuple[int, ...] = (config.size, config.size)
         if len(self.cameras) > 1:
             shape = (len(self.cameras), *shape)
-        spaces = {"image": gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8)}
+        spaces: dict[str, gymnasium.Space] = {
+            "image": gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8)
+        }
         if config.masks:
             # envs/semantics.py has 8 classes
             spaces["mask"] = gymnasium.spaces.Box(0, 7, shape, np.uint8)
@@ -246,7 +255,8 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
             ValueError: the action has another shape.
         """
         action = self._rescale(action)
-        total, steps, info = 0.0, 0, {}
+        total, steps = 0.0, 0
+        info: dict[str, Any] = {}
         for _ in range(self.action_repeat):
             reward, terminated, truncated, step_info = self._step_simulation(action)
             total += reward
@@ -260,7 +270,7 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
 
     # Recording and replaying (envs/recording.py)
 
-    def recorded_model(self) -> dict[str, np.ndarray | str]:
+    def recorded_model(self) -> Mapping[str, np.ndarray | str]:
         """What this episode's reset has changed in the model, for ``restore``."""
         return self._snapshot.edits()
 
@@ -274,7 +284,7 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
             state["drawn/mocap_quat"] = data.mocap_quat.copy()
         return state
 
-    def restore(self, recorded: dict[str, np.ndarray | str]) -> None:
+    def restore(self, recorded: Mapping[str, np.ndarray | str]) -> None:
         """Take the model of a recorded episode (``recorded_model``); ``show`` draws its states.
 
         Raises:
@@ -327,7 +337,8 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
     @property
     def classes(self) -> dict[int, np.ndarray]:
         """Class ids by MuJoCo object type and id of the present model (``Renderer.mask``)."""
-        if self.renderer and self._class_table is None:  # a new model's renderer has none
+        _ = self.renderer  # a new model's has no table
+        if self._class_table is None:
             self._class_table = self._classes()
         return self._class_table
 

@@ -65,7 +65,7 @@ class VectorEnvironment(AsyncVectorEnv):
         failures = [self.error_queue.get() for success in successes if not success]
         for index, *_ in failures:
             self.parent_pipes[index].close()
-            self.parent_pipes[index] = None
+            self.parent_pipes[index] = None  # type: ignore[call-overload]  # as Gymnasium does
         self._state = AsyncState.DEFAULT
         for _, kind, value, _ in failures:
             if issubclass(kind, UserError):

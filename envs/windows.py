@@ -19,7 +19,6 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import h5py
 import numpy as np
@@ -76,7 +75,7 @@ class Windows:
     Args:
         recordings: headers of the files, all with the same cameras, sizes and action size.
         config: which frames and actions.
-        target: ``future`` is made of masks, pictures, or left out.
+        target: what ``future`` holds: "masks", "pixels", or "none", and it is left out.
 
     Raises:
         UserError: the files do not go together; masks are wanted and missing; no episode of them
@@ -87,7 +86,7 @@ class Windows:
         self,
         recordings: Sequence[Recording],
         config: WindowConfig,
-        target: Literal["masks", "pixels", "none"] = "masks",
+        target: str = "masks",
     ):
         self.recordings, self.config, self.target = tuple(recordings), config, target
         first = self.recordings[0]
