@@ -96,9 +96,11 @@ def aggregate_ragged(
         return {name: (float(point), None) for name, point in zip(STATISTICS, points, strict=True)}
     rng = np.random.default_rng(seed)
     parts = [min(100, repetitions - done) for done in range(0, repetitions, 100)]  # bounds memory
-    resampled = np.concatenate(
-        [_statistics(table(lambda values, n=n: resample(values, n, rng))) for n in parts], axis=1
-    )
+
+    def drawn(repetitions: int) -> np.ndarray:
+        return _statistics(table(lambda values: resample(values, repetitions, rng)))
+
+    resampled = np.concatenate([drawn(part) for part in parts], axis=1)
     intervals = np.percentile(resampled, LEVEL, axis=1).T
     return {
         name: (float(point), (float(low), float(high)))

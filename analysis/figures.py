@@ -11,6 +11,7 @@ import textwrap
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -21,6 +22,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from analysis.aggregates import STATISTICS, Estimate, band
@@ -40,7 +42,7 @@ LOOKS = (
     ("#000000", (0, (10, 2)), "X"),
 )
 NAMED = {"ours": 0, "mwm": 1, "dreamerv2": 2}
-STYLE = CURVE_STYLE | {
+STYLE: dict[Any, Any] = CURVE_STYLE | {
     "font.size": 9,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -177,8 +179,9 @@ def page(
 
 def _seeds(axes: Axes, methods: Mapping[str, Aligned], look: Mapping[str, Look]) -> None:
     """Numbers of seeds, "5" or, where runs end early, "5–2", in the methods' colours."""
-    beside, where, shift = "axes fraction", (0.98, 0.04), (0, 0)
-    for name, aligned in reversed(methods.items()):
+    beside: str | Annotation = "axes fraction"
+    where, shift = (0.98, 0.04), (0, 0)
+    for name, aligned in reversed(list(methods.items())):
         least, most = int(aligned.seeds.min()), int(aligned.seeds.max())
         text = f"{most}" if least == most else f"{most}–{least}"
         beside = axes.annotate(
@@ -216,7 +219,7 @@ def aggregate_figure(
             text = "\n".join(textwrap.shorten(note, 150) for note in notes)
             figure.supxlabel(text, fontsize=7, color=FAINT, x=0.01, ha="left")
         # Two rows laid out apart: the long names below must not narrow the panels above.
-        upper, lower = figure.subfigures(2, 1)
+        (upper,), (lower,) = figure.subfigures(2, 1, squeeze=False)
         scores, curves = upper.subplots(1, 2)
         profile, improvement = lower.subplots(1, 2)
 
@@ -235,9 +238,9 @@ def aggregate_figure(
         scores.set_title("aggregates over tasks (gap: lower is better)", loc="left", fontsize=9)
         scores.grid(axis="x", visible=False)
 
-        for name, (fractions, means, interval) in efficiency.items():
+        for name, (fractions, means, (low, high)) in efficiency.items():
             colour, dashes, _ = look[name]
-            curves.fill_between(fractions, *interval, color=colour, alpha=0.18, linewidth=0)
+            curves.fill_between(fractions, low, high, color=colour, alpha=0.18, linewidth=0)
             curves.plot(fractions, means, color=colour, linestyle=dashes, linewidth=1.7)
         furthest = max((fractions[-1] for fractions, _, _ in efficiency.values()), default=1)
         curves.set(xlim=(0, furthest), ylim=(0, 1), xlabel="environment steps / budget of the task")
@@ -245,10 +248,10 @@ def aggregate_figure(
         curves.set_ylabel("mean score")
         curves.set_title("sample efficiency, where every run is known", loc="left", fontsize=9)
 
-        for name, (thresholds, share, interval) in profiles.items():
+        for name, (thresholds, share, around) in profiles.items():
             colour, dashes, _ = look[name]
-            if interval is not None:
-                profile.fill_between(thresholds, *interval, color=colour, alpha=0.18, linewidth=0)
+            if around is not None:
+                profile.fill_between(thresholds, *around, color=colour, alpha=0.18, linewidth=0)
             profile.plot(thresholds, share, color=colour, linestyle=dashes, linewidth=1.7)
         profile.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"score τ ({final})")
         profile.set_ylabel("share of runs with score > τ")

@@ -61,7 +61,7 @@ def _shown(estimate: Estimate, scale: float = 100.0, digits: int = 1) -> str:
     return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-Table = tuple[Sequence[str], list[Sequence[str]]]
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def _aggregates(comparison: Comparison) -> Table:

@@ -110,9 +110,9 @@ def evaluate(arguments: Sequence[str]) -> None:
     if options.shift is not None:
         evaluation["shift"] = options.shift
     if shifts:
-        under = {shift: measured[shift] for shift in shifts}
+        shifted = {shift: measured[shift] for shift in shifts}
         evaluation["shifts"] = shifts
-        evaluation["retained"] = retained(measured["agent"], under, options.seed)
+        evaluation["retained"] = retained(measured["agent"], shifted, options.seed)
     path = folder.write_evaluation(evaluation)
 
     under = f" under {options.shift}" if options.shift else ""

@@ -82,7 +82,7 @@ def imitate(arguments: Sequence[str]) -> None:
         Started again with the same options, go on where it stopped."""
 
         config: Annotated[ImitationConfig, tyro.conf.arg(name="")]
-        preset: Literal[imitation_presets.PRESETS] = chosen.preset
+        preset: Literal[imitation_presets.PRESETS] = chosen.preset  # type: ignore[valid-type]  # it is constant
         """Values of all options that are not given: paper as published, gpu for one GPU and an
         hour, cpu for two cores."""
         target: Annotated[str | None, tyro.conf.arg(metavar="TARGET")] = chosen.target

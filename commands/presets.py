@@ -43,9 +43,11 @@ def tables() -> dict[str, str]:
 
     metaworld = {n: online_presets.preset(n, METAWORLD_TASK) for n in online_presets.PRESETS}
     dmc = {n: online_presets.preset(n, DMC_TASK) for n in online_presets.PRESETS}
-    suites = {}
-    for name in online_presets.PRESETS:
-        suites |= {f"`{name}`, Meta-World": metaworld[name], f"`{name}`, DMC": dmc[name]}
+    suites = {
+        f"`{name}`, {suite}": configs[name]
+        for name in online_presets.PRESETS
+        for suite, configs in (("Meta-World", metaworld), ("DMC", dmc))
+    }
     imitation = {n: imitation_presets.preset(n) for n in imitation_presets.PRESETS}
     by_suite = {option for name in dmc for option in differences([metaworld[name], dmc[name]])}
     return {

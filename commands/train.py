@@ -74,7 +74,7 @@ def train(arguments: Sequence[str]) -> None:
         """Learn a task online; started again with the same options, go on where it stopped."""
 
         config: Annotated[OnlineConfig, tyro.conf.arg(name="")]
-        preset: Literal[presets.PRESETS] = chosen.preset
+        preset: Literal[presets.PRESETS] = chosen.preset  # type: ignore[valid-type]  # it is constant
         """Values of all options that are not given: paper as published, cpu for two cores."""
         target: Annotated[str | None, tyro.conf.arg(metavar="TARGET")] = chosen.target
         """What the world model predicts, short for --agent.autoencoder.target: pixels, masks,

@@ -168,7 +168,7 @@ def _plain_value(value: Any) -> Any:
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"agent": {"depth": 2}}`` as ``{"agent.depth": 2}``."""
-    flattened = {}
+    flattened: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
             flattened |= flat(value, f"{prefix}{key}.")

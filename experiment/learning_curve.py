@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 INK, FAINT, COLOUR = "#30343b", "#9aa3b0", "#1565a8"
-STYLE = {
+STYLE: dict[Any, Any] = {  # of the names of settings that matplotlib's type lists
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
