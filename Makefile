@@ -46,7 +46,7 @@ help:
 	@echo "make setup   environment in $(VENV), with exact versions (Python 3.11 or 3.12)"
 	@echo "make unit    the tests without a simulator, for while you write"
 	@echo "make test    every test"
-	@echo "make lint    style and likely bugs"
+	@echo "make lint    style, likely bugs and types"
 	@echo "make demo    train $(DEMO_TASK) on the CPU, evaluate it beside a random policy"
 	@echo "             SEED=$(SEED) DEMO_STEPS=$(DEMO_STEPS) DEMO_DIR=$(DEMO_DIR)"
 	@echo "             stop it at any moment; the same command goes on from there"
@@ -128,6 +128,7 @@ test: $(VENV)/.renders
 lint: $(VENV)/.renders
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 demo: $(VENV)/.renders
 	$(BIN)/python run.py train --task $(DEMO_TASK) --preset cpu --steps $(DEMO_STEPS) \
