@@ -6,7 +6,7 @@ an action.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ class Normaliser(nn.Module):
         clip: the least and the greatest value that `denormalise` returns; None: whatever comes.
     """
 
+    low: Tensor
+    high: Tensor
+
     def __init__(
         self,
         low: Sequence[float] | Tensor,
@@ -58,13 +61,15 @@ class Normaliser(nn.Module):
     @classmethod
     def of(
         cls,
-        statistics: dict[str, Sequence[float]],
+        statistics: Mapping[str, Sequence[float]],
         name: str,
         clip: tuple[float, float] | None = None,
     ) -> Normaliser:
         """From the ``{name}_low``, ``_high``, ``_min`` and ``_max`` of a data set's statistics."""
-        edges = (statistics[f"{name}_{edge}"] for edge in ("low", "high", "min", "max"))
-        return cls(*edges, clip=clip)
+        low, high, least, most = (
+            statistics[f"{name}_{edge}"] for edge in ("low", "high", "min", "max")
+        )
+        return cls(low, high, least, most, clip)
 
     def normalise(self, values: Tensor) -> Tensor:
         """(..., D) → (..., D)."""
@@ -122,7 +127,7 @@ class ActionQueue:
 
     def next(self) -> np.ndarray:
         """The next action of every environment, (E, A) float32."""
-        if not self._left.all():
+        if self._actions is None or not self._left.all():
             raise ValueError("an environment is due a chunk and has none")
         places = self.n_action_steps - self._left
         self._left -= 1

@@ -163,6 +163,8 @@ class ActorCritic(nn.Module):
     """Actor, critic and target critic, learned inside any world model that has
     `imagine(policy, start, horizon)`."""
 
+    reward_scale: Tensor
+
     def __init__(self, config: ActorCriticConfig, feature: int, action: int):
         super().__init__()
         self.config = config

@@ -10,9 +10,9 @@ tokens of all views, C their width, D width of the head's own tokens, M heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -166,6 +166,8 @@ class ActionBlock(nn.Module):
 class TimeEmbedding(nn.Module):
     """Timesteps (...) → their embedding (..., D) and the six modulations of a block (..., 6, D)."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int):
         super().__init__()
         exponents = torch.arange(TIME_CHANNELS // 2) / (TIME_CHANNELS // 2)
@@ -227,6 +229,9 @@ class DiffusionPolicy(nn.Module):
         proprio_size: P; 0 for a suite without proprioception.
     """
 
+    angles: Tensor
+    places: Tensor
+
     def __init__(
         self,
         config: DiffusionPolicyConfig,
@@ -276,10 +281,11 @@ class DiffusionPolicy(nn.Module):
                     f"the policy reads context (B, N, {self.context_width}), not"
                     f" {tuple(features.shape)}"
                 )
+        blocks = cast("Iterable[ActionBlock]", self.blocks)
         # A residual stream grows from block to block; the policy should not have to learn how much.
         return [
             block.cross_attention.keys_values(F.rms_norm(features, features.shape[-1:], eps=1e-6))
-            for block, features in zip(self.blocks, context, strict=True)
+            for block, features in zip(blocks, context, strict=True)
         ]
 
     def timesteps(self, s: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ def pruning_area(ratios: Sequence[float], success: Sequence[float]) -> float:
         ratios: at least two shares, ascending; the paper's grid is .1, .4, .6, .8, .9.
         success: rates at these.
     """
-    ratios, success = np.asarray(ratios, float), np.asarray(success, float)
-    return float(np.trapezoid(success, ratios) / (ratios[-1] - ratios[0]))
+    shares, rates = np.asarray(ratios, float), np.asarray(success, float)
+    return float(np.trapezoid(rates, shares) / (shares[-1] - shares[0]))
 
 
 RESAMPLES = 5000

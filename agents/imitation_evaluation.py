@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv
 
 import envs
 from agents.evaluation import pruning_area, retained, summarise
 from agents.imitation_config import View
 from agents.imitation_loading import load_agent, load_predictor
-from agents.mask_world_model import MaskWorldModel, check_agreement
+from agents.mask_world_model import ChunkActor, MaskWorldModel, check_agreement
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from errors import UserError
 from experiment.provenance import provenance
@@ -28,7 +28,7 @@ from experiment.run_folder import RunFolder
 @contextlib.contextmanager
 def opened(
     view: View, task: str, environments: int, shift: str = "", quality: str | None = None
-) -> Iterator[VectorEnv]:
+) -> Iterator[AsyncVectorEnv]:
     """Environments of one task in processes of their own, closed at the end.
 
     Args:
@@ -47,7 +47,7 @@ def opened(
 
 def evaluate(
     agent: MaskWorldModel | None,
-    vector: VectorEnv,
+    vector: AsyncVectorEnv,
     task: str,
     episodes: int,
     seed: int,
@@ -90,7 +90,7 @@ def evaluate(
 
 def run_task(
     agent: MaskWorldModel | None,
-    vector: VectorEnv,
+    vector: AsyncVectorEnv,
     seeds: Sequence[int],
     seed: int,
     options: dict | None = None,
@@ -99,6 +99,7 @@ def run_task(
 ) -> list[dict]:
     """Episodes from `seeds`, each until its first success; `options`: of every reset."""
     space = vector.single_action_space
+    actor: RandomAgent | ChunkActor
     if agent is None:
         actor = RandomAgent(space, seed)
     else:
@@ -106,7 +107,7 @@ def run_task(
         told = vector.get_attr("instruction")[0] if instruction is None else instruction
         actor = agent.actor(told, seed, film is not None)
     episodes = run_episodes(actor, vector, list(seeds), options=options, until_success=True)
-    if film is not None:
+    if film is not None and isinstance(actor, ChunkActor):
         film += actor.film or []
     return episodes
 
@@ -165,7 +166,7 @@ class Evaluation:
                     f"--n-action-steps is {n_action_steps}; the agent predicts {chunk} actions"
                 )
             self.agent.n_action_steps = n_action_steps
-        self._open: dict[tuple[str, str, int], VectorEnv] = {}
+        self._open: dict[tuple[str, str, int], AsyncVectorEnv] = {}
         self._stack = contextlib.ExitStack()
 
     def measure(
@@ -226,7 +227,7 @@ class Evaluation:
         told = []
         for task in self.tasks:
             environment = envs.make(task, size=8, quality="fast")
-            told.append(environment.instruction)
+            told.append(environment.get_wrapper_attr("instruction"))
             environment.close()
         if len(set(told)) < len(told) or len(told) < 2:
             raise UserError(
@@ -299,7 +300,7 @@ class Evaluation:
         agent = None if row.random else self.agent
         return evaluate(agent, vector, task, count, self.seed, row.told.get(task), film)
 
-    def _vector(self, task: str, shift: str, count: int) -> VectorEnv:
+    def _vector(self, task: str, shift: str, count: int) -> AsyncVectorEnv:
         """Environments for one row of one task, those of an earlier row where they are open still.
 
         Starting a process takes seconds, and most rows want the same environments.

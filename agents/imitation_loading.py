@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ STAGE_1 = "dynamics.pt"
 def make_imitator(
     config: ImitationConfig,
     data_spec: DataSpec,
-    statistics: dict[str, Sequence[float]],
+    statistics: Mapping[str, Sequence[float]],
     device: str,
 ) -> MaskWorldModel:
     """A fresh imitator for what the data fixes."""
@@ -98,7 +98,7 @@ def load_predictor(agent: MaskWorldModel, logdir: Path) -> MaskDynamics | None:
     config = agent.config
     if config.world_model != "video" or not config.train_backbone:
         return None
-    predictor = copy.deepcopy(agent.ema.world_model)
+    predictor = copy.deepcopy(agent.ema.dynamics)
     _load_stage_1(predictor.load_state_dict, logdir)
     return predictor
 

@@ -149,7 +149,8 @@ class ImitationRun(TrainingRun):
         left = self.agent.first_stage_state_dict()
         if left is not None:
             save_checkpoint(self.folder.path / STAGE_1, left)
-        self.bar.set_description(stage)
+        if self.bar is not None:
+            self.bar.set_description(stage)
         self.checkpoint()
 
     def _make_optimizer(self) -> Optimizer:
@@ -175,7 +176,8 @@ class ImitationRun(TrainingRun):
         norm = self.optimizer.apply()
         self.updates += 1
         self.agent.update_ema(self.updates - self.start_of(stage))
-        self.bar.update()
+        if self.bar is not None:
+            self.bar.update()
         self.learned({f"{stage}/gradient": norm})
 
     def _load(self) -> Iterator[dict[str, Tensor]]:
@@ -183,8 +185,8 @@ class ImitationRun(TrainingRun):
         config = self.config
         size = config.micro_batch or config.batch
         start = self.updates * (config.batch // size)
-        loader = DataLoader(
-            self.windows,
+        loader: DataLoader[dict[str, Tensor]] = DataLoader(
+            self.windows,  # type: ignore[arg-type]  # a sequence is all that DataLoader needs
             batch_sampler=self.windows.batches(size, config.seed, start),
             num_workers=config.workers,
             pin_memory=self.agent.device.type == "cuda",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from agents.agent import Stage
 from agents.device import autocast
 from agents.diffusion_policy import DiffusionPolicy
 from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
+from agents.replay import entries_for
 from errors import UserError
 from world_models.image_encoder import ImageEncoder
 from world_models.language import make_language
@@ -36,6 +37,8 @@ warnings.filterwarnings("ignore", message="Mismatch dtype between input and weig
 
 class Networks(nn.Module):
     """Everything that learns, so that its average is one module too."""
+
+    world_model: MaskDynamics | ImageEncoder
 
     def __init__(self, config: MaskWorldModelConfig, data_spec: DataSpec, caption_width: int):
         super().__init__()
@@ -56,6 +59,12 @@ class Networks(nn.Module):
             data_spec.action_size,
             data_spec.proprio_size,
         )
+
+    @property
+    def dynamics(self) -> MaskDynamics:
+        """The world model, where it is one: `world_model` "video"."""
+        assert isinstance(self.world_model, MaskDynamics)
+        return self.world_model
 
 
 class MaskWorldModel:
@@ -78,7 +87,7 @@ class MaskWorldModel:
         self,
         config: MaskWorldModelConfig,
         data_spec: DataSpec,
-        statistics: dict[str, Sequence[float]],
+        statistics: Mapping[str, Sequence[float]],
         device: torch.device | str,
     ):
         self.config, self.data_spec, self.statistics = config, data_spec, statistics
@@ -102,7 +111,7 @@ class MaskWorldModel:
     def dynamics_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Stage 1's loss, a scalar, and metrics."""
         with self._autocast():
-            return self.networks.world_model.loss(batch)
+            return self.networks.dynamics.loss(batch)
 
     def policy_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Stage 2's loss, a scalar, and metrics.
@@ -146,10 +155,10 @@ class MaskWorldModel:
             return
         for networks in (self.networks, self.ema):
             if self.config.world_model == "video":
-                networks.world_model.freeze_statistics()
-                networks.world_model.freeze_vae()
+                networks.dynamics.freeze_statistics()
+                networks.dynamics.freeze_vae()
                 if not self.config.train_backbone:
-                    networks.world_model.requires_grad_(False)
+                    networks.dynamics.requires_grad_(False)
         self.ema.requires_grad_(False)
 
     def first_stage_state_dict(self) -> dict[str, Tensor] | None:
@@ -173,7 +182,7 @@ class MaskWorldModel:
         decay = min(self.config.ema_decay, (1 + updates) / (10 + updates))
         if not self.config.ema_decay:
             decay = 0.0
-        ema = [p for p in self.ema.parameters() if p.is_floating_point()]
+        ema: list[Tensor] = [p for p in self.ema.parameters() if p.is_floating_point()]
         latest = [p.detach() for p in self.networks.parameters() if p.is_floating_point()]
         torch._foreach_lerp_(ema, latest, 1.0 - decay)
         for kept, new in zip(self.ema.buffers(), self.networks.buffers(), strict=True):
@@ -242,7 +251,9 @@ class MaskWorldModel:
         """The predicted future as the target has it, (n, V, F, S, S, 3) in [−1, 1]; needs a video
         world model."""
         with self._autocast():
-            return self._predicting.predict(image, **caption, generator=generator)
+            return self._predicting.predict(
+                image, caption["text"], caption["text_mask"], generator=generator
+            )
 
     def report(self, batch: dict[str, Tensor], seed: int) -> tuple[np.ndarray, dict[str, float]]:
         """What stage 1 predicts of some windows, for people.
@@ -259,7 +270,7 @@ class MaskWorldModel:
         generator = torch.Generator(self.device).manual_seed(seed)
         caption = {name: batch[name] for name in ("text", "text_mask")}
         predicted = self.predict(batch["image"], caption, generator)
-        target = self.ema.world_model.target
+        target = self.ema.dynamics.target
         true = target.to_image(target.encode({"future": batch["future"]}))
         chosen = np.unique(np.linspace(0, true.shape[2] - 1, REPORTED_FRAMES).astype(int))
         frames = (future.cpu()[:, :, chosen] for future in (true, predicted))
@@ -273,7 +284,7 @@ class MaskWorldModel:
 
     @property
     def _predicting(self) -> MaskDynamics:
-        return self.predictor or self.ema.world_model
+        return self.predictor or self.ema.dynamics
 
     def actor(self, instruction: str, seed: int = 0, drawn: bool = False) -> ChunkActor:
         """This agent at work on one instruction, for `run_episodes`; `drawn`: see `ChunkActor`."""
@@ -286,12 +297,12 @@ class MaskWorldModel:
         pruning: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
-        inputs = batch["image"], batch["text"], batch["text_mask"]
+        image, text, text_mask = batch["image"], batch["text"], batch["text_mask"]
         if self.config.world_model == "blind":
-            return networks.world_model(torch.zeros_like(batch["image"]), *inputs[1:])
-        if self.config.world_model == "none":
-            return networks.world_model(*inputs)
-        return networks.world_model.features(*inputs, pruning=pruning, generator=generator)
+            image = torch.zeros_like(image)
+        if self.config.world_model != "video":
+            return networks.world_model(image, text, text_mask)
+        return networks.dynamics.features(image, text, text_mask, pruning, generator)
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.config.precision, self.device)
@@ -347,7 +358,7 @@ class ChunkActor:
         image, first = observation["image"], np.asarray(observation["is_first"], bool)
         if self.agent.data_spec.cameras == 1:
             image = image[:, None]
-        if self.queue is None:
+        if self.queue is None or self.frames is None:
             self.queue = ActionQueue(len(image), self.agent.n_action_steps)
             self.frames = np.repeat(image[:, :, None], 1 - self.past[0], axis=2)
         self.frames = np.concatenate([self.frames[:, :, 1:], image[:, :, None]], axis=2)
@@ -386,7 +397,7 @@ class ChunkActor:
         return np.concatenate([seen // 2 + future // 2, seen])
 
 
-def check_agreement(data_spec: DataSpec, seen: spaces.Dict, action: spaces.Box) -> None:
+def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Space) -> None:
     """Refuse an environment that shows or takes something else than the data.
 
     Args:
@@ -397,12 +408,13 @@ def check_agreement(data_spec: DataSpec, seen: spaces.Dict, action: spaces.Box) 
     Raises:
         UserError: says what differs.
     """
-    *several, size, _, _ = seen["image"].shape
+    entries = entries_for(seen, action)
+    *several, size, _, _ = entries["image"].shape
     pairs = {
         "cameras": (several[0] if several else 1, data_spec.cameras),
         "pixels a side": (size, data_spec.size),
-        "numbers of proprioception": (seen["proprio"].shape[0], data_spec.proprio_size),
-        "numbers an action": (action.shape[0], data_spec.action_size),
+        "numbers of proprioception": (entries["proprio"].shape[0], data_spec.proprio_size),
+        "numbers an action": (entries["action"].shape[0], data_spec.action_size),
     }
     for name, (here, there) in pairs.items():
         if here != there:

@@ -113,7 +113,7 @@ class MaskedWorldModel:
             Scalars for the log, on the device.
         """
         self.begin()
-        metrics = {}
+        metrics: dict[str, Tensor] = {}
         if pretraining or self.updates % self.config.autoencoder_every == 0:
             metrics |= self.update_autoencoder(replay)
         batch = self.sample(replay)
@@ -159,8 +159,9 @@ class MaskedWorldModel:
     def update_dynamics(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], State]:
         """One update on windows of frozen features (eq. 14); also their posterior states
         (T, B, ...)."""
+        rows, length = batch["reward"].shape
         # Drawn here, so that compiled code draws what plain code does.
-        noise = self.dynamics.exponential_noise(*batch["reward"].shape, self.device)
+        noise = self.dynamics.exponential_noise(rows, length, self.device)
         with self._autocast(self.config.precision):
             loss, posterior, metrics = self.dynamics.loss(batch, noise)
         metrics["gradient"] = self.dynamics_optimizer.step(loss)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv
 from tqdm import tqdm
 
 import envs
@@ -41,7 +41,7 @@ def needs_masks(config: OnlineConfig) -> bool:
     return "mask" in reads(make_target(config.agent.autoencoder.target))
 
 
-def make_envs(config: OnlineConfig, count: int, training: bool = False) -> VectorEnv:
+def make_envs(config: OnlineConfig, count: int, training: bool = False) -> AsyncVectorEnv:
     """`count` environments of the run's task, each in a process of its own.
 
     Acting takes the picture alone, so only those that `training` learns from draw masks.
@@ -51,7 +51,8 @@ def make_envs(config: OnlineConfig, count: int, training: bool = False) -> Vecto
     """
     view = training_view(config) if training else {**vars(config.environment), "masks": False}
     made = envs.make_vector(config.task, count, **view)
-    if len(made.single_observation_space["image"].shape) > 3:
+    seen = entries_for(made.single_observation_space, made.single_action_space)
+    if len(seen["image"].shape) > 3:
         made.close()
         raise UserError(
             f"an agent that learns online sees one camera, but {config.task} shows several; name"
@@ -60,7 +61,7 @@ def make_envs(config: OnlineConfig, count: int, training: bool = False) -> Vecto
     return made
 
 
-def entries_of(config: OnlineConfig, environments: VectorEnv) -> dict[str, Entry]:
+def entries_of(config: OnlineConfig, environments: AsyncVectorEnv) -> dict[str, Entry]:
     """What the run's replay holds."""
     entries = entries_for(environments.single_observation_space, environments.single_action_space)
     if needs_masks(config):
@@ -82,16 +83,18 @@ class OnlineRun(TrainingRun):
         super().__init__(config, folder)
         torch.manual_seed(config.seed)
         self.envs = make_envs(config, config.num_envs, training=True)
-        self.evaluation_envs: VectorEnv | None = None
-        space = self.envs.single_action_space
-        self.action = space.shape[0]
+        self.evaluation_envs: AsyncVectorEnv | None = None
+        entries = entries_of(config, self.envs)
+        self.action = entries["action"].shape[0]
         self.agent = make_agent(config, self.action, config.device)
         if config.agent.compile:
             self.agent.compile_updates()
-        self.random_agent = RandomAgent(space, extreme=config.random_actions == "extreme")
+        self.random_agent = RandomAgent(
+            self.envs.single_action_space, extreme=config.random_actions == "extreme"
+        )
         self.replay = Replay(
             folder.path / "replay",
-            entries_of(config, self.envs),
+            entries,
             config.replay_capacity,
             prioritise_ends=config.prioritise_ends,
             seed=config.seed,

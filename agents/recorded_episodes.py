@@ -42,13 +42,19 @@ OPTIONS = {
 class Source(Protocol):
     """Where recorded episodes come from."""
 
-    name: str
-    """As the user wrote it."""
-    has_masks: bool
-    """Whether some of its frames have masks."""
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+        ...
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether some of its frames have masks."""
+        ...
 
     def episodes(self) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
         """Arrays (L + 1, ...) in the convention of `agents.replay`, and a record of each."""
+        ...
 
 
 class RecordedRun:
@@ -144,14 +150,14 @@ def open_source(name: str, config: OnlineConfig, camera: str) -> Source:
     Raises:
         UserError: there are none, or they are of another task or were seen otherwise.
     """
-    path, ours = Path(name), config.environment
+    path, ours, seen_by = Path(name), config.environment, short_name(camera)
     wanted = {
         "task": config.task,
         "action repeat": envs.action_repeat(config.task, ours.action_repeat),
         "picture edge": ours.size,
         "quality": ours.quality,
         "shift": ours.shift,
-        "camera": short_name(camera),
+        "camera": seen_by,
         "orientation": ours.orientation,  # of other runs; files are turned
     }
     if not path.exists():
@@ -170,24 +176,24 @@ def open_source(name: str, config: OnlineConfig, camera: str) -> Source:
                 "picture edge": recording.size,
                 "quality": recording.quality,
                 "shift": shift,
-                "camera": wanted["camera"],
+                "camera": seen_by,
             }
-            if wanted["camera"] not in recording.cameras:
+            if seen_by not in recording.cameras:
                 seen["camera"] = " and ".join(recording.cameras)
             _check(recording.path, seen, wanted)
-        return RecordedFiles(name, recordings, wanted["camera"], ours.orientation)
+        return RecordedFiles(name, recordings, seen_by, ours.orientation)
     source = RecordedRun(name)
     theirs = RunFolder.read_config(path, type(config))
-    view, camera = theirs.environment, wanted["camera"]
+    view, their_camera = theirs.environment, seen_by
     if view.camera != ours.camera:
-        camera = "the suite's own" if view.camera is None else short_name(str(view.camera))
+        their_camera = "the suite's own" if view.camera is None else short_name(str(view.camera))
     seen = {
         "task": theirs.task,
         "action repeat": envs.action_repeat(theirs.task, view.action_repeat),
         "picture edge": view.size,
         "quality": view.quality,
         "shift": view.shift,
-        "camera": camera,
+        "camera": their_camera,
         "orientation": view.orientation,
     }
     _check(path, seen, wanted)

@@ -19,10 +19,11 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
+from gymnasium import spaces
 
 from atomic_file import atomic_file
 from errors import UserError
@@ -35,17 +36,23 @@ class Entry(NamedTuple):
     dtype: str
 
 
-def entries_for(observation_space, action_space) -> dict[str, Entry]:
+def entries_for(observation_space: spaces.Space, action_space: spaces.Space) -> dict[str, Entry]:
     """The arrays a replay needs for a task's spaces (gymnasium `Dict` and `Box`)."""
+    assert isinstance(observation_space, spaces.Dict)
     entries = {
-        name: Entry(tuple(space.shape), str(space.dtype))
+        name: Entry(_shape(space), str(space.dtype))
         for name, space in observation_space.spaces.items()
     }
-    entries["action"] = Entry(tuple(action_space.shape), "float32")
+    entries["action"] = Entry(_shape(action_space), "float32")
     entries["reward"] = Entry((), "float32")
     entries["is_first"] = Entry((), "bool")
     entries["is_terminal"] = Entry((), "bool")
     return entries
+
+
+def _shape(space: spaces.Space) -> tuple[int, ...]:
+    assert space.shape is not None
+    return tuple(space.shape)
 
 
 def free_memory(device: torch.device) -> int:
@@ -190,6 +197,7 @@ class Replay:
 
     def _open(self, name: str, entry: Entry) -> np.memmap:
         path = self.folder / f"{name}.bin"
+        mode: Literal["r", "r+", "w+"]
         mode = "r" if self.read_only else "r+" if path.exists() else "w+"
         return np.memmap(path, dtype=entry.dtype, mode=mode, shape=(self.capacity, *entry.shape))
 
@@ -272,11 +280,12 @@ class Replay:
     ) -> dict[str, torch.Tensor]:
         place = index % self.capacity
         names = names or list(self._arrays)
-        if self._copies:
+        device = self.device
+        if device is not None:
             there = torch.from_numpy(place)
-            if self.device.type == "cuda":  # from ordinary memory the copy would wait for the GPU
+            if device.type == "cuda":  # from ordinary memory the copy would wait for the GPU
                 there = there.pin_memory()
-            there = there.to(self.device, non_blocking=True)
+            there = there.to(device, non_blocking=True)
             return {name: self._copies[name][there] for name in names}
         self._ask_for(place, names)
         return {name: torch.from_numpy(self._arrays[name][place]) for name in names}
@@ -297,7 +306,8 @@ class Replay:
             for first, count in together:
                 start = first * bytes_each // mmap.PAGESIZE * mmap.PAGESIZE
                 length = (first + count) * bytes_each - start
-                array.base.madvise(mmap.MADV_WILLNEED, start, length)
+                # NumPy's annotations know of no base but arrays.
+                cast("mmap.mmap", array.base).madvise(mmap.MADV_WILLNEED, start, length)
 
     def sample_frames(
         self, batch: int, rng: np.random.Generator | None = None
@@ -342,7 +352,7 @@ class Replay:
             episode = bisect_right(self._starts, frame) - 1
             latest = max(0, self._lengths[episode] - length)
             upper = latest + 1 + (length if self.prioritise_ends else 0)
-            starts[row] = self._starts[episode] + min(rng.integers(upper), latest)
+            starts[row] = self._starts[episode] + min(int(rng.integers(upper)), latest)
         index = starts[:, None] + np.arange(length)
         return first + (index - first) % (self._end - first)  # past the newest comes the oldest
 

@@ -5,8 +5,14 @@ Shape legend: n environments stepped together, A action.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv
+
+from agents.agent import Actor
 
 TRAINING, EVALUATION, FINAL_EVALUATION = 0, 1, 2
 """Streams of episode seeds that never meet: evaluation is on starts never trained on."""
@@ -44,6 +50,18 @@ class RandomAgent:
         return action.astype(np.float32), None
 
 
+@dataclass
+class Unfinished:
+    """An episode that is being collected."""
+
+    frames: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """By entry of the replay, one value a frame; empty until the reset."""
+    env_steps: list[int] = field(default_factory=list)
+    """Environment steps of each agent step."""
+    success: list[bool] = field(default_factory=list)
+    """Of each agent step, where the suite has such a thing."""
+
+
 class Collector:
     """Steps environments and cuts what happens into episodes, as the replay keeps them.
 
@@ -61,7 +79,7 @@ class Collector:
 
     def __init__(
         self,
-        envs: VectorEnv,
+        envs: AsyncVectorEnv,
         seed: int,
         started: int = 0,
         stream: int = TRAINING,
@@ -69,20 +87,21 @@ class Collector:
     ):
         self.envs, self.seed, self.stream, self.limit = envs, seed, stream, limit
         self.started = started  # episodes begun in this run, the ordinal of the next one's seed
-        self.episodes: list[dict[str, list]] = [{} for _ in range(envs.num_envs)]
+        self.episodes = [Unfinished() for _ in range(envs.num_envs)]
+        self.seeds: list[int | None] = [None] * envs.num_envs
         self.observation = self._reset(np.ones(envs.num_envs, bool))
 
     def _reset(self, which: np.ndarray) -> dict[str, np.ndarray]:
         seeds: list[int | None] = [None] * self.envs.num_envs
-        self.seeds = getattr(self, "seeds", list(seeds))
-        for index in np.flatnonzero(which):
+        for index in np.flatnonzero(which).tolist():
             seeds[index] = self.seeds[index] = episode_seed(self.seed, self.stream, self.started)
             self.started += 1
         observation, _ = self.envs.reset(seed=seeds, options={"reset_mask": which})
+        assert isinstance(self.envs.action_space, spaces.Box)
         action = np.zeros(self.envs.action_space.shape, np.float32)
         nothing = np.zeros(self.envs.num_envs)
-        for index in np.flatnonzero(which):
-            self.episodes[index] = {"env_steps": [], "success": []}
+        for index in np.flatnonzero(which).tolist():
+            self.episodes[index] = Unfinished()
         self._record(observation, action, nothing, which, nothing.astype(bool), which)
         return {**observation, "is_first": which}
 
@@ -94,24 +113,24 @@ class Collector:
             "is_first": is_first,
             "is_terminal": is_terminal,
         }
-        for index in np.flatnonzero(which):
+        for index in np.flatnonzero(which).tolist():
             for name, value in step.items():
-                self.episodes[index].setdefault(name, []).append(np.array(value[index]))
+                self.episodes[index].frames.setdefault(name, []).append(np.array(value[index]))
 
     @property
     def agent_steps(self) -> int:
         """Agent steps of the unfinished episodes."""
-        return sum(len(episode["env_steps"]) for episode in self.episodes)
+        return sum(len(episode.env_steps) for episode in self.episodes)
 
     @property
     def env_steps(self) -> int:
         """Environment steps of the unfinished episodes."""
-        return sum(sum(episode["env_steps"]) for episode in self.episodes)
+        return sum(sum(episode.env_steps) for episode in self.episodes)
 
     @property
     def untouched(self) -> int:
         """Episodes that were begun and have seen no action yet; a resume begins them again."""
-        return sum("reward" in e and not e["env_steps"] for e in self.episodes)
+        return sum(bool(e.frames) and not e.env_steps for e in self.episodes)
 
     def begin(self, action: np.ndarray) -> None:
         """Send actions (n, A); the environments start moving."""
@@ -128,15 +147,15 @@ class Collector:
         nothing = np.zeros(self.envs.num_envs, bool)
         self._record(observation, self._action, reward, nothing, terminated, ~nothing)
         for index, episode in enumerate(self.episodes):
-            episode["env_steps"].append(int(info["env_steps"][index]))
+            episode.env_steps.append(int(info["env_steps"][index]))
             if "success" in info:
-                episode["success"].append(bool(info["success"][index]))
+                episode.success.append(bool(info["success"][index]))
         ended = terminated | truncated
         if self.limit:
-            ended |= np.array([sum(e["env_steps"]) >= self.limit for e in self.episodes])
+            ended |= np.array([sum(e.env_steps) >= self.limit for e in self.episodes])
         self.observation = {**observation, "is_first": nothing}
         self._ended = ended
-        return [self._cut(index) for index in np.flatnonzero(ended)]
+        return [self._cut(index) for index in np.flatnonzero(ended).tolist()]
 
     def restart(self) -> None:
         """Reset the environments whose episodes ended, once the caller is done with those."""
@@ -147,29 +166,49 @@ class Collector:
 
     def cut(self) -> list[tuple[dict[str, np.ndarray], dict]]:
         """End all unfinished episodes here, as a time limit would. For the end of a run."""
-        running = [i for i, episode in enumerate(self.episodes) if episode["env_steps"]]
+        running = [i for i, episode in enumerate(self.episodes) if episode.env_steps]
         return [self._cut(index) for index in running]
 
     def _cut(self, index: int) -> tuple[dict[str, np.ndarray], dict]:
-        episode, self.episodes[index] = self.episodes[index], {"env_steps": [], "success": []}
-        env_steps, success = episode.pop("env_steps"), episode.pop("success")
+        episode, self.episodes[index] = self.episodes[index], Unfinished()
         record = {
-            "env_steps": sum(env_steps),
-            "return": float(np.sum(episode["reward"])),
-            "success": bool(np.any(success)) if success else None,
+            "env_steps": sum(episode.env_steps),
+            "return": float(np.sum(episode.frames["reward"])),
+            "success": any(episode.success) if episode.success else None,
             "seed": self.seeds[index],
         }
-        return {name: np.stack(values) for name, values in episode.items()}, record
+        return {name: np.stack(values) for name, values in episode.frames.items()}, record
+
+
+@dataclass
+class Evaluated:
+    """What `run_episodes` notes of one episode on the way."""
+
+    seed: int
+    return_: float = 0.0
+    success: bool | None = None
+    length: int = 0
+    frames: list[np.ndarray] = field(default_factory=list)
+
+    def result(self, record: bool) -> dict[str, Any]:
+        """As `run_episodes` returns it; with `frames` if asked."""
+        result = {
+            "seed": self.seed,
+            "return": self.return_,
+            "success": self.success,
+            "length": self.length,
+        }
+        return result | ({"frames": np.stack(self.frames)} if record else {})
 
 
 def run_episodes(
-    agent,
-    envs: VectorEnv,
+    agent: Actor,
+    envs: AsyncVectorEnv,
     seeds: list[int],
     record: bool = False,
-    options: dict | None = None,
+    options: dict[str, Any] | None = None,
     until_success: bool = False,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """One episode per seed, several at a time, with the agent's evaluation policy.
 
     Args:
@@ -186,19 +225,17 @@ def run_episodes(
         and `frames` (L + 1, H, W, 3) uint8 when recorded.
     """
     count = envs.num_envs
-    results = [
-        {"seed": seed, "return": 0.0, "success": None, "length": 0, "frames": []} for seed in seeds
-    ]
-    waiting = list(range(len(seeds)))
-    playing: list[int | None] = [None] * count
+    episodes = [Evaluated(seed) for seed in seeds]
+    waiting = list(episodes)
+    playing: list[Evaluated | None] = [None] * count
     state, over = None, np.ones(count, bool)
     observation: dict[str, np.ndarray] = {}
     while True:
         reset_seeds: list[int | None] = [None] * count
-        for index in np.flatnonzero(over):
-            playing[index] = waiting.pop(0) if waiting else None
+        for index in np.flatnonzero(over).tolist():
+            episode = playing[index] = waiting.pop(0) if waiting else None
             # A worker without an episode of its own idles through one that nobody counts.
-            reset_seeds[index] = 0 if playing[index] is None else seeds[playing[index]]
+            reset_seeds[index] = 0 if episode is None else episode.seed
         if all(episode is None for episode in playing):
             break
         if over.any():
@@ -208,7 +245,7 @@ def run_episodes(
         if record:
             for index, episode in enumerate(playing):
                 if episode is not None:
-                    results[episode]["frames"].append(observation["image"][index].copy())
+                    episode.frames.append(observation["image"][index].copy())
         action, state = agent.policy({**observation, "is_first": over}, state, explore=False)
         observation, reward, terminated, truncated, info = envs.step(action)
         over = terminated | truncated
@@ -217,15 +254,10 @@ def run_episodes(
         for index, episode in enumerate(playing):
             if episode is None:
                 continue
-            result = results[episode]
-            result["return"] += float(reward[index])
-            result["length"] += int(info["env_steps"][index])
+            episode.return_ += float(reward[index])
+            episode.length += int(info["env_steps"][index])
             if "success" in info:
-                result["success"] = bool(result["success"]) or bool(info["success"][index])
+                episode.success = bool(episode.success) or bool(info["success"][index])
             if record and over[index]:
-                result["frames"].append(observation["image"][index].copy())
-    for result in results:
-        frames = result.pop("frames")
-        if record:
-            result["frames"] = np.stack(frames)
-    return results
+                episode.frames.append(observation["image"][index].copy())
+    return [episode.result(record) for episode in episodes]
