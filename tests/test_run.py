@@ -1,7 +1,9 @@
 """The command line as a user meets it: real processes, exit statuses, one line for a mistake."""
 
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,16 +69,41 @@ def test_help_needs_neither_torch_nor_a_simulator():
     assert not {"torch", "mujoco", "metaworld", "dm_control", "matplotlib"} & set(loaded)
 
 
-def test_help_of_train_explains_every_field():
-    result = run("train", "--help")
-    assert result.returncode == 0
-    options = {
-        "--preset", "--logdir", "--task", "--steps", "--seed", "--prefill",
-        "--environment.quality", "--agent.batch", "--agent.dynamics.rssm.deterministic",
-    }  # fmt: skip
-    assert options <= set(result.stdout.split())
+@functools.cache
+def help_of(*arguments):
+    """What a command prints when it is asked for help."""
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def options_of(text):
+    """The options that a help lists; a flag may have two spellings on its line."""
+    lines = [line.strip("│ ") for line in text.splitlines()]
+    listed = [line for line in lines if line.startswith("--")]
+    return {option for line in listed for option in re.findall(r"(?<!\S)--[\w.-]+", line)}
+
+
+@pytest.mark.parametrize(
+    ("name", "some"),
+    [
+        (
+            "train",
+            ["--preset", "--logdir", "--task", "--steps", "--seed", "--prefill", "--agent.batch",
+             "--environment.quality", "--agent.dynamics.rssm.deterministic"],
+        ),
+        (
+            "imitate",
+            ["--preset", "--logdir", "--task", "--data", "--policy-steps", "--agent.policy.width",
+             "--agent.dynamics.target"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_whole_help_explains_every_field(name, some):
+    text = help_of(name, "--help-all")
+    assert set(some) <= options_of(text)
     # An option without a docstring shows nothing but its default after its name.
-    lines = [line.strip("│ ") for line in result.stdout.splitlines()]
+    lines = [line.strip("│ ") for line in text.splitlines()]
     unexplained = [
         line
         for line, following in zip(lines, lines[1:], strict=False)
@@ -85,13 +112,45 @@ def test_help_of_train_explains_every_field():
     assert unexplained == []
 
 
-def test_the_preset_and_the_suite_choose_the_defaults():
-    def default_batch(*arguments):
-        text = " ".join(run("train", "--help", *arguments).stdout.replace("│", " ").split())
-        return text.split("--agent.batch INT")[1].split("(default: ")[1].split(")")[0]
+@pytest.mark.parametrize("name", ["train", "imitate"])
+def test_the_short_help_is_two_screens_of_options_that_exist(name):
+    text = help_of(name, "--help")
+    lines = text.splitlines()
+    assert len(lines) <= 100
+    assert max(map(len, lines)) <= 100
+    assert {"--task", "--preset", "--logdir", "--seed"} <= options_of(text)
+    assert options_of(text) <= options_of(help_of(name, "--help-all"))
+    assert lines[-1] == f"Every option: python run.py {name} --help-all"
 
-    assert default_batch(*WINDOW_CLOSE, "--preset", "paper") == "50"
-    assert default_batch("--task", "dmc/cartpole-swingup", "--preset=paper") == "16"
+
+@pytest.mark.parametrize("name", ["train", "imitate"])
+def test_the_short_help_imports_nothing_that_the_whole_one_does_not(name):
+    def loaded(option):
+        # A command that has helped ends by SystemExit.
+        call = f"try:\n    main([{name!r}, {option!r}])\nfinally:\n    print(*sys.modules)"
+        script = f"import sys\nfrom run import main\n{call}"
+        result = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+        )
+        return set(result.stdout.splitlines()[-1].split())
+
+    short = loaded("--help")
+    assert "commands.help" in short
+    assert short <= loaded("--help-all")
+
+
+@pytest.mark.parametrize(
+    ("help_option", "option", "metaworld", "dmc"),
+    [("--help-all", "--agent.batch", "50", "16"), ("--help", "--evaluate-episodes", "10", "5")],
+)
+def test_the_preset_and_the_suite_choose_the_defaults(help_option, option, metaworld, dmc):
+    def default(*arguments):
+        text = help_of("train", help_option, "--preset=paper", *arguments).replace("│", " ")
+        explained = " ".join(text.split()).split(f"{option} INT")[1]
+        return explained.split("(default: ")[1].split(")")[0]
+
+    assert default(*WINDOW_CLOSE) == metaworld
+    assert default("--task", "dmc/cartpole-swingup") == dmc
 
 
 def test_tasks_are_listed_one_a_line():

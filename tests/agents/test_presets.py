@@ -201,5 +201,5 @@ def test_parameter_counts_of_the_paper_agent():
     assert counts == expected
     assert sum(counts.values()) == 24_162_859
     target = sum(p.numel() for p in agent.behaviour.target_critic.parameters())
-    everything = sum(p.numel() for p in agent.parameters())
+    everything = sum(p.numel() for p in agent.networks.parameters())
     assert everything == sum(counts.values()) + target == 26_000_428
