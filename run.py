@@ -13,8 +13,9 @@ usage: python run.py COMMAND [OPTIONS]
   tasks      list the ids that --task takes
   presets    how the presets differ, as Markdown tables
 
-python run.py COMMAND --help explains every option of a command. Training can be stopped at any
-moment; the same command goes on from the last checkpoint.
+python run.py COMMAND --help explains the options of a command, of train and imitate those used
+most; their --help-all explains every one. Training can be stopped at any moment; the same command
+goes on from the last checkpoint.
 """
 
 import difflib

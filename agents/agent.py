@@ -1,20 +1,21 @@
 """The contracts between the loops and what learns in them.
 
-The online loop (`agents/online.py`) knows of an agent what `OnlineAgent` says, the imitation loop
-(`agents/imitation.py`) of an imitator what `Imitator` says, and nothing else.
+The online loop (`agents/online.py`) calls of an agent what `OnlineAgent` says, the imitation loop
+(`agents/imitation.py`) of an imitator what `Imitator` says.
 
 Shape legend: n environments stepped together, A action, H = W picture edge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.mask_world_model_config import DataSpec
 from agents.replay import Replay
 from world_models.layers import OptimizerConfig
 
@@ -37,6 +38,13 @@ class Actor(Protocol):
             Actions (n, A) float32 in [−1, 1] and the state for the next call.
         """
         ...
+
+
+class FilmingActor(Actor, Protocol):
+    """An actor that may film what it sees."""
+
+    film: list[np.ndarray] | None
+    """Frames (H, W, 3) uint8 so far; None where it does not film."""
 
 
 class OnlineAgent(Actor, Protocol):
@@ -107,6 +115,10 @@ class Imitator(Protocol):
     """Learns from demonstrations (`run.py imitate`), one stage after the other."""
 
     device: torch.device
+    data_spec: DataSpec
+    """What the demonstrations fix."""
+    statistics: Mapping[str, Sequence[float]]
+    """Of actions and proprioception (`envs.windows.statistics`)."""
 
     def stage(self, name: str) -> Stage:
         """What a stage trains."""
@@ -145,7 +157,7 @@ class Imitator(Protocol):
         """Take over what stage 1 of another run has left."""
         ...
 
-    def actor(self, instruction: str, seed: int = 0, drawn: bool = False) -> Actor:
+    def actor(self, instruction: str, seed: int = 0, drawn: bool = False) -> FilmingActor:
         """The agent at work on one instruction; `drawn`: it also films what it sees."""
         ...
 

@@ -1,4 +1,4 @@
-"""What training computes on and in: device, precision, compiled functions, freed memory."""
+"""Device, arithmetic precision, compiled functions and freed memory of training."""
 
 from __future__ import annotations
 

@@ -21,9 +21,10 @@ def imitate(config: ImitationConfig, folder: RunFolder) -> None:
                 run.learn(stage, run.next_batches())
                 if run.report_due:
                     run.report()
-                if run.evaluation_due:
+                evaluating = run.evaluation_due
+                if evaluating:
                     run.evaluate()
-                if run.checkpoint_due:
+                if evaluating or run.checkpoint_due:
                     run.checkpoint()
         run.log({})
         if run.evaluated < run.updates:

@@ -1,4 +1,5 @@
-"""Measuring an agent of imitation in the simulator: as it is, shifted, pruned, told other things.
+"""Success of an imitator in the simulator: plain, under visual shifts, with pruned tokens, with
+other instructions.
 
 Every row is written to the run folder's evaluation.json as soon as it is measured, beside the rows
 that were measured before under the same conditions.
@@ -12,13 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv
 
 import envs
+from agents.agent import Actor, Imitator
 from agents.evaluation import pruning_area, retained, summarise
 from agents.imitation_config import View
 from agents.imitation_loading import load_agent, load_predictor
-from agents.mask_world_model import ChunkActor, MaskWorldModel, check_agreement
+from agents.mask_world_model_config import DataSpec
+from agents.replay import entries_for
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from errors import UserError
 from experiment.provenance import provenance
@@ -46,7 +50,7 @@ def opened(
 
 
 def evaluate(
-    agent: MaskWorldModel | None,
+    agent: Imitator | None,
     vector: AsyncVectorEnv,
     task: str,
     episodes: int,
@@ -88,8 +92,32 @@ def evaluate(
     return run_task(agent, vector, seeds, seed, options, instruction, film)
 
 
+def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Space) -> None:
+    """Refuse an environment that shows or takes something else than the data.
+
+    Args:
+        data_spec: what the data fixes.
+        seen: the environment's observation space, with ``image`` and ``proprio``.
+        action: its action space.
+
+    Raises:
+        UserError: says what differs.
+    """
+    entries = entries_for(seen, action)
+    *several, size, _, _ = entries["image"].shape
+    pairs = {
+        "cameras": (several[0] if several else 1, data_spec.cameras),
+        "pixels a side": (size, data_spec.size),
+        "numbers of proprioception": (entries["proprio"].shape[0], data_spec.proprio_size),
+        "numbers an action": (entries["action"].shape[0], data_spec.action_size),
+    }
+    for name, (here, there) in pairs.items():
+        if here != there:
+            raise UserError(f"the task has {here} {name}, the data the agent learned from {there}")
+
+
 def run_task(
-    agent: MaskWorldModel | None,
+    agent: Imitator | None,
     vector: AsyncVectorEnv,
     seeds: Sequence[int],
     seed: int,
@@ -99,16 +127,16 @@ def run_task(
 ) -> list[dict]:
     """Episodes from `seeds`, each until its first success; `options`: of every reset."""
     space = vector.single_action_space
-    actor: RandomAgent | ChunkActor
-    if agent is None:
-        actor = RandomAgent(space, seed)
-    else:
+    actor: Actor = RandomAgent(space, seed)
+    filmed: list = []
+    if agent is not None:
         check_agreement(agent.data_spec, vector.single_observation_space, space)
         told = vector.get_attr("instruction")[0] if instruction is None else instruction
-        actor = agent.actor(told, seed, film is not None)
+        actor = filming = agent.actor(told, seed, film is not None)
+        filmed = filming.film if filming.film is not None else []
     episodes = run_episodes(actor, vector, list(seeds), options=options, until_success=True)
-    if film is not None and isinstance(actor, ChunkActor):
-        film += actor.film or []
+    if film is not None:
+        film += filmed
     return episodes
 
 
@@ -264,7 +292,7 @@ class Evaluation:
         fresh = conditions | ({"instructions": told} if told else {})
         try:
             before = json.loads((self.folder.path / "evaluation.json").read_text())
-            if "execute" in before:  # what n_action_steps was once called
+            if "execute" in before:  # the name of n_action_steps in older files
                 before["n_action_steps"] = before.pop("execute")
             same = all(before[name] == value for name, value in conditions.items())
             same &= before.get("shift") == conditions.get("shift")

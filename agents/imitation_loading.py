@@ -1,4 +1,4 @@
-"""Agents and world models out of the folders of imitation runs, and what can be wrong there."""
+"""Imitators: made fresh, or out of a run folder's checkpoint."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def load_state(
             f"{folder.checkpoint_path} is no checkpoint of an imitation run; put its own back"
         )
     kept = state["agent"]
-    # Checkpoints once called it `interface`.
+    # Older checkpoints call it `interface`.
     data_spec = DataSpec(**(kept["data_spec"] if "data_spec" in kept else kept["interface"]))
     agent = make_imitator(config, data_spec, kept["statistics"], device)
     load_checked(agent, state, config.task, folder.checkpoint_path)
@@ -87,8 +87,9 @@ def load_first_stage(agent: Imitator, config: ImitationConfig, logdir: Path) -> 
     theirs = RunFolder.read_config(logdir, ImitationConfig)
     for name in ("world_model", "dynamics", "n_obs_steps", "stride", "language"):
         if getattr(theirs.agent, name) != getattr(config.agent, name):
+            option = f"--agent.{name.replace('_', '-')}"
             raise UserError(
-                f"the world model of {logdir} was made with another --agent.{name}; give the same"
+                f"the world model of {logdir} was made with another {option}; give the same"
             )
     _load_stage_1(agent.load_first_stage_state_dict, logdir)
 

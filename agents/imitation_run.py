@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import envs
+from agents.agent import Imitator
 from agents.evaluation import summarise
 from agents.imitation_config import STAGES, ImitationConfig, View
-from agents.imitation_evaluation import opened, run_task
+from agents.imitation_evaluation import check_agreement, opened, run_task
 from agents.imitation_loading import STAGE_1, load_first_stage, make_imitator
-from agents.mask_world_model import check_agreement
 from agents.mask_world_model_config import DataSpec
 from agents.rollout import EVALUATION, episode_seed
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
@@ -48,7 +48,9 @@ class ImitationRun(TrainingRun):
         self.view = View.of(recordings[0])
         torch.manual_seed(config.seed)
         data_spec = data_spec_of(recordings[0])
-        self.agent = make_imitator(config, data_spec, statistics(recordings), config.device)
+        self.agent: Imitator = make_imitator(
+            config, data_spec, statistics(recordings), config.device
+        )
         self._check_tasks(data_spec)
         instructions = {r.task: r.instruction for r in recordings}
         self.captions = self.agent.caption([instructions[task] for task in self.windows.tasks])
@@ -113,7 +115,7 @@ class ImitationRun(TrainingRun):
                 f"the data has {len(self.windows)} windows, {state['windows']} when the run in"
                 f" {path} began; put it back, or choose another --logdir"
             )
-        if state["agent"]["statistics"] != self.agent.state_dict()["statistics"]:
+        if state["agent"]["statistics"] != dict(self.agent.statistics):
             raise UserError(
                 f"the data's actions or proprioception have other ranges than when the run in"
                 f" {path} began; put the data back, or choose another --logdir"

@@ -1,4 +1,4 @@
-"""What imitation learns and acts with: a world model of the future, and a policy on its features.
+"""Mask World Model (Lou et al., 2026): a world model of the future, and a policy on its features.
 
 Shape legend: B windows, V cameras, H history frames, S picture edge, A action, D proprioception,
 H' actions of a chunk, n environments, L caption tokens.
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.action_chunks import ActionQueue, Normaliser
@@ -20,8 +19,6 @@ from agents.agent import Stage
 from agents.device import autocast
 from agents.diffusion_policy import DiffusionPolicy
 from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
-from agents.replay import entries_for
-from errors import UserError
 from world_models.image_encoder import ImageEncoder
 from world_models.language import make_language
 from world_models.mask_dynamics import MaskDynamics
@@ -68,7 +65,7 @@ class Networks(nn.Module):
 
 
 class MaskWorldModel:
-    """Learns both stages and acts.
+    """An imitator (`agents/agent.py`) that learns in two stages, dynamics and policy.
 
     Args:
         config: sizes and settings.
@@ -325,7 +322,7 @@ class MaskWorldModel:
             RuntimeError: another agent's.
         """
         self.networks.load_state_dict(state["networks"])
-        # Checkpoints once called the moving average `averaged`.
+        # Older checkpoints call the moving average `averaged`.
         self.ema.load_state_dict(state["ema"] if "ema" in state else state["averaged"])
 
 
@@ -395,30 +392,6 @@ class ChunkActor:
             return seen
         future = np.concatenate(list(self._future), 1)
         return np.concatenate([seen // 2 + future // 2, seen])
-
-
-def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Space) -> None:
-    """Refuse an environment that shows or takes something else than the data.
-
-    Args:
-        data_spec: what the data fixes.
-        seen: the environment's observation space, with ``image`` and ``proprio``.
-        action: its action space.
-
-    Raises:
-        UserError: says what differs.
-    """
-    entries = entries_for(seen, action)
-    *several, size, _, _ = entries["image"].shape
-    pairs = {
-        "cameras": (several[0] if several else 1, data_spec.cameras),
-        "pixels a side": (size, data_spec.size),
-        "numbers of proprioception": (entries["proprio"].shape[0], data_spec.proprio_size),
-        "numbers an action": (entries["action"].shape[0], data_spec.action_size),
-    }
-    for name, (here, there) in pairs.items():
-        if here != there:
-            raise UserError(f"the task has {here} {name}, the data the agent learned from {there}")
 
 
 def prediction_sheet(image: Tensor, true: Tensor, predicted: Tensor) -> np.ndarray:

@@ -325,7 +325,7 @@ class MaskedWorldModel:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; also of checkpoints that hold more than that."""
+        """The inverse of `state_dict`; what else older checkpoints hold is left out."""
         self.networks.load_state_dict(state["modules"])
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])

@@ -37,8 +37,7 @@ class MaskedWorldModelConfig:
     """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
     compile: bool = False
     """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. Two minutes
-    at the start, then about three quarters of the time on two cores. It draws other random
-    numbers."""
+    at the start, then about four fifths of the time. It draws other random numbers."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024

@@ -29,6 +29,10 @@ def load_agent(logdir: Path | str, device: str = "auto") -> tuple[OnlineAgent, O
     state = folder.load_checkpoint("cpu")
     if state is None:
         raise UserError(f"{logdir} has no checkpoint yet; train longer with the same command")
+    if not isinstance(state.get("action"), int):
+        raise UserError(
+            f"{folder.checkpoint_path} is no checkpoint of an online run; put its own back"
+        )
     agent = make_agent(config, state["action"], device)
     load_checked(agent, state, config.task, folder.checkpoint_path)
     return agent, config, state["step"]

@@ -227,12 +227,12 @@ class OnlineRun(TrainingRun):
 
     def store(self, episodes: list[tuple[dict[str, np.ndarray], dict]]) -> None:
         """Keep episodes that ended in the replay, and log them."""
-        if self.bar is not None:
-            self.bar.n = min(self.steps, self.config.steps)
-            self.bar.update(0)
         for episode, record in episodes:
             self._keep(episode, record)
             self.log(episode_metrics(record))
+        if self.bar is not None:
+            self.bar.n = min(self.steps, self.config.steps)
+            self.bar.update(0)
 
     def _keep(self, episode: dict[str, np.ndarray], record: dict) -> None:
         """Keep one episode, unlabelled where it has no masks."""

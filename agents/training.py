@@ -21,7 +21,7 @@ LOG_SECONDS = 30.0
 
 
 class Learner(Protocol):
-    """What a checkpoint is loaded into."""
+    """Anything that takes over the agent's part of a checkpoint."""
 
     def load_state_dict(self, state: dict) -> Any: ...
 
@@ -38,6 +38,7 @@ class MetricMean:
         self.counts: dict[str, Tensor | int] = {}
 
     def add(self, metrics: dict[str, Tensor]) -> None:
+        """Take in the scalars of one update."""
         for name, value in metrics.items():
             count: Tensor | int = 1
             if name.count("/") > 1:

@@ -61,7 +61,7 @@ def parse(
     """
     if short_help is not None:
         if {"-h", "--help"} & set(arguments):
-            print(short_help())
+            print(short_help(), flush=True)
             raise SystemExit(0)
         arguments = ["--help" if each == "--help-all" else each for each in arguments]
     box = io.StringIO()

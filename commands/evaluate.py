@@ -1,4 +1,4 @@
-"""evaluate and compare: how well a trained agent does, and how its curve lies beside others."""
+"""evaluate: how well a trained agent does."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -66,7 +67,7 @@ def _described(config: Any, name: str) -> tuple[str, str]:
     if default is tyro.MISSING or default is False or default in (None, "", ()):
         return option, text
     if default is True:
-        return option, f"{text} (default: on)"
+        return option, f"{text}; so by default, unless this is given"
     return option, f"{text} (default: {default})"
 
 
@@ -103,15 +104,7 @@ def field_docstrings(config_class: type) -> dict[str, str]:
 
 def first_sentence(text: str) -> str:
     """A text up to the full stop of its first sentence."""
-    for place, sign in enumerate(text):
-        follows = text[place + 1 : place + 2]
-        if (
-            sign in ".;"
-            and follows in ("", " ")
-            and text.count("(", 0, place) == text.count(")", 0, place)
-        ):
-            return text[:place]
-    return text
+    return re.split(r"\.(?: (?=[A-Z])|$)", text, maxsplit=1)[0]
 
 
 def dotted_names(config: Any, prefix: str = "") -> list[str]:

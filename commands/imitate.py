@@ -18,19 +18,19 @@ with the same options, go on where it stopped."""
 WORDS = {
     "preset": (
         "{cpu,gpu,paper}",
-        "values of all options that are not given: paper as published,"
-        " gpu for one GPU and an hour, cpu for two cores (cpu)",
+        "Values of all options that are not given: paper as published,"
+        " gpu for one GPU and an hour, cpu for two cores (default: cpu)",
     ),
     "target": (
         "TARGET",
-        "what the world model predicts: masks, pixels, or package.module:Class (masks)",
+        "What the world model predicts: masks, pixels, or package.module:Class (default: masks)",
     ),
     "world_model": (
         "{video,none,blind}",
         "none is the policy on an image encoder, the baseline;"
-        " blind the same on black pictures (video)",
+        " blind the same on black pictures (default: video)",
     ),
-    "logdir": ("FOLDER", "run folder (default: runs/TASK-imitate-PRESET-TARGET-seedSEED)"),
+    "logdir": ("FOLDER", "Run folder (default: runs/TASK-imitate-PRESET-TARGET-seedSEED)"),
 }
 """Options that are no fields of the configuration, or short for one."""
 GROUPS = {

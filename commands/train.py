@@ -17,14 +17,14 @@ Learn a task online; started again with the same options, go on where it stopped
 WORDS = {
     "preset": (
         "{cpu,paper}",
-        "values of all options that are not given: paper as published, cpu for two cores (cpu)",
+        "Values of all options that are not given: paper as published, cpu for two cores (default: cpu)",
     ),
     "target": (
         "TARGET",
-        "what the world model predicts: pixels, masks, package.module:Class, or a"
+        "What the world model predicts: pixels, masks, package.module:Class, or a"
         " weighted sum (pixels:1+masks:0.5)",
     ),
-    "logdir": ("FOLDER", "run folder (default: runs/TASK-PRESET[-TARGET]-seedSEED)"),
+    "logdir": ("FOLDER", "Run folder (default: runs/TASK-PRESET[-TARGET]-seedSEED)"),
 }
 """Options that are no fields of the configuration."""
 GROUPS = {

@@ -1,4 +1,4 @@
-"""From a simulator's bodies to the class ids of every mask (shared/specs/suites.md, last section).
+"""From a simulator's bodies to the class ids of every mask.
 
 Two things decide a class: which body a geom or site belongs to, and what part that body plays in
 the task (`mask_classes.py` lists the parts). Table, floor, sky and the retaining walls are

@@ -41,6 +41,7 @@ class ConfigRecord:
 
     @property
     def exists(self) -> bool:
+        """Whether a run has begun here."""
         return self.path.is_file()
 
     def read(self) -> dict[str, Any]:

@@ -57,10 +57,12 @@ class RunFolder:
 
     @property
     def curve_path(self) -> Path:
+        """The picture of the learning curve."""
         return self.path / "curve.png"
 
     @property
     def checkpoint_path(self) -> Path:
+        """The last checkpoint."""
         return self.path / "checkpoint.pt"
 
     # ------------------------------------------------------------------ opening and closing

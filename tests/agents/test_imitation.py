@@ -191,6 +191,16 @@ def test_more_policy_steps_continue_a_finished_run(data, finished, tmp_path):
         RunFolder.create_or_resume(folder, configured(data, policy_steps=2))
 
 
+def test_a_run_that_ends_with_an_evaluation_keeps_what_was_evaluated(data, tmp_path):
+    """However young the last checkpoint is, and the same command has nothing left to do."""
+    config = configured(data, dynamics_steps=1, policy_steps=2, evaluate_every=2)
+    state = trained(config, tmp_path / "run")
+    assert (state["updates"], state["evaluated"]) == (3, 3)
+    written = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    trained(config, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == written
+
+
 def test_a_finished_stage_one_can_be_taken_over(data, finished, tmp_path):
     config = configured(data, dynamics_from=str(finished), policy_steps=2)
     trained(config, tmp_path / "run")
@@ -199,7 +209,7 @@ def test_a_finished_stage_one_can_be_taken_over(data, finished, tmp_path):
     other = replace(TINY, dynamics=replace(TINY.dynamics, target="pixels"))
     with pytest.raises(UserError, match=r"made with another --agent\.dynamics"):
         trained(replace(config, agent=other), tmp_path / "other")
-    with pytest.raises(UserError, match=r"made with another --agent\.n_obs_steps"):
+    with pytest.raises(UserError, match=r"made with another --agent\.n-obs-steps"):
         trained(replace(config, agent=replace(TINY, n_obs_steps=3)), tmp_path / "other")
     copied = tmp_path / "copied"
     shutil.copytree(finished, copied)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.simulator
 TASKS = [f"libero/{part}/{number}" for part in ("spatial", "object", "goal", "10")
          for number in range(10)]  # fmt: skip
 LIMITS = {"spatial": 220, "object": 280, "goal": 300, "10": 520}
-"""Control steps of an episode, ../shared/specs/suites.md."""
+"""Control steps of an episode."""
 STILL = np.zeros(7, np.float32)
 GEOM, SITE = int(mujoco.mjtObj.mjOBJ_GEOM), int(mujoco.mjtObj.mjOBJ_SITE)
 REPOSITORY = pathlib.Path(envs.__file__).parents[1]
