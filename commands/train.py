@@ -17,7 +17,8 @@ Learn a task online; started again with the same options, go on where it stopped
 WORDS = {
     "preset": (
         "{cpu,paper}",
-        "Values of all options that are not given: paper as published, cpu for two cores (default: cpu)",
+        "Values of all options that are not given: paper as published, cpu for two cores"
+        " (default: cpu)",
     ),
     "target": (
         "TARGET",
