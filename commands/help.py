@@ -7,7 +7,6 @@ import inspect
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -105,15 +104,3 @@ def field_docstrings(config_class: type) -> dict[str, str]:
 def first_sentence(text: str) -> str:
     """A text up to the full stop of its first sentence."""
     return re.split(r"\.(?: (?=[A-Z])|$)", text, maxsplit=1)[0]
-
-
-def dotted_names(config: Any, prefix: str = "") -> list[str]:
-    """The dotted names of all fields of a configuration, nested ones included."""
-    names: list[str] = []
-    for field in fields(config):
-        value = getattr(config, field.name, MISSING)
-        if is_dataclass(value) and not isinstance(value, type):
-            names += dotted_names(value, f"{prefix}{field.name}.")
-        else:
-            names.append(prefix + field.name)
-    return names

@@ -8,6 +8,7 @@ from typing import Any
 
 from commands.command_line import parse
 from errors import UserError
+from experiment.config_record import flat
 
 METAWORLD_TASK, DMC_TASK = "metaworld/window-close", "dmc/walker-walk"
 """Stand for their suites, on which presets depend."""
@@ -72,7 +73,7 @@ def table(configs: Mapping[str, Any], only: set[str] | None = None) -> str:
         configs: configuration of the same class by the title of its column.
         only: dotted option names.
     """
-    values = [flat(asdict(config)) for config in configs.values()]
+    values = [values_of(config) for config in configs.values()]
     rows = differences(list(configs.values()))
     lines = [f"| option | {' | '.join(configs)} |", "|---" * (1 + len(configs)) + "|"]
     for option in rows:
@@ -84,7 +85,7 @@ def table(configs: Mapping[str, Any], only: set[str] | None = None) -> str:
 
 def differences(configs: Sequence[Any]) -> list[str]:
     """Dotted names of the options in which configurations differ, in the order of their fields."""
-    values = [flat(asdict(config)) for config in configs]
+    values = [values_of(config) for config in configs]
     return [
         option
         for option in values[0]
@@ -92,16 +93,9 @@ def differences(configs: Sequence[Any]) -> list[str]:
     ]
 
 
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"agent": {"mask_ratio": 0.5}}`` as ``{"agent.mask-ratio": 0.5}``."""
-    values: dict[str, Any] = {}
-    for name, value in nested.items():
-        option = prefix + name.replace("_", "-")
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{option}.")
-        else:
-            values[option] = value
-    return values
+def values_of(config: Any) -> dict[str, Any]:
+    """The values of a configuration by option, ``{"agent.mask-ratio": 0.5}``."""
+    return {name.replace("_", "-"): value for name, value in flat(asdict(config)).items()}
 
 
 def written(value: Any) -> str:
