@@ -24,6 +24,7 @@ from envs.windows import open_windows
 from errors import UserError
 from experiment.checkpoint import load_checkpoint, save_checkpoint
 from experiment.run_folder import RunFolder
+from tests.agents.online_runs import equal as same
 from tests.agents.tiny_imitation import TASK, TINY, record
 
 pytestmark = pytest.mark.simulator
@@ -48,16 +49,6 @@ def trained(config, folder):
     with RunFolder.create_or_resume(folder, config) as opened:
         imitate(config, opened)
     return load_checkpoint(folder / "checkpoint.pt")
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def act_in(agent, view, task=TASK, film=None):
