@@ -9,7 +9,7 @@ setup(
     license_files=["LICENSE"],
     description="Model-based reinforcement learning with masked and mask-predicting world models",
     packages=["agents", "analysis", "commands", "envs", "experiment", "world_models"],
-    py_modules=["run", "errors", "mask_classes", "atomic_file", "versions"],
+    py_modules=["run", "errors", "mask_classes", "atomic_file", "regular_file", "versions"],
     # numpy 2.4 has no wheel for 3.10, labmaze (of dm-control) none for 3.13.
     python_requires=">=3.11,<3.13",
     install_requires=[

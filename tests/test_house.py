@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-GROUND = {"errors", "mask_classes", "atomic_file", "versions"}
+GROUND = {"errors", "mask_classes", "atomic_file", "regular_file", "versions"}
 PARTS = {"world_models", "envs", "experiment"}
 MAY_IMPORT = {
     **{name: set() for name in GROUND},
