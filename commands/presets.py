@@ -8,7 +8,6 @@ from typing import Any
 
 from commands.command_line import parse
 from errors import UserError
-from experiment.config_record import flat
 
 METAWORLD_TASK, DMC_TASK = "metaworld/window-close", "dmc/walker-walk"
 """Stand for their suites, on which presets depend."""
@@ -95,6 +94,8 @@ def differences(configs: Sequence[Any]) -> list[str]:
 
 def values_of(config: Any) -> dict[str, Any]:
     """The values of a configuration by option, ``{"agent.mask-ratio": 0.5}``."""
+    from experiment.config_record import flat
+
     return {name.replace("_", "-"): value for name, value in flat(asdict(config)).items()}
 
 
