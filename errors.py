@@ -6,5 +6,5 @@ class UserError(Exception):
 
     Its text is one clear sentence that says what is wrong and what to do about it; every command
     prints it on standard error as a single line and exits with status 2
-    (``commands.command_line.guarded``).
+    (``commands.ending.guarded``).
     """

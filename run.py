@@ -23,12 +23,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from commands.command_line import guarded
+from commands.ending import end, guarded
 from errors import UserError
 
-# Environment workers import this module again, and --help should not take as long as PyTorch
-# does: a command's module is imported when the command is called, and imports what learns or
-# simulates inside its functions.
+# A command's module is imported when the command is called, and imports what learns or simulates
+# inside its functions: --help should not take as long as PyTorch does, and Ctrl-C while it is
+# imported should not be a traceback.
 COMMANDS = {
     "train": "commands.train",
     "imitate": "commands.imitate",
@@ -41,6 +41,9 @@ COMMANDS = {
     "inspect": "commands.inspect",
     "tasks": "commands.tasks",
 }
+
+RESUMABLE = ("train", "imitate", "collect", "annotate", "evaluate")
+"""Commands that keep what they have done when they are stopped."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
             hint = f"did you mean {nearest[0]}?" if nearest else "see python run.py --help"
             raise UserError(f"unknown command {name!r}; {hint}")
 
-    resumable = name in ("train", "imitate", "collect", "annotate")
-    return guarded(command, "; start the same command again to go on" if resumable else "")
+    again = "; start the same command again to go on" if name in RESUMABLE else ""
+    return guarded(command, again)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

@@ -1,8 +1,7 @@
-"""Reading options and ending well: what every command and every script of results/ shares."""
+"""Reading options: what every command and every script of results/ shares."""
 
 import argparse
 import io
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -12,29 +11,11 @@ from typing import Any, NoReturn
 import tyro
 from tqdm import tqdm
 
+from commands.ending import guarded
 from errors import UserError
 
 HELP = {"-h", "--help", "--help-all"}
 """Options that ask for help."""
-
-
-def guarded(command: Callable[[], None], stopped: str = "") -> int:
-    """Call `command`; the exit status: 2 for a ``UserError``, 130 for Ctrl-C (`stopped` is said
-    then)."""
-    try:
-        command()
-        sys.stdout.flush()
-        return 0
-    except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nstopped{stopped}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader, `head` for example, has seen enough; nothing more can be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def script(function: Callable[[Any], None], options: type, module: str) -> int:

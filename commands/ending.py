@@ -1,0 +1,59 @@
+"""How a command ends: its exit status and its last line. Imports nothing that takes time."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from errors import UserError
+from experiment.stopping import Interrupts, ignore_signals
+
+SIGNALLED = 128
+"""Added to a signal's number it is the exit status of a process that the signal ended."""
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""A disk that is full, beyond its quota, read-only or broken: no defect of the toolkit."""
+
+
+def guarded(command: Callable[[], None], stopped: str = "") -> int:
+    """Call `command`; the exit status: 2 for a ``UserError`` and for a disk that fails, 130 for
+    Ctrl-C, 143 for SIGTERM, 129 for SIGHUP (`stopped` is said then), 1 where nobody reads what is
+    printed."""
+    with Interrupts() as interrupts:
+        try:
+            command()
+            sys.stdout.flush()
+        except BaseException as error:
+            if interrupts.ending or isinstance(error, KeyboardInterrupt):
+                with contextlib.suppress(OSError):
+                    after_the_bar = "\n" if sys.stderr.isatty() else ""
+                    print(f"{after_the_bar}stopped{stopped}", file=sys.stderr)
+                return SIGNALLED + interrupts.number
+            if isinstance(error, UserError):
+                print("error:", " ".join(str(error).split()), file=sys.stderr)
+                return 2
+            if isinstance(error, BrokenPipeError):
+                _print_nowhere()  # the reader, `head` for example, has seen enough
+                return 1
+            if isinstance(error, OSError) and error.errno in DISK:
+                if error.filename is None:
+                    _print_nowhere()
+                what = error.filename or "a file, or what is printed"
+                print(f"error: cannot read or write {what} ({error.strerror})", file=sys.stderr)
+                return 2
+            raise
+    return 0
+
+
+def _print_nowhere() -> None:
+    """What standard output has not taken yet would fail again at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def end(status: int) -> NoReturn:
+    """End the process. One that was stopped is not disturbed by another signal on its way out."""
+    if status > SIGNALLED:
+        ignore_signals()
+    sys.exit(status)
