@@ -5,35 +5,34 @@ observation o_t, the `action` that *led to* it (zero at the first), the `reward`
 (zero at the first), `is_first` (the episode starts here) and `is_terminal` (the task itself ended
 here; a time limit does not set it, so values bootstrap).
 
-On disk, a replay folder holds one raw ring file per entry and `episodes.jsonl`, one line per
-finished episode, written after its frames have reached the disk. A process killed at any instant
-loses at most the unfinished episode.
+On disk it is the files of `agents/replay_files.py`. A process killed at any instant loses at most
+the unfinished episode.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import mmap
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
-from atomic_file import atomic_file
+from agents.replay_files import (
+    RESTORE,
+    Entry,
+    EpisodeIndex,
+    RingFiles,
+    no_room,
+    read_layout,
+    stretches,
+    write_layout,
+)
 from errors import UserError
-
-
-class Entry(NamedTuple):
-    """One array of a replay: shape of one step and NumPy dtype name."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
 
 def entries_for(observation_space: spaces.Space, action_space: spaces.Space) -> dict[str, Entry]:
@@ -66,13 +65,6 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def stretches(places: np.ndarray) -> list[tuple[int, int]]:
-    """First number and length of every stretch of consecutive numbers in `places` (n,)."""
-    starts = np.flatnonzero(np.diff(places, prepend=places[:1] - 2) != 1)
-    lengths = np.diff(starts, append=len(places))
-    return list(zip(places[starts].tolist(), lengths.tolist(), strict=True))
-
-
 class Replay:
     """Episodes of a task, oldest dropped first once `capacity` frames are reached.
 
@@ -84,8 +76,13 @@ class Replay:
         seed: of the sampling generator.
         read_only: look at a replay that another process may be filling.
 
+    Attributes:
+        records: of all episodes ever stored, as the index has them.
+        later: records of those stored after the checkpoint that was loaded (`forget_after`).
+
     Raises:
-        UserError: the folder belongs to other entries or another capacity.
+        UserError: the folder belongs to other entries or another capacity, or a file in it is
+            missing, shortened or damaged.
     """
 
     def __init__(
@@ -102,49 +99,69 @@ class Replay:
         self.prioritise_ends, self.read_only = prioritise_ends, read_only
         self.rng = np.random.default_rng(seed)
         self.records: list[dict] = []
+        self.later: list[dict] = []
         self._starts: list[int] = []  # where each kept episode starts, in frames ever written
         self._lengths: list[int] = []
         self._end = 0
+        self._dropped_at = 0  # episodes stored when some were dropped for the last time
         self.agent_steps = 0  # of all episodes ever stored
         self.env_steps = 0  # likewise
-        if not read_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
         self._check_layout()
-        self._arrays = {name: self._open(name, entry) for name, entry in entries.items()}
+        self._index = EpisodeIndex(self.folder, capacity)
+        events = self._index.read(repair=not read_only)
+        self._files = RingFiles(
+            self.folder, entries, capacity, fresh=not events, read_only=read_only
+        )
+        self._arrays = self._files.arrays
         self._copies: dict[str, torch.Tensor] = {}
-        self._read_index()
+        for event in events:
+            if "dropped" in event:
+                self._drop(event["dropped"])
+            else:
+                self._append(event)
 
     @classmethod
     def at(cls, folder: Path) -> Replay:
         """The replay in `folder`, to look at, whatever its layout.
 
         Raises:
-            UserError: there is none, or its description cannot be read.
+            UserError: there is none, or it cannot be read.
         """
-        path = Path(folder) / "layout.json"
-        try:
-            layout = json.loads(path.read_text())
-            entries = {name: Entry(tuple(s), d) for name, (s, d) in layout["entries"].items()}
-            return cls(folder, entries, layout["capacity"], read_only=True)
-        except OSError as error:
-            raise UserError(f"there is no replay in {folder}; name the folder of a run") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error}") from error
+        if not (Path(folder) / "layout.json").exists():
+            raise UserError(f"there is no replay in {folder}; name the folder of a run")
+        return cls(folder, *read_layout(Path(folder)), read_only=True)
 
     def episodes(self, newest: int | None = None) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
         """Every kept episode, or the `newest`, oldest first: its arrays (L + 1, ...) and its index
-        record."""
+        record.
+
+        Raises:
+            UserError: its frames are not those that were stored.
+        """
         count = len(self._starts) if newest is None else min(newest, len(self._starts))
         kept = (many[len(many) - count :] for many in (self._starts, self._lengths, self.records))
         for start, length, record in zip(*kept, strict=True):
-            place = np.arange(start, start + length) % self.capacity
-            yield {name: array[place] for name, array in self._arrays.items()}, record
+            yield self._checked(start, length, record), record
+
+    def check(self) -> None:
+        """Read every kept frame. Raises UserError when some are not those that were stored."""
+        for _ in self.episodes():
+            pass
+
+    def _checked(self, start: int, length: int, record: dict) -> dict[str, np.ndarray]:
+        place = np.arange(start, start + length) % self.capacity
+        # Replays of earlier versions have no checksums.
+        if record.get("crc32") not in (None, self._files.checksum(place)):
+            raise UserError(
+                f"the files in {self.folder} have changed since they were written: episode"
+                f" {self.records.index(record)} is another; {RESTORE}"
+            )
+        return self._files.read(place)
 
     @property
     def bytes_when_full(self) -> int:
         """What `capacity` frames take."""
-        steps = sum(np.dtype(e.dtype).itemsize * math.prod(e.shape) for e in self.entries.values())
-        return self.capacity * steps
+        return self.capacity * sum(entry.bytes for entry in self.entries.values())
 
     @property
     def device(self) -> torch.device | None:
@@ -179,43 +196,19 @@ class Replay:
             copy[torch.from_numpy(place).to(copy.device)] = values.to(copy.device)
 
     def _check_layout(self) -> None:
-        layout = {
-            "capacity": self.capacity,
-            "entries": {name: [list(e.shape), e.dtype] for name, e in self.entries.items()},
-        }
-        path = self.folder / "layout.json"
-        if not path.exists():
+        if not (self.folder / "layout.json").exists():
             if self.read_only:
                 raise UserError(f"there is no replay in {self.folder}; name the folder of a run")
-            with atomic_file(path) as file:
-                file.write(json.dumps(layout).encode())
-        elif json.loads(path.read_text()) != layout:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise no_room(self.folder, error) from error
+            write_layout(self.folder, self.entries, self.capacity)
+        elif read_layout(self.folder) != (self.entries, self.capacity):
             raise UserError(
                 f"the replay in {self.folder} has another layout than this run needs; "
                 "use another --logdir"
             )
-
-    def _open(self, name: str, entry: Entry) -> np.memmap:
-        path = self.folder / f"{name}.bin"
-        mode: Literal["r", "r+", "w+"]
-        mode = "r" if self.read_only else "r+" if path.exists() else "w+"
-        return np.memmap(path, dtype=entry.dtype, mode=mode, shape=(self.capacity, *entry.shape))
-
-    def _read_index(self) -> None:
-        self._index_path = self.folder / "episodes.jsonl"
-        data = self._index_path.read_bytes() if self._index_path.exists() else b""
-        whole = 0
-        for line in data.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break  # killed while writing this line: the episode does not count
-            whole += len(line)
-            record = json.loads(line)
-            if "dropped" in record:
-                self._drop(record["dropped"])
-            else:
-                self._append(record)
-        if whole < len(data) and not self.read_only:
-            os.truncate(self._index_path, whole)
 
     def _append(self, record: dict) -> None:
         self.records.append(record)
@@ -227,12 +220,7 @@ class Replay:
 
     def _drop(self, count: int) -> None:
         del self._starts[:count], self._lengths[:count]
-
-    def _write_index(self, record: dict) -> None:
-        with open(self._index_path, "a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._dropped_at = len(self.records)
 
     @property
     def frames(self) -> int:
@@ -245,7 +233,11 @@ class Replay:
         Args:
             episode: every entry with leading (L + 1,) for L agent steps.
             **record: JSON values kept in the index beside it; `env_steps` is required.
+
+        Raises:
+            UserError: it is of another kind than this replay's, or there is no room for it.
         """
+        assert not self.later, "episodes that are not recalled would be overwritten"
         length = len(episode["reward"])
         if length > self.capacity:
             raise UserError(
@@ -264,16 +256,42 @@ class Replay:
         while drop < len(self._starts) and self._starts[drop] + self.capacity < self._end + length:
             drop += 1
         if drop:  # said before their frames are overwritten, so that a kill in between is safe
-            self._write_index({"dropped": drop})
+            self._index.append({"dropped": drop})
             self._drop(drop)
         place = np.arange(self._end, self._end + length) % self.capacity
-        for name, array in self._arrays.items():
-            array[place] = episode[name]
-            array.flush()
+        self._files.write(place, episode)
         self._copy(place)
         record = {"frames": length, "agent_steps": length - 1, **record}
-        self._write_index(record)
+        record["crc32"] = self._files.checksum(place)
+        self._index.append(record)
         self._append(record)
+
+    # Episodes stored after a checkpoint
+
+    def forget_after(self, episodes: int) -> None:
+        """Act as if only the first `episodes` had been stored; the others are `later`, and
+        `recall` brings them back.
+
+        Once a later one has overwritten older frames, what there was to learn from cannot be had
+        again: then all stay.
+        """
+        if self._dropped_at >= episodes and self._dropped_at:
+            return
+        self.later = self.records[episodes:] + self.later
+        for record in self.records[episodes:]:
+            self._end -= record["frames"]
+            self.agent_steps -= record["agent_steps"]
+            self.env_steps -= record["env_steps"]
+        kept = len(self._starts) - len(self.records[episodes:])
+        del self.records[episodes:], self._starts[kept:], self._lengths[kept:]
+
+    def next_later(self) -> dict[str, np.ndarray]:
+        """The arrays (L + 1, ...) of the first episode of `later`."""
+        return self._checked(self._end, self.later[0]["frames"], self.later[0])
+
+    def recall(self) -> None:
+        """Bring back the first episode of `later`."""
+        self._append(self.later.pop(0))
 
     def _take(
         self, index: np.ndarray, names: Sequence[str] | None = None
@@ -360,10 +378,15 @@ class Replay:
         return {"rng": self.rng.bit_generator.state, "episodes": len(self.records)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises UserError when episodes that the checkpoint knew are gone."""
+        """Go back to when the checkpoint was made; what was stored after it is `later`.
+
+        Raises:
+            UserError: episodes that the checkpoint knew are gone.
+        """
         if state["episodes"] > len(self.records):
             raise UserError(
                 f"{self.folder} holds {len(self.records)} episodes but the checkpoint was made "
                 f"with {state['episodes']}; restore the replay folder or use another --logdir"
             )
         self.rng.bit_generator.state = state["rng"]
+        self.forget_after(state["episodes"])
