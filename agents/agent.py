@@ -48,7 +48,8 @@ class FilmingActor(Actor, Protocol):
 
 
 class OnlineAgent(Actor, Protocol):
-    """Learns from its own experience (`run.py train`)."""
+    """Learns from its own experience (`run.py train`). The state of its policy is a dict of
+    tensors, which a checkpoint in the middle of an episode holds."""
 
     device: torch.device
     action: int

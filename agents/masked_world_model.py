@@ -69,8 +69,8 @@ class MaskedWorldModel:
 
     @torch.no_grad()
     def policy(
-        self, observation: dict[str, np.ndarray], state: tuple | None, explore: bool
-    ) -> tuple[np.ndarray, tuple]:
+        self, observation: dict[str, np.ndarray], state: dict[str, Tensor] | None, explore: bool
+    ) -> tuple[np.ndarray, dict[str, Tensor]]:
         """Act on one observation of each of n environments.
 
         Args:
@@ -83,9 +83,9 @@ class MaskedWorldModel:
         """
         image = torch.as_tensor(observation["image"], device=self.device)
         is_first = torch.as_tensor(observation["is_first"], device=self.device)[None]
-        model_state, action = state if state is not None else (None, None)
-        if action is None:
-            action = torch.zeros(len(image), self.action, device=self.device)
+        model_state, action = None, torch.zeros(len(image), self.action, device=self.device)
+        if state is not None:
+            model_state, action = State(*(state[name] for name in State._fields)), state["action"]
         embedding = self.dynamics.embed(self.autoencoder.encode(image)[None])
         posterior, _ = self.dynamics.rssm.observe(embedding, action[None], is_first, model_state)
         model_state = posterior.map(lambda part: part[0])
@@ -94,11 +94,11 @@ class MaskedWorldModel:
             action = distribution.sample(torch.rand_like(distribution.mean))
         else:
             action = distribution.mode
-        return action.cpu().numpy(), (model_state, action)
+        return action.cpu().numpy(), {**model_state._asdict(), "action": action}
 
-    def acted(self, state: tuple, action: np.ndarray) -> tuple:
+    def acted(self, state: dict[str, Tensor], action: np.ndarray) -> dict[str, Tensor]:
         """`state` of `policy` for when the environments were given `action` (n, A) instead."""
-        return state[0], torch.as_tensor(action, device=self.device)
+        return {**state, "action": torch.as_tensor(action, device=self.device)}
 
     # Learning
 

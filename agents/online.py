@@ -1,21 +1,29 @@
 """The online loop: act, remember, learn; on one page."""
 
+from collections.abc import Collection
+
 from agents.online_config import OnlineConfig
 from agents.online_run import OnlineRun
 from experiment.run_folder import RunFolder
 
 
-def train(config: OnlineConfig, folder: RunFolder) -> None:
+def train(config: OnlineConfig, folder: RunFolder, trusted: Collection[str] = ()) -> None:
     """Train until `config.steps`, from the folder's checkpoint where it has one.
+
+    Args:
+        config: of the run.
+        folder: taken for training.
+        trusted: classes that run folders among `config.recorded` may name beside those of `config`.
 
     Raises:
         UserError: a loss is not finite, or the folder's checkpoint or replay cannot be used.
     """
-    with OnlineRun(config, folder) as run:
+    with OnlineRun(config, folder, trusted) as run:
         run.resume()
         while run.steps < config.steps:
             if run.pretraining_due:  # the prefill is over
                 run.pretrain()
+            run.stop_if_requested()
             run.collector.begin(run.act())  # the environments move while the agent learns
             run.learn()
             ended = run.collector.finish()
@@ -25,7 +33,7 @@ def train(config: OnlineConfig, folder: RunFolder) -> None:
                     run.evaluate()
                 if run.checkpoint_due:
                     run.checkpoint()
-                run.collector.restart()
+                run.restart()
         run.store(run.collector.cut())
         owed = run.catch_up()
         if owed or run.evaluated < run.steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import envs
 from agents.online_config import OnlineConfig
 from agents.online_loading import make_agent
 from agents.recorded_episodes import open_source
+from agents.reenactment import Reenactment
 from agents.replay import Entry, Replay, entries_for, free_memory
 from agents.rollout import (
     EVALUATION,
@@ -72,15 +74,16 @@ def entries_of(config: OnlineConfig, environments: AsyncVectorEnv) -> dict[str, 
 class OnlineRun(TrainingRun):
     """One online run in one folder: its environments, agent, replay and counters.
 
-    Every counter is derived from the replay (episodes ever stored) plus the unfinished episodes,
-    so that after a kill the episodes that finished since the last checkpoint still count, and the
-    updates they owe are made up for.
+    Every counter is derived from the replay (episodes ever stored) plus the unfinished episodes.
+    After a kill, the run goes once more through the episodes that finished since the checkpoint
+    and learns as it did (`Reenactment`), before it goes on in the environments.
     """
 
     shown = ("train/success", "train/return", "eval/success", "eval/return")
 
-    def __init__(self, config: OnlineConfig, folder: RunFolder):
+    def __init__(self, config: OnlineConfig, folder: RunFolder, trusted: Collection[str] = ()):
         super().__init__(config, folder)
+        self.trusted = trusted
         torch.manual_seed(config.seed)
         self.envs = make_envs(config, config.num_envs, training=True)
         self.evaluation_envs: AsyncVectorEnv | None = None
@@ -136,32 +139,46 @@ class OnlineRun(TrainingRun):
         if self._keep_on_device():
             self.replay.keep_on(self.agent.device)
         state = self.folder.load_checkpoint("cpu")
-        known = started = step = 0
-        if state is not None:
+        step = started = 0
+        unfinished: dict[str, Any] | None = None
+        if state is None:
+            self.replay.forget_after(sum("recorded" in record for record in self.replay.records))
+        else:
             load_checked(self.agent, state, self.config.task, self.folder.checkpoint_path)
             self.replay.load_state_dict(state["replay"])
             self.evaluated = state["evaluated"]
             set_random_state(state["random"])
-            known, started = state["replay"]["episodes"], state.get("started", 0)
-            step = state["step"]
+            step, started = state["step"], state.get("started", 0)
+            unfinished = state.get("unfinished")
+        self.replay.check()
         self._warn_of_few_steps()
         self.start_log(state, step)
         counts = self.agent.parameter_counts()
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         print(f"parameters: {parts}; {sum(counts.values()):,} in all", flush=True)
         self.copy_recorded()
-        step = sum(record["env_steps"] for record in self.replay.records[:known])
-        for record in self.replay.records[known:]:  # finished after the checkpoint: kept
-            if "recorded" not in record:
-                step += record["env_steps"]
-                self.folder.log(step, episode_metrics(record))
-        self.collector = Collector(
-            self.envs,
-            self.config.seed,
-            max(len(self.replay.records), started),
-            limit=self.config.episode_steps,
-        )
+        actions = None if unfinished is None else unfinished["actions"].numpy()
+        self.collector: Collector | Reenactment
+        if self.replay.later:
+            self.collector = Reenactment(self.replay, started, actions)
+        else:
+            self.collector = self._collector(started, actions)
+        if unfinished is not None and self.collector.agent_steps and unfinished["agent_state"]:
+            device = self.agent.device
+            kept = unfinished["agent_state"].items()
+            self.agent_state = {name: value.to(device) for name, value in kept}
         self.start_bar(self.config.steps, "step", self.config.task)
+
+    def _collector(self, started: int, actions: np.ndarray | None = None) -> Collector:
+        """Of episodes that have not been begun yet, but for one of which `actions` were taken."""
+        begun = max(len(self.replay.records), started)
+        limit = self.config.episode_steps
+        return Collector(self.envs, self.config.seed, begun, limit=limit, actions=actions)
+
+    def restart(self) -> None:
+        """Begin new episodes where some have ended."""
+        if not self.collector.restart():
+            self.collector, self.agent_state = self._collector(self.collector.begun), None
 
     def _keep_on_device(self) -> bool:
         """Whether samples are taken from the device's memory."""
@@ -181,11 +198,13 @@ class OnlineRun(TrainingRun):
 
     def copy_recorded(self) -> None:
         """Take over the episodes of `recorded`, or those that a killed start has left out."""
-        if any("recorded" not in record for record in self.replay.records):
+        if any("recorded" not in record for record in self.replay.records + self.replay.later):
             return
         done = len(self.replay.records)
         camera = self.envs.get_attr("cameras")[0][0]
-        sources = [open_source(name, self.config, camera) for name in self.config.recorded]
+        sources = [
+            open_source(name, self.config, camera, self.trusted) for name in self.config.recorded
+        ]
         if needs_masks(self.config) and not self.config.render_masks:
             without = [source.name for source in sources if not source.has_masks]
             if len(without) == len(sources):
@@ -223,12 +242,19 @@ class OnlineRun(TrainingRun):
         if not np.isfinite(action).all():
             self.log({})  # a loss that went wrong says more than an action can
             raise self.not_finite("the actor's action")
+        if isinstance(self.collector, Reenactment):
+            done = self.collector.action  # on a GPU, what is chosen may be another action
+            if not np.array_equal(action, done):
+                self.agent_state = self.agent.acted(self.agent_state, done)
         return action
 
     def store(self, episodes: list[tuple[dict[str, np.ndarray], dict]]) -> None:
         """Keep episodes that ended in the replay, and log them."""
         for episode, record in episodes:
-            self._keep(episode, record)
+            if self.replay.later:  # that is where this one comes from
+                self.replay.recall()
+            else:
+                self._keep(episode, record)
             self.log(episode_metrics(record))
         if self.bar is not None:
             self.bar.n = min(self.steps, self.config.steps)
@@ -263,6 +289,7 @@ class OnlineRun(TrainingRun):
                 self.learned(metrics)
                 if self.checkpoint_due:
                     self.checkpoint()
+                self.stop_if_requested()
         self.log({})
 
     def learn(self) -> None:
@@ -301,7 +328,8 @@ class OnlineRun(TrainingRun):
         ]
         kept = random_state()
         torch.manual_seed(seeds[0])
-        results = run_episodes(self.agent, self.evaluation_envs, seeds)
+        with self.stop.at_once():  # nothing is learned meanwhile
+            results = run_episodes(self.agent, self.evaluation_envs, seeds)
         set_random_state(kept)
         metrics = {"eval/return": float(np.mean([result["return"] for result in results]))}
         if results[0]["success"] is not None:
@@ -315,12 +343,17 @@ class OnlineRun(TrainingRun):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of an online run."""
+        actions = self.collector.unfinished()
+        unfinished = None
+        if actions is not None:
+            unfinished = {"actions": torch.from_numpy(actions), "agent_state": self.agent_state}
         return {
             "agent": self.agent.state_dict(),
             "action": self.action,
             "replay": self.replay.state_dict(),
-            "started": self.collector.started - self.collector.untouched,
-            "step": self.replay.env_steps,
+            "started": self.collector.begun,
+            "unfinished": unfinished,
+            "step": self.replay.env_steps if unfinished is None else self.steps,
         }
 
     def close(self) -> None:

@@ -75,6 +75,8 @@ class Collector:
         stream: of the episodes' seeds.
         limit: environment steps after which an episode is cut, as a time limit would; 0: the
             task's own limit alone.
+        actions: (t, A) of an episode that is gone on with, in one environment: they are taken
+            again, from the same start.
     """
 
     def __init__(
@@ -84,12 +86,18 @@ class Collector:
         started: int = 0,
         stream: int = TRAINING,
         limit: int = 0,
+        actions: np.ndarray | None = None,
     ):
         self.envs, self.seed, self.stream, self.limit = envs, seed, stream, limit
         self.started = started  # episodes begun in this run, the ordinal of the next one's seed
         self.episodes = [Unfinished() for _ in range(envs.num_envs)]
         self.seeds: list[int | None] = [None] * envs.num_envs
         self.observation = self._reset(np.ones(envs.num_envs, bool))
+        for action in () if actions is None else actions:
+            self.begin(action[None])
+            if self.finish():  # not the same environment: this one is over
+                self.restart()
+                break
 
     def _reset(self, which: np.ndarray) -> dict[str, np.ndarray]:
         seeds: list[int | None] = [None] * self.envs.num_envs
@@ -128,9 +136,18 @@ class Collector:
         return sum(sum(episode.env_steps) for episode in self.episodes)
 
     @property
-    def untouched(self) -> int:
-        """Episodes that were begun and have seen no action yet; a resume begins them again."""
-        return sum(bool(e.frames) and not e.env_steps for e in self.episodes)
+    def begun(self) -> int:
+        """Episodes begun, less those that a resume begins again: those that have seen no action
+        yet, and the `unfinished` one."""
+        untouched = sum(bool(e.frames) and not e.env_steps for e in self.episodes)
+        return self.started - untouched - (self.unfinished() is not None)
+
+    def unfinished(self) -> np.ndarray | None:
+        """The actions (t, A) of the episode that one environment is in the middle of; None between
+        episodes, and of several environments, whose unfinished episodes a resume begins anew."""
+        if len(self.episodes) > 1 or not self.episodes[0].env_steps:
+            return None
+        return np.stack(self.episodes[0].frames["action"][1:])
 
     def begin(self, action: np.ndarray) -> None:
         """Send actions (n, A); the environments start moving."""
@@ -157,12 +174,14 @@ class Collector:
         self._ended = ended
         return [self._cut(index) for index in np.flatnonzero(ended).tolist()]
 
-    def restart(self) -> None:
-        """Reset the environments whose episodes ended, once the caller is done with those."""
+    def restart(self) -> bool:
+        """Reset the environments whose episodes ended, once the caller is done with those; True:
+        there is always another."""
         if self._ended.any():
             fresh = self._reset(self._ended)
             for name, value in fresh.items():
                 self.observation[name][self._ended] = value[self._ended]
+        return True
 
     def cut(self) -> list[tuple[dict[str, np.ndarray], dict]]:
         """End all unfinished episodes here, as a time limit would. For the end of a run."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from agents.device import keep_freed_memory
 from errors import UserError
 from experiment.run_folder import RunFolder
+from experiment.stopping import StopRequest
 
 LOG_SECONDS = 30.0
 """Losses are logged at least this often, in seconds; at episode ends in any case."""
@@ -119,6 +120,7 @@ class TrainingRun(abc.ABC):
         if config.threads:
             torch.set_num_threads(config.threads)
         self.metrics = MetricMean()
+        self.stop = StopRequest()
         self.evaluated = 0  # position of the last evaluation
         self.bar: tqdm | None = None
         self._unit = "step"
@@ -173,10 +175,20 @@ class TrainingRun(abc.ABC):
             self.bar.close()
 
     def __enter__(self) -> Self:
+        self.stop.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        try:
+            self.close()
+        finally:
+            self.stop.__exit__(*exception)
+
+    def stop_if_requested(self) -> None:
+        """End with a checkpoint if the process was told to stop. Raises Stopped then."""
+        if self.stop.requested:
+            self.checkpoint()
+            self.stop.obey()
 
     # Log
 

@@ -4,6 +4,11 @@ import numpy as np
 import torch
 
 from tests.agents.tiny_agent import A, make, make_replay, observation
+from world_models.rssm import State
+
+
+def model_state(state):
+    return State(*(state[name] for name in State._fields))
 
 
 def test_policy_starts_afresh_where_an_episode_does():
@@ -13,22 +18,22 @@ def test_policy_starts_afresh_where_an_episode_does():
     second = observation(2, seed=1)
     second["is_first"] = np.array([True, False])
     torch.manual_seed(4)
-    _, (carried, _) = agent.policy(second, state, explore=True)
+    _, carried = agent.policy(second, state, explore=True)
     torch.manual_seed(4)
-    _, (fresh, _) = agent.policy({**second, "is_first": np.ones(2, bool)}, None, explore=True)
-    assert torch.equal(carried.deterministic[0], fresh.deterministic[0])
-    assert not torch.equal(carried.deterministic[1], fresh.deterministic[1])
+    _, fresh = agent.policy({**second, "is_first": np.ones(2, bool)}, None, explore=True)
+    assert torch.equal(carried["deterministic"][0], fresh["deterministic"][0])
+    assert not torch.equal(carried["deterministic"][1], fresh["deterministic"][1])
 
 
 def test_policy_remembers_its_last_action():
     agent = make()
-    _, (model_state, action) = agent.policy(observation(2, is_first=True), None, explore=True)
+    _, state = agent.policy(observation(2, is_first=True), None, explore=True)
     second = observation(2, seed=1)
     torch.manual_seed(4)
-    _, (one, _) = agent.policy(second, (model_state, action), explore=True)
+    _, one = agent.policy(second, state, explore=True)
     torch.manual_seed(4)
-    _, (other, _) = agent.policy(second, (model_state, -action), explore=True)
-    assert not torch.equal(one.deterministic, other.deterministic)
+    _, other = agent.policy(second, {**state, "action": -state["action"]}, explore=True)
+    assert not torch.equal(one["deterministic"], other["deterministic"])
 
 
 def test_policy_filters_as_learning_does(tmp_path):
@@ -41,26 +46,27 @@ def test_policy_filters_as_learning_does(tmp_path):
         step = {"image": batch["image"][:, t].numpy(), "is_first": batch["is_first"][:, t].numpy()}
         if state is not None:  # what was done then, and the state that was sampled then
             before = posterior.map(lambda part, t=t: part[t - 1].detach())
-            state = (before, batch["action"][:, t])
+            state = {**before._asdict(), "action": batch["action"][:, t]}
         elif not step["is_first"].any():
-            state = (agent.dynamics.rssm.initial(1, "cpu"), batch["action"][:, 0])
+            before = agent.dynamics.rssm.initial(1, "cpu")
+            state = {**before._asdict(), "action": batch["action"][:, 0]}
         _, state = agent.policy(step, state, explore=True)
-        torch.testing.assert_close(state[0].deterministic, posterior.deterministic[t])
-        torch.testing.assert_close(state[0].logits, posterior.logits[t], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(state["deterministic"], posterior.deterministic[t])
+        torch.testing.assert_close(state["logits"], posterior.logits[t], rtol=1e-4, atol=1e-4)
 
 
 def test_evaluation_takes_the_mode_in_a_sampled_state():
     agent = make()
     seen = observation(4, is_first=True)
-    action, (state, kept) = agent.policy(seen, None, explore=False)
+    action, state = agent.policy(seen, None, explore=False)
     assert action.shape == (4, A)
     assert action.dtype == np.float32
     with torch.no_grad():
-        distribution = agent.behaviour.actor(state.feature)
+        distribution = agent.behaviour.actor(model_state(state).feature)
     assert np.array_equal(action, distribution.mean.numpy())
-    assert np.array_equal(action, kept.numpy())
+    assert np.array_equal(action, state["action"].numpy())
     states = {
-        agent.policy(seen, None, explore=False)[1][0].stochastic.numpy().tobytes() for _ in range(5)
+        agent.policy(seen, None, explore=False)[1]["stochastic"].numpy().tobytes() for _ in range(5)
     }
     assert len(states) > 1
 
@@ -69,10 +75,10 @@ def test_exploration_samples_the_actors_distribution():
     agent, count = make(), 3000
     one = observation(1, is_first=True)
     seen = {"image": one["image"].repeat(count, 0), "is_first": np.ones(count, bool)}
-    action, (state, _) = agent.policy(seen, None, explore=True)
+    action, state = agent.policy(seen, None, explore=True)
     assert (np.abs(action) <= 1).all()
     with torch.no_grad():
-        distribution = agent.behaviour.actor(state.feature)
+        distribution = agent.behaviour.actor(model_state(state).feature)
     # A quantile of a sample is uniform.
     low, high = distribution.low_cdf, distribution.high_cdf
     scaled = (torch.from_numpy(action) - distribution.mean) / distribution.std

@@ -19,14 +19,18 @@ import pytest
 import torch
 
 from agents.masked_world_model import MaskedWorldModel
+from agents.online import train
 from agents.online_evaluation import evaluate
 from agents.online_loading import load_agent
+from agents.online_run import OnlineRun
 from agents.replay import Replay
 from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed, run_episodes
 from agents.training import MetricMean
 from envs import EnvironmentConfig
 from errors import UserError
 from experiment.checkpoint import load_checkpoint
+from experiment.run_folder import RunFolder
+from experiment.stopping import Interrupts, Stopped
 from tests.agents.online_runs import (
     EPISODE,
     PREFILL,
@@ -157,7 +161,7 @@ def test_share_of_the_blocks_stays_random_and_the_agent_knows_what_it_did(tmp_pa
 
     def listening(self, observation, state, explore):
         if explore:
-            told.append(None if state is None else state[1][0].tolist())
+            told.append(None if state is None else state["action"][0].tolist())
         return policy(self, observation, state, explore)
 
     monkeypatch.setattr(MaskedWorldModel, "policy", listening)
@@ -239,23 +243,56 @@ def test_finished_run_is_left_as_it_is(straight, tmp_path):
     assert lines(path) == lines(straight)
 
 
-@pytest.mark.parametrize("newest", [3, 4], ids=["on the way", "at the end"])
-def test_episode_finished_after_the_checkpoint_counts_with_the_updates_it_owes(
-    straight, album, tmp_path, newest
+@pytest.mark.parametrize(
+    ("known", "newest"), [(0, 2), (1, 3), (2, 3), (3, 4)],
+    ids=["no checkpoint", "before pretraining", "on the way", "at the end"],
+)  # fmt: skip
+def test_episodes_finished_after_the_checkpoint_are_gone_through_again(
+    straight, album, tmp_path, known, newest
 ):
-    """Killed between storing an episode and the checkpoint that would have followed."""
+    """Killed between storing an episode and the checkpoint that would have followed: the run that
+    goes on is the one that nobody killed."""
     path = shutil.copytree(interrupted(album, newest * EPISODE), tmp_path / "run")
-    before = interrupted(album, (newest - 1) * EPISODE)
-    shutil.copy(before / "checkpoint.pt", path / "checkpoint.pt")
+    (path / "checkpoint.pt").unlink()
+    if known:
+        before = interrupted(album, known * EPISODE, 0 if known == 1 else -1)
+        shutil.copy(before / "checkpoint.pt", path / "checkpoint.pt")
+    stored = (path / "replay" / "episodes.jsonl").read_text()
     run(path, tiny())
-    assert records(path) == records(straight)[:newest] + records(path)[newest:]
-    assert checkpoint(path)["step"] == STEPS
-    assert never_backwards(path)
-    finished = [li for li in lines(path) if "train/length" in li]
-    assert [li["step"] for li in finished] == [EPISODE * n for n in (1, 2, 3, 4)]
-    for line, record in zip(finished, records(path), strict=True):
-        assert line["train/return"] == record["return"]
-    assert checkpoint(path)["agent"]["updates"] == UPDATES
+    assert (path / "replay" / "episodes.jsonl").read_text().startswith(stored)
+    assert differences(path, straight) == []
+    assert lines(path) == lines(straight)
+    assert records(path) == records(straight)
+
+
+def test_run_told_to_stop_in_an_episode_goes_on_in_its_middle(straight, tmp_path):
+    """SIGTERM at a moment that only the step decides; twice, to go on from where it went on."""
+    path = tmp_path / "run"
+    for at in (2 * EPISODE + 10 * REPEAT, 2 * EPISODE + 15 * REPEAT):
+        with Interrupts(), pytest.raises(Stopped), RunFolder.create_or_resume(path, LAZY) as folder:
+            train_until(at, folder)
+        assert checkpoint(path)["step"] == at
+        assert len(records(path)) == 2
+    run(path, LAZY)
+    assert differences(path, straight) == []
+    assert records(path) == records(straight)
+
+
+LAZY = tiny(checkpoint_seconds=1e9)
+
+
+def train_until(step, folder):
+    """`train`, with SIGTERM when that step is about to be taken."""
+
+    class Watched(OnlineRun):
+        def act(self):
+            if self.steps == step - REPEAT:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().act()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.online.OnlineRun", Watched)
+        train(LAZY, folder)
 
 
 def wait_for(condition, process, seconds=60):
@@ -266,7 +303,7 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.02)
 
 
-def test_killed_process_leaves_a_folder_that_trains_on(tmp_path):
+def test_killed_process_leaves_a_folder_that_trains_on(straight, tmp_path):
     """SIGKILL in the middle of an episode, at a moment nobody chose."""
     path, config = tmp_path / "run", tiny(evaluate_first=3 * EPISODE)
     process = subprocess.Popen(
@@ -287,9 +324,8 @@ def test_killed_process_leaves_a_folder_that_trains_on(tmp_path):
     assert 1 <= kept <= len(before)
     run(path, config)
     assert records(path)[: len(before)] == before
-    assert sum(record["env_steps"] for record in records(path)) == STEPS
-    assert checkpoint(path)["step"] == STEPS
-    assert checkpoint(path)["agent"]["updates"] == UPDATES
+    assert records(path) == records(straight)
+    assert differences(path, straight) == []
     assert never_backwards(path)
 
 
