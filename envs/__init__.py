@@ -184,8 +184,9 @@ def make_vector(task: str, num_envs: int, **options) -> VectorEnvironment:
         options: of ``make``.
 
     Raises:
-        UserError: as ``make``; also what a worker finds out later, with the same sentence.
+        UserError: as ``make``; also what a worker finds out later, with the same sentence, and the
+            death of a worker.
     """
     if num_envs < 1:
         raise UserError(f"num_envs must be at least 1, not {num_envs}")
-    return VectorEnvironment(functools.partial(make, task, **options), num_envs)
+    return VectorEnvironment(functools.partial(make, task, **options), num_envs, task)

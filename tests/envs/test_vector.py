@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -104,7 +103,7 @@ def test_workers_load_no_torch_have_one_thread_and_leave_silently(tmp_path):
         "vector = envs.make_vector('dmc/cartpole-swingup', 1, quality='fast', size=16)\n"
         "vector.reset(seed=[0])\n"
         "import os\n"
-        "pid = vector.processes[0].pid\n"
+        "pid = vector.workers[0].process.pid\n"
         "maps = open(f'/proc/{pid}/maps').read()\n"
         "variables = open(f'/proc/{pid}/environ').read()\n"
         "one_thread = 'OMP_NUM_THREADS=1' in variables\n"
@@ -120,28 +119,3 @@ def test_workers_load_no_torch_have_one_thread_and_leave_silently(tmp_path):
         env=variables | {"PYTHONPATH": root},
     )
     assert (output.stdout, output.stderr) == ("False True False\n", "")
-
-
-def test_closing_does_not_wait_for_an_answer_that_was_already_taken():
-    """As Ctrl-C leaves it: the answer read from the pipe, the call not yet over."""
-    environments = envs.make_vector("dmc/cartpole-balance", 1, quality="fast")
-    environments.reset(seed=[0])
-    environments.step_async(environments.action_space.sample())
-    environments.parent_pipes[0].recv()
-    closing = threading.Thread(target=environments.close, daemon=True)
-    closing.start()
-    closing.join(timeout=20)
-    assert not closing.is_alive()
-
-
-def test_closing_is_silent_when_a_question_was_sent_and_not_noted(capfd):
-    """As Ctrl-C leaves it: between asking the worker and writing down that it was asked."""
-    environments = envs.make_vector("dmc/cartpole-balance", 1, quality="fast")
-    environments.reset(seed=[0])
-    for pipe, action in zip(
-        environments.parent_pipes, environments.action_space.sample(), strict=True
-    ):
-        pipe.send(("step", action))
-    environments.close()
-    assert capfd.readouterr().err == ""
-    assert not any(process.is_alive() for process in environments.processes)
