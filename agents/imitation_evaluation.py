@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv
 
 import envs
 from agents.agent import Actor, Imitator
@@ -24,6 +23,7 @@ from agents.imitation_loading import load_agent, load_predictor
 from agents.mask_world_model_config import DataSpec
 from agents.replay import entries_for
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
+from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.provenance import provenance
 from experiment.run_folder import RunFolder
@@ -32,7 +32,7 @@ from experiment.run_folder import RunFolder
 @contextlib.contextmanager
 def opened(
     view: View, task: str, environments: int, shift: str = "", quality: str | None = None
-) -> Iterator[AsyncVectorEnv]:
+) -> Iterator[VectorEnvironment]:
     """Environments of one task in processes of their own, closed at the end.
 
     Args:
@@ -51,7 +51,7 @@ def opened(
 
 def evaluate(
     agent: Imitator | None,
-    vector: AsyncVectorEnv,
+    vector: VectorEnvironment,
     task: str,
     episodes: int,
     seed: int,
@@ -118,7 +118,7 @@ def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Spac
 
 def run_task(
     agent: Imitator | None,
-    vector: AsyncVectorEnv,
+    vector: VectorEnvironment,
     seeds: Sequence[int],
     seed: int,
     options: dict | None = None,
@@ -194,7 +194,7 @@ class Evaluation:
                     f"--n-action-steps is {n_action_steps}; the agent predicts {chunk} actions"
                 )
             self.agent.n_action_steps = n_action_steps
-        self._open: dict[tuple[str, str, int], AsyncVectorEnv] = {}
+        self._open: dict[tuple[str, str, int], VectorEnvironment] = {}
         self._stack = contextlib.ExitStack()
 
     def measure(
@@ -328,7 +328,7 @@ class Evaluation:
         agent = None if row.random else self.agent
         return evaluate(agent, vector, task, count, self.seed, row.told.get(task), film)
 
-    def _vector(self, task: str, shift: str, count: int) -> AsyncVectorEnv:
+    def _vector(self, task: str, shift: str, count: int) -> VectorEnvironment:
         """Environments for one row of one task, those of an earlier row where they are open still.
 
         Starting a process takes seconds, and most rows want the same environments.

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv
 from tqdm import tqdm
 
 import envs
@@ -25,6 +24,7 @@ from agents.rollout import (
     run_episodes,
 )
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
+from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.run_folder import RunFolder
 from mask_classes import UNLABELLED
@@ -43,7 +43,7 @@ def needs_masks(config: OnlineConfig) -> bool:
     return "mask" in reads(make_target(config.agent.autoencoder.target))
 
 
-def make_envs(config: OnlineConfig, count: int, training: bool = False) -> AsyncVectorEnv:
+def make_envs(config: OnlineConfig, count: int, training: bool = False) -> VectorEnvironment:
     """`count` environments of the run's task, each in a process of its own.
 
     Acting takes the picture alone, so only those that `training` learns from draw masks.
@@ -63,7 +63,7 @@ def make_envs(config: OnlineConfig, count: int, training: bool = False) -> Async
     return made
 
 
-def entries_of(config: OnlineConfig, environments: AsyncVectorEnv) -> dict[str, Entry]:
+def entries_of(config: OnlineConfig, environments: VectorEnvironment) -> dict[str, Entry]:
     """What the run's replay holds."""
     entries = entries_for(environments.single_observation_space, environments.single_action_space)
     if needs_masks(config):
@@ -86,7 +86,7 @@ class OnlineRun(TrainingRun):
         self.trusted = trusted
         torch.manual_seed(config.seed)
         self.envs = make_envs(config, config.num_envs, training=True)
-        self.evaluation_envs: AsyncVectorEnv | None = None
+        self.evaluation_envs: VectorEnvironment | None = None
         entries = entries_of(config, self.envs)
         self.action = entries["action"].shape[0]
         self.agent = make_agent(config, self.action, config.device)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv
 
 from agents.agent import Actor
+from envs.vector import VectorEnvironment
 
 TRAINING, EVALUATION, FINAL_EVALUATION = 0, 1, 2
 """Streams of episode seeds that never meet: evaluation is on starts never trained on."""
@@ -81,7 +81,7 @@ class Collector:
 
     def __init__(
         self,
-        envs: AsyncVectorEnv,
+        envs: VectorEnvironment,
         seed: int,
         started: int = 0,
         stream: int = TRAINING,
@@ -222,7 +222,7 @@ class Evaluated:
 
 def run_episodes(
     agent: Actor,
-    envs: AsyncVectorEnv,
+    envs: VectorEnvironment,
     seeds: list[int],
     record: bool = False,
     options: dict[str, Any] | None = None,
