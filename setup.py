@@ -21,7 +21,6 @@ setup(
         "mujoco>=3.3",
         "dm-control>=1.0.28",
         "tyro>=1.0,<1.1",  # commands/command_line.py reads its messages
-        "dacite>=1.9",
         "pyyaml>=6",
         "tensorboard>=2.18",
         "tqdm>=4.66",

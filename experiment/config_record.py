@@ -6,21 +6,29 @@ A configuration is a dataclass, which may say more about its fields by class att
     MAY_CHANGE    dotted names of fields that change no result, so that a resumed run may differ
     RENAMED       {name in older files: name now}
     REMOVED       {name in older files: the values that meant what the toolkit does now}, or ANY
+    LOADS         {name of a text field: function that lists what such a text makes the toolkit load
+                  from outside, a class to import or weights}
+
+A record may be somebody else's. What it would load from outside is loaded when the user has named
+it, too (``trusted``), and never because the record names it.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import dacite
 import yaml
 
 from atomic_file import atomic_file
 from errors import UserError
+from experiment.config_values import from_plain, shown
 from experiment.hardware import hardware
+from experiment.plain_yaml import read_plain_yaml
 from experiment.provenance import provenance
 
 Config = TypeVar("Config")
@@ -41,8 +49,8 @@ class ConfigRecord:
 
     @property
     def exists(self) -> bool:
-        """Whether a run has begun here."""
-        return self.path.is_file()
+        """Whether something has this name, be it a record of a run or not."""
+        return os.path.lexists(self.path)
 
     def read(self) -> dict[str, Any]:
         """The file's content: ``config``, ``command``, ``commit``, ``versions``, ``hardware``.
@@ -51,11 +59,9 @@ class ConfigRecord:
             UserError: it cannot be read, or is no record of a run.
         """
         try:
-            record = yaml.safe_load(self.path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{self.path} cannot be read; restore it or choose another --logdir"
-            ) from error
+            record = read_plain_yaml(self.path)
+        except UserError as error:
+            raise UserError(f"{error}; restore it or choose another --logdir") from error
         if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
             raise UserError(
                 f"{self.path} is not the configuration of a run (no `config:` in it); "
@@ -63,28 +69,27 @@ class ConfigRecord:
             )
         return record
 
-    def load(self, config_class: type[Config]) -> Config:
+    def load(self, config_class: type[Config], trusted: Collection[str] = ()) -> Config:
         """The configuration as a ``config_class``.
 
         A field that is younger than the run takes its default, which must mean "as it was before".
 
+        Args:
+            config_class: a dataclass.
+            trusted: names of what it may load from outside the toolkit.
+
         Raises:
-            UserError: the file cannot be read, or does not fit ``config_class``.
+            UserError: the file cannot be read, does not fit ``config_class``, or would load what is
+                not ``trusted``, of which nothing has been loaded then.
         """
         recorded = self._in_current_names(config_class)
         try:
-            config = dacite.from_dict(
-                config_class,
-                recorded,
-                # YAML has no tuples, writes 1e-4 as text and a whole float by hand as an integer.
-                dacite.Config(cast=[tuple], type_hooks={float: _to_float}),
-            )
-        except (dacite.DaciteError, ValueError, TypeError) as error:
+            foreign = {n: field for field, n in loads(recorded, config_class) if n not in trusted}
+            if not foreign:
+                return from_plain(recorded, config_class)
+        except UserError as error:
             raise self._misfit(str(error)) from error
-        unknown = set(flat(recorded)) - set(flat(plain(config)))
-        if unknown:
-            raise self._misfit(f"unknown {', '.join(sorted(unknown))}")
-        return config
+        raise self._untrusted(foreign)
 
     def create(self, config: Any) -> None:
         """Write the record of a new run."""
@@ -113,14 +118,23 @@ class ConfigRecord:
     def _in_current_names(self, config_class: type) -> dict[str, Any]:
         current, lost = current_names(self.read()["config"], config_class)
         if lost:
-            options = ", ".join(f"{name} = {value}" for name, value in lost.items())
+            options = ", ".join(f"{name} = {shown(value)}" for name, value in lost.items())
             raise self._misfit(f"the run has {options}, which this version no longer offers")
         return current
 
     def _misfit(self, reason: str) -> UserError:
         return UserError(
-            f"{self.path} does not fit this version of the toolkit: {reason}; use the commit the "
-            "file names, or start another --logdir"
+            f"{self.path} does not fit this version of the toolkit: {reason}; restore the file, "
+            "use the commit it names, or start another --logdir"
+        )
+
+    def _untrusted(self, foreign: Mapping[str, str]) -> UserError:
+        """That names would be loaded, which fields ask for, and how to allow it."""
+        asked = " and ".join(f"{name!r} ({field})" for name, field in foreign.items())
+        options = " ".join(f"--trust {shlex.quote(name)}" for name in foreign)
+        return UserError(
+            f"{self.path} asks to load {asked}, which is not part of the toolkit and may run code "
+            f"of whoever made the folder: read that code, then add {options}"
         )
 
     def _refuse_differences(self, recorded: dict, wanted: dict, config: Any) -> None:
@@ -137,13 +151,16 @@ class ConfigRecord:
         ]
         if differences:
             name = differences[0]
-            before = f"with {name} = {recorded[name]}" if name in recorded else f"without {name}"
-            now = f"is {wanted[name]}" if name in wanted else "does not exist"
+            before = f"with {name} = {shown(recorded[name])}"
+            before = before if name in recorded else f"without {name}"
+            now = f"is {shown(wanted[name])}" if name in wanted else "does not exist"
             others = f" ({len(differences) - 1} more differ)" if differences[1:] else ""
             raise UserError(
                 f"{folder} was started {before}, which now {now}{others}; "
                 "choose another --logdir, or give the fields as they were"
             )
+        if type(recorded.get(growing)) is not int:
+            raise self._misfit(f"{growing} is {shown(recorded.get(growing))}, no whole number")
         if wanted[growing] < recorded[growing]:
             raise UserError(
                 f"{folder} is a run of {growing} = {recorded[growing]}, more than the "
@@ -229,5 +246,20 @@ def _nested(config_class: type) -> Iterator[tuple[str, type]]:
             yield field.name, types[field.name]
 
 
-def _to_float(value: Any) -> Any:
-    return float(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else value
+def loads(recorded: Mapping[str, Any], config_class: type, prefix: str = "") -> Iterator[tuple]:
+    """What a configuration would load from outside: (dotted field, name) of each.
+
+    Raises:
+        UserError: a name that nothing can be loaded by.
+    """
+    for field, named in getattr(config_class, "LOADS", {}).items():
+        if isinstance(value := recorded.get(field), str):
+            yield from ((prefix + field, name) for name in named(value))
+    for field, nested_class in _nested(config_class):
+        if isinstance(section := recorded.get(field), Mapping):
+            yield from loads(section, nested_class, f"{prefix}{field}.")
+
+
+def names_loaded(config: Any) -> set[str]:
+    """What a configuration of the user's own loads from outside: by asking they have named it."""
+    return {name for _, name in loads(plain(config), type(config))}

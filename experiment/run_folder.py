@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -121,13 +121,15 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def read_config(path: str | os.PathLike, config_class: type[Config]) -> Config:
-        """The configuration recorded in the run folder ``path``, as a ``config_class``.
+    def read_config(
+        path: str | os.PathLike, config_class: type[Config], trusted: Collection[str] = ()
+    ) -> Config:
+        """The configuration recorded in the run folder ``path``; see ``ConfigRecord.load``.
 
         Raises:
-            UserError: there is no run at ``path``, or its record does not fit the class.
+            UserError: there is no run at ``path``, or as ``ConfigRecord.load``.
         """
-        return RunFolder.open(path).config.load(config_class)
+        return RunFolder.open(path).config.load(config_class, trusted)
 
     @property
     def of_imitation(self) -> bool:
