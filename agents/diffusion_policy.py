@@ -26,6 +26,8 @@ TIMESTEPS = 1000.0
 """Timestep of pure noise; 0 is clean (LTX-Video's scale)."""
 TIME_CHANNELS = 256
 """Sines and cosines that describe a timestep (LTX-Video)."""
+MOST = 1000
+"""Actions of a chunk and Euler steps that a configuration may ask for."""
 ROTARY_BASE = 10_000.0
 """Longest wavelength of rotary positions over the shortest (RoFormer)."""
 
@@ -54,6 +56,9 @@ class DiffusionPolicyConfig:
         for name in ("width", "heads", "chunk", "num_inference_steps", "n_action_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("chunk", "num_inference_steps"):
+            if getattr(self, name) > MOST:
+                raise UserError(f"{name} must be at most {MOST}, not {getattr(self, name)}")
         if self.width % (2 * self.heads):
             raise UserError(
                 f"the policy's width, {self.width}, must be a multiple of twice its heads,"

@@ -1,19 +1,27 @@
 """The imitation loop: learn in stages from demonstrations, evaluate in the simulator; on one
 page."""
 
+from collections.abc import Collection
+
 from agents.imitation_config import ImitationConfig
 from agents.imitation_run import ImitationRun
 from experiment.run_folder import RunFolder
 
 
-def imitate(config: ImitationConfig, folder: RunFolder) -> None:
+def imitate(config: ImitationConfig, folder: RunFolder, trusted: Collection[str] = ()) -> None:
     """Learn every stage, from the folder's checkpoint where it has one.
+
+    Args:
+        config: of the run.
+        folder: taken for training.
+        trusted: what the configuration of `config.dynamics_from` may load from outside the toolkit
+            beside what `config` does.
 
     Raises:
         UserError: the data cannot be used, a loss is not finite, or the folder's checkpoint is
             another run's.
     """
-    with ImitationRun(config, folder) as run:
+    with ImitationRun(config, folder, trusted) as run:
         run.resume()
         for stage in run.stages_left():
             run.begin(stage)

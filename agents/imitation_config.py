@@ -9,6 +9,8 @@ from agents.mask_world_model_config import MaskWorldModelConfig
 from envs.demonstrations import SHORT_CAMERA_NAMES, Recording
 from envs.environment_config import Quality
 from errors import UserError
+from experiment.config_values import refuse_not_finite
+from experiment.seed import check_seed
 from world_models.targets import reads
 from world_models.video_targets import make_video_target
 
@@ -67,8 +69,9 @@ class ImitationConfig:
                      "report_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("dynamics_steps", "policy_steps", "micro_batch", "workers", "seed",
-                     "threads"):  # fmt: skip
+        check_seed(self.seed)
+        refuse_not_finite(self)
+        for name in ("dynamics_steps", "policy_steps", "micro_batch", "workers", "threads"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.micro_batch and self.batch % self.micro_batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from agents.device import choose_device
 from agents.imitation_config import ImitationConfig, View
 from agents.mask_world_model import MaskWorldModel
 from agents.mask_world_model_config import DataSpec
+from agents.size_limit import limited_by
 from agents.training import load_checked
 from errors import UserError
 from experiment.checkpoint import load_checkpoint
+from experiment.config_record import names_loaded
 from experiment.run_folder import RunFolder
 from world_models.mask_dynamics import MaskDynamics
 
@@ -33,15 +35,21 @@ def make_imitator(
 
 
 def load_agent(
-    logdir: Path | str, device: str = "auto"
+    logdir: Path | str, device: str = "auto", trusted: Collection[str] = ()
 ) -> tuple[MaskWorldModel, ImitationConfig, View, int]:
     """The agent of a run folder's checkpoint, its configuration, how it sees, and its updates.
 
+    Args:
+        logdir: run folder.
+        device: torch device.
+        trusted: what it may load from outside the toolkit: classes of prediction targets,
+            ``package.module:Class``, and weights, by the names that its configuration has.
+
     Raises:
         UserError: no such folder, no checkpoint in it, one that cannot be read, or whose second
-            stage has not begun.
+            stage has not begun; the agent needs something that is not trusted.
     """
-    config = RunFolder.read_config(logdir, ImitationConfig)
+    config = RunFolder.read_config(logdir, ImitationConfig, trusted)
     agent, state = load_state(logdir, config, device)
     if state["stage"] != "policy":
         raise UserError(
@@ -73,18 +81,28 @@ def load_state(
     kept = state["agent"]
     # Older checkpoints call it `interface`.
     data_spec = DataSpec(**(kept["data_spec"] if "data_spec" in kept else kept["interface"]))
-    agent = make_imitator(config, data_spec, kept["statistics"], device)
+    with limited_by(kept, config, folder.config.path):
+        agent = make_imitator(config, data_spec, kept["statistics"], device)
     load_checked(agent, state, config.task, folder.checkpoint_path)
     return agent, state
 
 
-def load_first_stage(agent: Imitator, config: ImitationConfig, logdir: Path) -> None:
+def load_first_stage(
+    agent: Imitator, config: ImitationConfig, logdir: Path, trusted: Collection[str] = ()
+) -> None:
     """Take over what stage 1 of another run ended with.
+
+    Args:
+        agent: takes it over.
+        config: of the agent.
+        logdir: run folder of the other run.
+        trusted: what the other run's configuration may load from outside, beside what `config`
+            loads.
 
     Raises:
         UserError: it has not ended, or was made with other options.
     """
-    theirs = RunFolder.read_config(logdir, ImitationConfig)
+    theirs = RunFolder.read_config(logdir, ImitationConfig, {*trusted, *names_loaded(config)})
     for name in ("world_model", "dynamics", "n_obs_steps", "stride", "language"):
         if getattr(theirs.agent, name) != getattr(config.agent, name):
             option = f"--agent.{name.replace('_', '-')}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ class ImitationRun(TrainingRun):
 
     shown = ("dynamics/flow", "policy/action_flow", "eval/success")
 
-    def __init__(self, config: ImitationConfig, folder: RunFolder):
+    def __init__(self, config: ImitationConfig, folder: RunFolder, trusted: Collection[str] = ()):
         super().__init__(config, folder)
+        self.trusted = trusted
         self.tasks = envs.expand(config.task)
         self.windows = open_windows(config.data, config.agent.windows(), config.target)
         recordings = self.windows.recordings
@@ -144,7 +145,7 @@ class ImitationRun(TrainingRun):
             self.report()
         if self.config.dynamics_from:
             logdir = Path(self.config.dynamics_from)
-            load_first_stage(self.agent, self.config, logdir)
+            load_first_stage(self.agent, self.config, logdir, self.trusted)
         self.stage = stage
         self.agent.begin(stage)
         self.optimizer = self._make_optimizer()

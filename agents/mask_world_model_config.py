@@ -10,8 +10,12 @@ from agents.diffusion_policy import DiffusionPolicyConfig
 from envs.windows import WindowConfig
 from errors import UserError
 from world_models.image_encoder import ImageEncoderConfig
+from world_models.language import weights_named
 from world_models.layers import OptimizerConfig
 from world_models.mask_dynamics import MaskDynamicsConfig
+
+LONGEST_HISTORY = 1000
+"""Steps from the oldest frame that is seen to the present one: no episode is longer."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,19 @@ class MaskWorldModelConfig:
     """Of the networks (paper: bfloat16, as auto is where the device has arithmetic for it); losses
     are float32."""
 
+    LOADS: ClassVar = {"language": weights_named}
     RENAMED: ClassVar = {"history": "n_obs_steps", "averaging": "ema_decay"}
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must be at least 0 and below 1, not {self.ema_decay}")
+        if self.n_obs_steps < 1 or self.stride < 1:
+            raise UserError("n_obs_steps and stride must be at least 1")
+        if (self.n_obs_steps - 1) * self.stride > LONGEST_HISTORY:
+            raise UserError(
+                f"n_obs_steps {self.n_obs_steps} and stride {self.stride} reach more than"
+                f" {LONGEST_HISTORY} steps back"
+            )
 
     def windows(self) -> WindowConfig:
         """What a training window holds."""

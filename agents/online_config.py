@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from envs import EnvironmentConfig
 from errors import UserError
+from experiment.config_values import refuse_not_finite
+from experiment.seed import check_seed
 from world_models.targets import make_target, reads
 
 POSITIVE = (
@@ -90,7 +92,9 @@ class OnlineConfig:
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("seed", "threads", "episode_steps"):
+        check_seed(self.seed)
+        refuse_not_finite(self)
+        for name in ("threads", "episode_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0.0 <= self.random_share <= 1.0:

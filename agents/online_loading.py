@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from agents.agent import OnlineAgent
 from agents.device import choose_device
 from agents.masked_world_model import MaskedWorldModel
 from agents.online_config import OnlineConfig
+from agents.size_limit import limited_by
 from agents.training import load_checked
 from errors import UserError
 from experiment.run_folder import RunFolder
@@ -18,14 +20,22 @@ def make_agent(config: OnlineConfig, action: int, device: str) -> OnlineAgent:
     return MaskedWorldModel(config.agent, action, choose_device(device))
 
 
-def load_agent(logdir: Path | str, device: str = "auto") -> tuple[OnlineAgent, OnlineConfig, int]:
+def load_agent(
+    logdir: Path | str, device: str = "auto", trusted: Collection[str] = ()
+) -> tuple[OnlineAgent, OnlineConfig, int]:
     """The agent of a run folder's checkpoint, its configuration, and its environment steps.
 
+    Args:
+        logdir: run folder.
+        device: torch device.
+        trusted: classes of prediction targets, ``package.module:Class``, that it may import.
+
     Raises:
-        UserError: no such folder, no checkpoint in it, or one that cannot be read.
+        UserError: no such folder, no checkpoint in it, one that cannot be read, or the agent needs
+            a class that is not trusted.
     """
     folder = RunFolder.open(logdir)
-    config = folder.config.load(OnlineConfig)
+    config = folder.config.load(OnlineConfig, trusted)
     state = folder.load_checkpoint("cpu")
     if state is None:
         raise UserError(f"{logdir} has no checkpoint yet; train longer with the same command")
@@ -33,6 +43,7 @@ def load_agent(logdir: Path | str, device: str = "auto") -> tuple[OnlineAgent, O
         raise UserError(
             f"{folder.checkpoint_path} is no checkpoint of an online run; put its own back"
         )
-    agent = make_agent(config, state["action"], device)
+    with limited_by(state, config, folder.config.path):
+        agent = make_agent(config, state["action"], device)
     load_checked(agent, state, config.task, folder.checkpoint_path)
     return agent, config, state["step"]

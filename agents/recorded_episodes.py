@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from envs.demonstrations import (
 )
 from envs.environment_config import ORIENTATIONS
 from errors import UserError
+from experiment.config_record import names_loaded
 from experiment.run_folder import RunFolder
 
 OPTIONS = {
@@ -139,13 +140,16 @@ class RecordedFiles:
         return np.stack([seen(stored(frame)) for frame in frames])
 
 
-def open_source(name: str, config: OnlineConfig, camera: str) -> Source:
+def open_source(
+    name: str, config: OnlineConfig, camera: str, trusted: Collection[str] = ()
+) -> Source:
     """The recorded episodes that `name` means, if the run can learn from them.
 
     Args:
         name: a run folder, a demonstration file, or a folder of those.
         config: of the run.
         camera: what the run sees, by the simulator's name.
+        trusted: classes that the other run's configuration may name, beside those of `config`.
 
     Raises:
         UserError: there are none, or they are of another task or were seen otherwise.
@@ -182,8 +186,7 @@ def open_source(name: str, config: OnlineConfig, camera: str) -> Source:
                 seen["camera"] = " and ".join(recording.cameras)
             _check(recording.path, seen, wanted)
         return RecordedFiles(name, recordings, seen_by, ours.orientation)
-    source = RecordedRun(name)
-    theirs = RunFolder.read_config(path, type(config))
+    theirs = RunFolder.read_config(path, type(config), {*trusted, *names_loaded(config)})
     view, their_camera = theirs.environment, seen_by
     if view.camera != ours.camera:
         their_camera = "the suite's own" if view.camera is None else short_name(str(view.camera))
@@ -197,7 +200,7 @@ def open_source(name: str, config: OnlineConfig, camera: str) -> Source:
         "orientation": view.orientation,
     }
     _check(path, seen, wanted)
-    return source
+    return RecordedRun(name)
 
 
 def _check(path: Path, seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from commands.command_line import parse, progress_bar
+from commands.run_options import Trust
 from envs.environment_config import EnvironmentConfig
 from errors import UserError
+from experiment.seed import check_seed
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,10 @@ class Collect:
     out: str
     """File to write (FILE.hdf5), or a folder for one file a task."""
     policy: str | None = None
-    """Run folder of a trained agent to record in place of the scripted expert."""
+    """Run folder of an agent of train or imitate to record in place of the scripted expert."""
+    trust: Trust = ()
+    """What the agent's configuration may load from outside the toolkit, once for each: a class of
+    yours, package.module:Class, or weights by the name they have there."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise on the actions (of 1), for diversity; never on the
     gripper."""
@@ -41,8 +46,9 @@ def collect(arguments: Sequence[str]) -> None:
     options = parse(Collect, arguments, "run.py collect")
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
-    if options.seed < 0 or options.after_success < 0 or not 0 <= options.noise < math.inf:
-        raise UserError("--seed, --noise and --after-success must be numbers of at least 0")
+    check_seed(options.seed, "--seed")
+    if options.after_success < 0 or not 0 <= options.noise < math.inf:
+        raise UserError("--noise and --after-success must be numbers of at least 0")
 
     import envs
     from envs.demonstrations import SUFFIXES
@@ -59,9 +65,10 @@ def collect(arguments: Sequence[str]) -> None:
         path = single
         if single.suffix not in SUFFIXES:
             path = single / f"{task.replace('/', '-')}.hdf5"
-            if path.exists():
-                print(f"{task}: {path} is there already", flush=True)
-                continue
+        if path.exists():
+            _check_finished(path, task, options.episodes)
+            print(f"{task}: {path} is there already", flush=True)
+            continue
         with progress_bar(task, options.episodes) as bar:
 
             def show(kept: int, attempts: int, bar=bar) -> None:
@@ -82,12 +89,28 @@ def collect(arguments: Sequence[str]) -> None:
         print(path, flush=True)
 
 
+def _check_finished(path: pathlib.Path, task: str, episodes: int) -> None:
+    """Refuse a file in the place of the one asked for that has not what was asked for."""
+    from envs.demonstration_reader import read_header
+    from envs.demonstration_writer import PARTIAL
+
+    found = read_header(path)
+    if found.task != task:
+        raise UserError(f"{path} holds {found.task}, not {task}; give another --out")
+    if len(found.episodes) < episodes:
+        raise UserError(
+            f"{path} is finished and has {len(found.episodes)} of the {episodes} episodes asked"
+            f" for; rename it to {path.name}{PARTIAL} and start the same command again to add the"
+            " others, or give another --out"
+        )
+
+
 def _actor_maker(options: Collect) -> Callable:
     policy = options.policy
     if policy is None:
         from envs.recording import ScriptedActor
 
         return lambda environment: ScriptedActor(environment, options.noise)
-    from agents.online_evaluation import AgentActor
+    from agents.demonstrator import Demonstrator
 
-    return lambda environment: AgentActor(policy, environment, options.noise)
+    return lambda environment: Demonstrator(policy, environment, options.noise, options.trust)

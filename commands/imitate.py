@@ -1,6 +1,5 @@
 """imitate: learn tasks from demonstrations."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -9,6 +8,7 @@ import tyro
 
 from commands.command_line import HELP, FirstOptions, parse
 from commands.help import short_help
+from commands.run_options import Trust, default_logdir
 from errors import UserError
 
 USAGE = """python run.py imitate --data FILES --task TASKS [OPTIONS]
@@ -95,6 +95,9 @@ def imitate(arguments: Sequence[str]) -> None:
         blind the same on black pictures."""
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
         """Run folder; by default runs/TASK-imitate-PRESET-TARGET-seedSEED."""
+        trust: Trust = ()
+        """What the configuration of --dynamics-from may load from outside the toolkit, beside what
+        this command names itself; once for each."""
 
     def helping() -> str:
         return short_help("run.py imitate", USAGE, default, GROUPS, WORDS)
@@ -105,7 +108,6 @@ def imitate(arguments: Sequence[str]) -> None:
     if config.agent.world_model != "video":
         predicted = config.agent.world_model
     parts = [config.task, "imitate", options.preset, predicted, f"seed{config.seed}"]
-    name = re.sub(r"[^\w.+-]", "-", "-".join(parts))
-    with RunFolder.create_or_resume(options.logdir or f"runs/{name}", config) as folder:
+    with RunFolder.create_or_resume(options.logdir or default_logdir(parts), config) as folder:
         print(f"run folder {folder.path}", flush=True)
-        learn(config, folder)
+        learn(config, folder, options.trust)

@@ -1,6 +1,5 @@
 """train: learn a task online."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -9,6 +8,7 @@ import tyro
 
 from commands.command_line import HELP, FirstOptions, parse
 from commands.help import short_help
+from commands.run_options import Trust, default_logdir
 from errors import UserError
 
 USAGE = """python run.py train --task TASK [OPTIONS]
@@ -82,6 +82,9 @@ def train(arguments: Sequence[str]) -> None:
         package.module:Class, or a weighted sum (pixels:1+masks:0.5)."""
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
         """Run folder; by default runs/TASK-PRESET[-TARGET]-seedSEED."""
+        trust: Trust = ()
+        """Class of a prediction target, package.module:Class, that a run folder among --recorded
+        may name, beside the one of --target; once for each."""
 
     def helping() -> str:
         return short_help("run.py train", USAGE, default, GROUPS, WORDS)
@@ -89,10 +92,9 @@ def train(arguments: Sequence[str]) -> None:
     options = parse(Train, arguments, "run.py train", helping, default=Train(default))
     config = options.config
     target = config.agent.autoencoder.target
-    parts = [config.task.replace("/", "-"), options.preset, f"seed{config.seed}"]
+    parts = [config.task, options.preset, f"seed{config.seed}"]
     if target != "pixels":
-        parts.insert(2, re.sub(r"[^\w.+-]", "-", target))
-    name = "-".join(parts)
-    with RunFolder.create_or_resume(options.logdir or f"runs/{name}", config) as folder:
+        parts.insert(2, target)
+    with RunFolder.create_or_resume(options.logdir or default_logdir(parts), config) as folder:
         print(f"run folder {folder.path}", flush=True)
-        learn(config, folder)
+        learn(config, folder, options.trust)

@@ -21,7 +21,7 @@ from world_models.layers import (
     symlog,
     token_positions,
 )
-from world_models.targets import Standardise, make_target, measure
+from world_models.targets import Standardise, classes_named, make_target, measure
 
 PATCH = 8
 """Pixels a side of one token: three convolutions of stride 2 (paper E.1)."""
@@ -64,6 +64,7 @@ class AutoencoderConfig:
     target_weight: float = 1.0
     """Weight of the target's loss (eq. 13: 1)."""
 
+    LOADS: ClassVar = {"target": classes_named}
     RENAMED: ClassVar = {"still_speed": "static_image_lr_scale"}
     REMOVED: ClassVar = {
         "reward_from": ("token",),  # else from the last patch's values, as the public code does

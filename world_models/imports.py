@@ -12,7 +12,7 @@ class Published(Protocol):
     """A class of diffusers whose weights can be had."""
 
     @classmethod
-    def from_pretrained(cls, name: str, /, *, subfolder: str) -> Self: ...
+    def from_pretrained(cls, name: str, /, *, subfolder: str, use_safetensors: bool) -> Self: ...
 
 
 Model = TypeVar("Model", bound=Published)
@@ -31,6 +31,11 @@ def hide_broken_torchvision() -> None:
         sys.modules["torchvision"] = None  # type: ignore[assignment]  # typeshed knows modules only
 
 
+def weights_named(name: str) -> tuple[str, ...]:
+    """What `pretrained` would load from a folder or the network: `name`, unless it is empty."""
+    return (name,) if name else ()
+
+
 def pretrained(model: type[Model], name: str, part: str) -> Model:
     """A model of diffusers with published weights.
 
@@ -43,7 +48,7 @@ def pretrained(model: type[Model], name: str, part: str) -> Model:
         UserError: there is none, or it cannot be loaded.
     """
     try:
-        return model.from_pretrained(name, subfolder=part)
+        return model.from_pretrained(name, subfolder=part, use_safetensors=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"no {part} can be loaded from {name!r}: {reason}") from error

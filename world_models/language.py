@@ -134,8 +134,12 @@ class T5(LanguageEncoder):
                 f"language t5 needs the library transformers (pip install '.[t5]'): {reason}"
             ) from error
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model)
-            self._model = T5EncoderModel.from_pretrained(model).eval().requires_grad_(False)
+            # A folder may bring code of its own, and pickles: neither is run.
+            self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+            encoder = T5EncoderModel.from_pretrained(
+                model, trust_remote_code=False, weights_only=True
+            )
+            self._model = encoder.eval().requires_grad_(False)
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"cannot load the T5 encoder {model}: {reason}") from error
@@ -148,6 +152,11 @@ class T5(LanguageEncoder):
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).last_hidden_state
         return states[0].float()
+
+
+def weights_named(name: str) -> tuple[str, ...]:
+    """What `make_language` would load from a folder or the network: `name`, if it is a T5."""
+    return (name,) if name.partition(":")[0] == "t5" else ()
 
 
 def make_language(name: str) -> LanguageEncoder:

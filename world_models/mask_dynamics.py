@@ -31,10 +31,13 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
-from world_models.targets import measure
+from world_models.targets import classes_named, measure
 from world_models.video_targets import make_video_target, to_unit, weighted_mean
 from world_models.video_transformer import TransformerConfig, make_transformer
 from world_models.video_vae import LatentStatistics, Posterior, VideoVAEConfig, kl, make_vae
+
+MOST_FRAMES = 1000
+"""Of the future: no episode is longer."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class MaskDynamicsConfig:
     """Brightness, contrast and saturation of a window's history are each multiplied by a factor in
     [1 − jitter, 1 + jitter] while training; 0: untouched."""
 
+    LOADS: ClassVar = {"target": classes_named}
     # The largest share of noise mixed into the history while training (paper: 0, or up to 0.1).
     REMOVED: ClassVar = {"history_noise": (0.0,)}
 
@@ -67,8 +71,12 @@ class MaskDynamicsConfig:
             raise UserError(f"pure_noise must be in [0, 1], not {self.pure_noise}")
         if not 0.0 <= self.jitter < 1.0:
             raise UserError(f"jitter must be at least 0 and below 1, not {self.jitter}")
-        if not (self.future_frames >= 1 and self.frame_rate > 0):
-            raise UserError("future_frames and frame_rate must be above 0")
+        if not 1 <= self.future_frames <= MOST_FRAMES:
+            raise UserError(
+                f"future_frames must be from 1 to {MOST_FRAMES}, not {self.future_frames}"
+            )
+        if self.frame_rate <= 0:
+            raise UserError(f"frame_rate must be above 0, not {self.frame_rate}")
 
 
 def small(target: str = "masks") -> MaskDynamicsConfig:

@@ -277,10 +277,28 @@ def make_target(name: str) -> PredictionTarget:
     Raises:
         UserError: no such target, the class lacks what a target needs, or a weight is not positive.
     """
-    parts = [_parse(part.strip()) for part in name.split("+")]
+    parts = _parts(name)
     if len(parts) == 1 and parts[0][1] == 1.0:
         return _make_one(parts[0][0])
     return WeightedSum([(part, weight, _make_one(part)) for part, weight in parts])
+
+
+def classes_named(name: str) -> tuple[str, ...]:
+    """What `make_target` would import: the parts of `name` that are `package.module:Class`.
+
+    Raises:
+        UserError: a weight is not positive.
+    """
+    return tuple(part for part, _ in _parts(name) if part not in TARGETS and _is_class(part))
+
+
+def _is_class(name: str) -> bool:
+    module, _, class_name = name.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), class_name))
+
+
+def _parts(name: str) -> list[tuple[str, float]]:
+    return [_parse(part.strip()) for part in name.split("+")]
 
 
 def _parse(part: str) -> tuple[str, float]:
@@ -298,15 +316,15 @@ def _parse(part: str) -> tuple[str, float]:
 def _make_one(name: str) -> PredictionTarget:
     if name in TARGETS:
         return TARGETS[name]()
-    module_name, _, class_name = name.partition(":")
-    if not (module_name and class_name):
+    if not _is_class(name):
         raise UserError(
             f"unknown target {name!r}; use one of {', '.join(TARGETS)}, package.module:Class, or "
             "a sum of them such as pixels:1+masks:0.5"
         )
+    module_name, _, class_name = name.partition(":")
     try:
         target = getattr(importlib.import_module(module_name), class_name)()
-    except Exception as error:  # whatever a user's module or constructor raises
+    except (Exception, SystemExit) as error:  # whatever a user's module or constructor raises
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"target {name!r} cannot be made: {reason}") from error
     missing = [part for part in ("channels", "loss", "to_image") if not hasattr(target, part)]

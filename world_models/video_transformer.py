@@ -7,11 +7,12 @@ latent channels, D width, L caption tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from errors import UserError
-from world_models.imports import hide_broken_torchvision, pretrained
+from world_models.imports import hide_broken_torchvision, pretrained, weights_named
 
 hide_broken_torchvision()
 
@@ -33,6 +34,8 @@ class TransformerConfig:
     pretrained: str = ""
     """Folder or hub name of a diffusers model whose `transformer` to start from; the sizes above
     are then its own. Empty: from scratch."""
+
+    LOADS: ClassVar = {"pretrained": weights_named}
 
     def __post_init__(self) -> None:
         if min(self.layers, self.heads, self.head_width) < 1 or self.cross_view_every < 0:

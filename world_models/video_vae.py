@@ -6,12 +6,13 @@ Shape legend: n clips, C latent channels, f_s and f_t pixels and frames a latent
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from errors import UserError
-from world_models.imports import hide_broken_torchvision, pretrained
+from world_models.imports import hide_broken_torchvision, pretrained, weights_named
 
 hide_broken_torchvision()
 
@@ -44,6 +45,8 @@ class VideoVAEConfig:
     pretrained: str = ""
     """Folder or hub name of a diffusers model whose `vae` to start from; the sizes above are then
     its own. Empty: from scratch."""
+
+    LOADS: ClassVar = {"pretrained": weights_named}
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.scaling) == len(self.blocks) - 1 > 0:
