@@ -339,7 +339,7 @@ class OnlineRun(TrainingRun):
         self.folder.update_curve()
         if self.agent.updates + self.agent.pretrained:
             for name, frames in self.agent.report(self.replay).items():
-                self.folder.write_video(name, frames, fps=10)
+                self.folder.show_video(name, frames, fps=10)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of an online run."""

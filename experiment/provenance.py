@@ -1,5 +1,6 @@
 """Where a result came from: command, commit, versions."""
 
+import functools
 import shlex
 import subprocess
 import sys
@@ -31,8 +32,10 @@ def _command() -> str:
     return shlex.join(["python", name, *arguments])
 
 
+@functools.cache
 def _commit() -> str:
-    """The commit of the toolkit, with ``-dirty`` when tracked files differ from it."""
+    """The commit of the toolkit, with ``-dirty`` when tracked files differ from it; that of the
+    code which runs, whatever happens to the files later."""
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

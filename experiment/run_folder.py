@@ -1,34 +1,47 @@
 """The folder of one training run: configuration, metrics, curve, videos and checkpoint.
 
 Every file except ``metrics.jsonl`` is written under a temporary name and renamed, so that a
-process killed at any instant leaves either the old file or the new one.
+process killed at any instant leaves either the old file or the new one. Nothing is written through
+a link out of the folder. Pictures and videos are for people: where they cannot be written, training
+says so and goes on.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import io
-import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from atomic_file import atomic_file, temporary_path
+from atomic_file import Unwritable, atomic_file, temporary_path, writing
 from errors import UserError
-from experiment.checkpoint import load_checkpoint, save_checkpoint
+from experiment.checkpoint import expect, load_checkpoint, save_checkpoint
 from experiment.config_record import ConfigRecord
 from experiment.learning_curve import draw_curve
+from experiment.locks import FolderLock
 from experiment.metrics_log import MetricsLog
-from experiment.provenance import provenance
+from experiment.notes import note
+from experiment.own_folder import own_folder, refuse_strangers
 from experiment.video import write_video
 
 Config = TypeVar("Config")
+
+EVERY_RUN: dict[str, Any] = {
+    "agent": dict,
+    "task": str,
+    "random": dict,
+    "evaluated": int,
+    "seconds": (int, float),
+    "metrics_position": int,
+}
+"""What the checkpoint of every run holds."""
 
 
 class RunFolder:
@@ -50,7 +63,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = ConfigRecord(self.path / "config.yaml")
         self.metrics = MetricsLog(self.path)
-        self._lock: TextIO | None = None
+        self._lock: FolderLock | None = None
         self._is_new = False
         self._previous_seconds = 0.0
         self._clock_started = time.monotonic()
@@ -65,6 +78,11 @@ class RunFolder:
         """The last checkpoint."""
         return self.path / "checkpoint.pt"
 
+    @property
+    def evaluation_path(self) -> Path:
+        """What `run.py evaluate` has measured (``evaluation_record``)."""
+        return self.path / "evaluation.json"
+
     # ------------------------------------------------------------------ opening and closing
 
     @classmethod
@@ -77,18 +95,17 @@ class RunFolder:
         the file then records the new values.
 
         Raises:
-            UserError: ``path`` is not a run folder but holds files, belongs to a run with
-                another configuration, or is in use by another process. Nothing is changed then.
+            UserError: ``path`` is not a run folder but holds files, belongs to a run with another
+                configuration, is in use by another process, has something in it through which
+                training would write elsewhere (``own_folder.refuse_strangers``), or cannot be
+                written in. Nothing is changed then.
         """
         folder = cls(path)
-        folder._refuse_foreign_path()
-        try:
+        with writing(folder.path, "make room there, or choose another --logdir"):
+            folder._refuse_foreign_path()
             folder.path.mkdir(parents=True, exist_ok=True)
-            folder._acquire_lock()
-        except OSError as error:
-            raise UserError(
-                f"cannot write in {folder.path} ({error.strerror}); choose another --logdir"
-            ) from error
+            refuse_strangers(folder.path)
+            folder._lock = FolderLock(folder.path)
         try:
             folder._is_new = not folder.config.exists
             if folder._is_new:
@@ -108,7 +125,7 @@ class RunFolder:
             UserError: there is no run at ``path``.
         """
         folder = cls(path)
-        if not folder.path.exists():
+        if not os.path.exists(folder.path):
             raise UserError(
                 f"there is no run folder {folder.path}; train one with "
                 f"`python run.py train --logdir {folder.path}`, or check the path"
@@ -152,9 +169,9 @@ class RunFolder:
         self.close()
 
     def _refuse_foreign_path(self) -> None:
-        if not self.path.exists() or self.config.exists:
+        if not os.path.exists(self.path) or self.config.exists:
             return
-        if not self.path.is_dir():
+        if not os.path.isdir(self.path):
             raise UserError(f"{self.path} is a file, not a folder; choose another --logdir")
         # What a process killed while it made the folder leaves behind.
         unfinished = {"lock", temporary_path(self.config.path).name}
@@ -164,22 +181,6 @@ class RunFolder:
                 "choose another --logdir"
             )
 
-    def _acquire_lock(self) -> None:
-        self._lock = open(self.path / "lock", "a+")  # noqa: SIM115 (held until close)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "unknown"
-            self.close()
-            raise UserError(
-                f"another process (id {owner}) is training in {self.path}; "
-                "wait for it, stop it, or choose another --logdir"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-
     def abandon(self) -> None:
         """Forget a run that could not begin, so that a corrected command may use its folder.
 
@@ -187,7 +188,8 @@ class RunFolder:
         """
         episodes = self.path / "replay" / "episodes.jsonl"
         if self._is_new and not episodes.exists() and not self.metrics.path.exists():
-            self.config.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.config.path.unlink(missing_ok=True)
             shutil.rmtree(self.path / "replay", ignore_errors=True)
 
     # ------------------------------------------------------------------ time and metrics
@@ -213,10 +215,17 @@ class RunFolder:
         save_checkpoint(self.checkpoint_path, state)
 
     def load_checkpoint(self, map_location: Any = "cpu") -> dict[str, Any] | None:
-        """The state saved last, or None; see ``checkpoint.load_checkpoint``."""
-        return load_checkpoint(self.checkpoint_path, map_location)
+        """The state saved last, or None; see ``checkpoint.load_checkpoint``.
 
-    # ------------------------------------------------------------------ pictures and evaluation
+        Raises:
+            UserError: it cannot be read, or lacks what the checkpoint of every run has.
+        """
+        state = load_checkpoint(self.checkpoint_path, map_location)
+        if state is not None:
+            expect(state, self.checkpoint_path, **EVERY_RUN)
+        return state
+
+    # ------------------------------------------------------------------ for people
 
     def update_curve(self) -> None:
         """Draw ``curve.png`` from the metrics logged so far; see ``learning_curve.draw_curve``."""
@@ -225,29 +234,44 @@ class RunFolder:
         title = f"{config['task']}, seed {config['seed']}"
         unit = "environment steps" if "steps" in config else "updates"
         if draw_curve(picture, self.metrics.read(), title, unit):
-            with atomic_file(self.curve_path) as file:
+            with _noted(), atomic_file(self.curve_path) as file:
                 file.write(picture.getvalue())
 
-    def write_picture(self, name: str, picture: np.ndarray, step: int) -> Path:
+    def write_picture(self, name: str, picture: np.ndarray, step: int) -> None:
         """Write ``pictures/<name>.png``, (H, W, 3) uint8, and show it in TensorBoard."""
-        path = self.path / "pictures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
         encoded = io.BytesIO()
         Image.fromarray(picture).save(encoded, "PNG")
-        with atomic_file(path) as file:
-            file.write(encoded.getvalue())
-        self.metrics.show_picture(name.rpartition("-")[0] or name, picture, step)
-        return path
+        path = self.path / "pictures" / f"{name}.png"
+        with _noted(), writing(path):
+            own_folder(path.parent)
+            with atomic_file(path) as file:
+                file.write(encoded.getvalue())
+        shown = name.rpartition("-")[0] or name
+        self.metrics.show_picture(shown, encoded.getvalue(), picture.shape[:2], step)
 
     def write_video(self, name: str, frames: np.ndarray, fps: float) -> Path:
-        """Write ``videos/<name>.mp4`` and return its path; see ``video.write_video``."""
+        """Write ``videos/<name>.mp4`` and return its path; see ``video.write_video``.
+
+        Raises:
+            Unwritable: it cannot be written.
+            UserError: ``videos`` is a link or no folder.
+        """
         path = self.path / "videos" / f"{name}.mp4"
-        write_video(path, frames, fps)
+        with writing(path):
+            own_folder(path.parent)
+            write_video(path, frames, fps)
         return path
 
-    def write_evaluation(self, evaluation: Mapping[str, Any]) -> Path:
-        """Write ``evaluation.json`` with the command, commit and versions; return its path."""
-        path = self.path / "evaluation.json"
-        with atomic_file(path) as file:
-            file.write(json.dumps({**evaluation, **provenance()}, indent=2).encode() + b"\n")
-        return path
+    def show_video(self, name: str, frames: np.ndarray, fps: float) -> None:
+        """``write_video`` for training, which goes on without."""
+        with _noted():
+            self.write_video(name, frames, fps)
+
+
+@contextlib.contextmanager
+def _noted() -> Iterator[None]:
+    """A block whose files are not worth stopping for: the user is told what the disk says."""
+    try:
+        yield
+    except Unwritable as error:
+        note(f"{str(error).partition('; ')[0]}; training goes on without it")

@@ -1,31 +1,31 @@
 """Videos of episodes and predictions."""
 
+import contextlib
+import errno
 import math
 import os
+import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+
+from atomic_file import atomic_path, writing
 
 # Height in pixels to which smaller frames are enlarged: 64 are too few to look at.
 SMALLEST_HEIGHT = 320
 # Pixels and frames a second that a small copy has at most.
 SMALL_HEIGHT, SMALL_FPS = 256, 10
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""What ffmpeg says of the disk, in the system's words."""
 
-@contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """Where to write what is called ``path`` once the block is done; nothing stays of an error."""
-    # ffmpeg chooses the container by the ending.
-    temporary = path.with_suffix(".tmp.mp4")
-    try:
-        temporary.touch()  # an error of ours, not a page of ffmpeg's
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+class EncodingError(Exception):
+    """ffmpeg has failed, for a reason other than the disk; says why in its words."""
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -37,11 +37,8 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
 
     Raises:
         ValueError: ``frames`` has another shape or type, or is empty.
-        OSError: ``path`` cannot be written.
+        Unwritable: ``path`` cannot be written.
     """
-    # Importing it looks for an ffmpeg executable.
-    import imageio_ffmpeg
-
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"frames must be uint8 (T, H, W, 3), are {frames.dtype} {frames.shape}")
@@ -49,26 +46,20 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     height, width = frames.shape[1] * scale, frames.shape[2] * scale
     # H.264's usual colour format has half the resolution, so both sides must be even.
     padding = ((0, height % 2), (0, width % 2), (0, 0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _complete(path) as temporary:
-        writer = imageio_ffmpeg.write_frames(
-            str(temporary),
-            size=(width + width % 2, height + height % 2),
-            fps=fps,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            quality=None,
-            macro_block_size=2,
-            ffmpeg_log_level="error",
-            output_params=["-crf", "18", "-movflags", "+faststart"],
-        )
+
+    def enlarged(frame: np.ndarray) -> bytes:
+        large = frame.repeat(scale, axis=0).repeat(scale, axis=1)
+        return np.pad(large, padding, mode="edge").tobytes()
+
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s"]
+    source += [f"{width + width % 2}x{height + height % 2}"]
+    source += ["-r", str(Fraction(fps).limit_denominator()), "-i", "-"]
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            writer.send(None)
-            for frame in frames:
-                enlarged = frame.repeat(scale, axis=0).repeat(scale, axis=1)
-                writer.send(np.ascontiguousarray(np.pad(enlarged, padding, mode="edge")))
-        finally:
-            writer.close()
+            _encode(path, [*source, "-crf", "18"], map(enlarged, frames))
+        except EncodingError as error:
+            raise OSError(f"ffmpeg: {error}") from error
 
 
 def shrink_video(source: Path, target: Path) -> None:
@@ -79,16 +70,65 @@ def shrink_video(source: Path, target: Path) -> None:
     Raises:
         OSError: ``source`` is no video that can be read, or ``target`` cannot be written.
     """
+    filters = f"fps='min({SMALL_FPS},source_fps)',scale=-2:'2*trunc(min({SMALL_HEIGHT},ih)/2)'"
+    try:
+        _encode(target, ["-i", str(source), "-vf", filters, "-an", "-crf", "26"])
+    except EncodingError as error:
+        raise OSError(f"{source} was not made smaller: {error}") from error
+
+
+def _encode(path: Path, options: Sequence[str], frames: Iterable[bytes] = ()) -> None:
+    """Let ffmpeg write ``path`` (.mp4, H.264), all at once.
+
+    Args:
+        path: of the video.
+        options: ffmpeg's source, filters and quality.
+        frames: what it reads from its standard input.
+
+    Raises:
+        Unwritable: ``path`` cannot be written.
+        EncodingError: ffmpeg has failed otherwise.
+    """
+    # Importing it looks for an ffmpeg executable.
     import imageio_ffmpeg
 
-    filters = f"fps='min({SMALL_FPS},source_fps)',scale=-2:'2*trunc(min({SMALL_HEIGHT},ih)/2)'"
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostdin", "-loglevel", "error"]
-    command += ["-i", str(source), "-vf", filters, "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
-    command += ["-crf", "26", "-movflags", "+faststart"]
-    with _complete(target) as temporary:
-        done = subprocess.run(
-            [*command, str(temporary)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            reason = done.stderr.strip().rsplit("\n", 1)[-1]
-            raise OSError(f"{source} was not made smaller: {reason}")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *options]
+    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    # ffmpeg chooses the container by the ending.
+    with (
+        atomic_path(path, path.with_suffix(".tmp.mp4")) as temporary,
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            [*command, str(temporary)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            process_group=0,  # Ctrl-C is for us; we end it
+        ) as ffmpeg,
+    ):
+        assert ffmpeg.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # ffmpeg itself says more
+                for frame in frames:
+                    ffmpeg.stdin.write(frame)
+            with contextlib.suppress(BrokenPipeError):
+                ffmpeg.stdin.close()
+            code = ffmpeg.wait()
+        except BaseException:
+            ffmpeg.kill()
+            raise
+        said.seek(0)
+        _check(code, said.read().decode(errors="replace").strip())
+
+
+def _check(code: int, said: str) -> None:
+    """Raises OSError where ffmpeg names the disk, EncodingError where it has failed otherwise."""
+    number = next((number for number in DISK if os.strerror(number) in said), None)
+    if code == -signal.SIGXFSZ:
+        number = errno.EFBIG
+    if number is not None:  # of the last bytes it may say so and end well
+        raise OSError(number, os.strerror(number))
+    if code < 0:
+        raise EncodingError(f"killed by {signal.Signals(-code).name}")
+    if code:
+        raise EncodingError(said.rpartition("\n")[2] or f"status {code}")

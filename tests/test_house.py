@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUND = {"errors", "mask_classes", "atomic_file", "regular_file", "versions"}
 PARTS = {"world_models", "envs", "experiment"}
 MAY_IMPORT = {
-    **{name: set() for name in GROUND},
+    **{name: {"errors"} - {name} for name in GROUND},
     "world_models": GROUND,
     "envs": GROUND,
     "experiment": GROUND,

@@ -237,6 +237,8 @@ class OptimizerConfig:
         for name in ("learning_rate", "epsilon", "clip", "weight_decay", "warmup", "anneal"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas must be at least 0 and below 1, not {self.betas}")
 
     def share(self, update: int) -> float:
         """The share of the learning rate that update number `update` uses, counted from 1."""
@@ -305,9 +307,19 @@ class Optimizer:
         return {"adam": self.adam.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`; what is no moment stays as it was configured.
+
+        Raises:
+            ValueError: moments of other parameters than these.
+        """
+        (group,) = self.adam.param_groups
+        configured = {name: value for name, value in group.items() if name != "params"}
         self.adam.load_state_dict(state["adam"])
-        self.updates = state["updates"]
+        self.adam.param_groups[0].update(configured)
+        for parameter, moments in self.adam.state.items():
+            if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError("the optimizer's moments have other shapes than its parameters")
+        self.updates = int(state["updates"])
 
 
 def step_together(loss: Tensor, *optimizers: Optimizer) -> list[Tensor]:

@@ -99,7 +99,7 @@ def test_foreign_checkpoints_are_refused(path):
         load_checkpoint(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_checkpoint(path)
 
 

@@ -347,10 +347,3 @@ def test_curve_is_drawn_once_there_is_something_to_draw(folder):
     folder.update_curve()
     assert is_png(folder.curve_path)
     assert folder.curve_path.read_bytes() != before
-
-
-def test_evaluation_is_written_with_its_origin(folder):
-    path = folder.write_evaluation({"task": "metaworld/reach", "step": 5})
-    written = json.loads(path.read_text())
-    assert written["task"] == "metaworld/reach"
-    assert {"command", "commit", "versions"} <= written.keys()
