@@ -1,10 +1,49 @@
 """What a handful of evaluation episodes says, and how surely."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from experiment.evaluation_record import EvaluationRecord, Start
+
+Keep = Callable[[dict[str, Any]], None]
+"""Takes an episode that has ended."""
+
+
+def measure(
+    record: EvaluationRecord,
+    row: str,
+    starts: Sequence[Start],
+    play: Callable[[Sequence[Start], Keep], None],
+) -> list[dict[str, Any]]:
+    """The episodes of a row, in the order of their starts: those that the record has, and the
+    others, which are played now and kept one by one.
+
+    Args:
+        record: of the run folder.
+        row: name.
+        starts: of all episodes.
+        play: plays episodes from some starts.
+    """
+    left = [start for start in starts if start not in record.known(row)]
+    if left:
+        play(left, lambda episode: record.add(row, episode))
+    known = record.known(row)
+    return [known[start] for start in starts]
+
+
+def noise_seed(seed: int, seeds: Sequence[int], first: int) -> int:
+    """What the noise of an agent starts from: the seed of the evaluation; where an evaluation goes
+    on, the seed of its next episode, since noise that was met before is no other sample.
+
+    Args:
+        seed: of the evaluation.
+        seeds: of the episodes that are played now.
+        first: the seed of the evaluation's first episode.
+    """
+    return seed if first in seeds else seeds[0]
 
 
 def summarise(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """Success of an imitator in the simulator: plain, under visual shifts, with pruned tokens, with
 other instructions.
 
-Every row is written to the run folder's evaluation.json as soon as it is measured, beside the rows
-that were measured before under the same conditions.
+Every episode is written to the run folder's evaluation.json as soon as it has ended, beside what
+was measured before under the same conditions and is not measured again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from gymnasium import spaces
 
 import envs
 from agents.agent import Actor, Imitator
-from agents.evaluation import pruning_area, retained, summarise
+from agents.evaluation import Keep, measure, noise_seed, pruning_area, retained, summarise
 from agents.imitation_config import View
 from agents.imitation_loading import load_agent, load_predictor
 from agents.mask_world_model_config import DataSpec
@@ -25,7 +24,8 @@ from agents.replay import entries_for
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from envs.vector import VectorEnvironment
 from errors import UserError
-from experiment.provenance import provenance
+from experiment.checkpoint import fingerprint
+from experiment.evaluation_record import EvaluationRecord, Start
 from experiment.run_folder import RunFolder
 
 
@@ -49,34 +49,12 @@ def opened(
         vector.close()
 
 
-def evaluate(
-    agent: Imitator | None,
-    vector: VectorEnvironment,
-    task: str,
-    episodes: int,
-    seed: int,
-    instruction: str | None = None,
-    film: list | None = None,
-) -> list[dict]:
-    """Closed-loop episodes of one task, on starts that no evaluation during training uses.
-
-    Each ends at its first success. LIBERO by its protocol: episode k starts from the benchmark's
-    recorded state `seed` + k.
-
-    Args:
-        agent: None acts at random.
-        vector: from `opened`.
-        task: id.
-        episodes: how many.
-        seed: of the starts and of the agent's noise.
-        instruction: what the agent is told; None is the task's own.
-        film: takes frames (H, W, 3) of what is seen and predicted in the first environment.
-
-    Returns:
-        As `run_episodes`.
+def final_seeds(task: str, seed: int, episodes: int) -> list[int]:
+    """Seeds of `episodes` starts that no evaluation during training uses. LIBERO by its protocol:
+    episode k starts from the benchmark's recorded state `seed` + k.
 
     Raises:
-        UserError: the task does not fit the agent; more episodes than LIBERO has recorded states.
+        UserError: more episodes than LIBERO has recorded states.
     """
     recorded = envs.recorded_starts(task)
     if recorded and episodes > recorded:
@@ -84,12 +62,42 @@ def evaluate(
             f"--episodes is {episodes}; LIBERO has {recorded} recorded starts of a task, and one"
             " met twice is no new episode"
         )
-    seeds = [
-        seed + index if recorded else episode_seed(seed, FINAL_EVALUATION, index)
-        for index in range(episodes)
-    ]
-    options = {"init_state": "seed"} if recorded else None
-    return run_task(agent, vector, seeds, seed, options, instruction, film)
+    if recorded:
+        return list(range(seed, seed + episodes))
+    return [episode_seed(seed, FINAL_EVALUATION, index) for index in range(episodes)]
+
+
+def evaluate(
+    agent: Imitator | None,
+    vector: VectorEnvironment,
+    task: str,
+    seeds: Sequence[int],
+    seed: int,
+    instruction: str | None = None,
+    film: list | None = None,
+    ended: Keep | None = None,
+) -> list[dict]:
+    """Closed-loop episodes of one task, one from each of `seeds`, until its first success.
+
+    Args:
+        agent: None acts at random.
+        vector: from `opened`.
+        task: id.
+        seeds: of the starts, from `final_seeds`.
+        seed: of the evaluation; the agent's noise comes of it.
+        instruction: what the agent is told; None is the task's own.
+        film: takes frames (H, W, 3) of what is seen and predicted in the first environment.
+        ended: as of `run_episodes`.
+
+    Returns:
+        As `run_episodes`.
+
+    Raises:
+        UserError: the task does not fit the agent.
+    """
+    options = {"init_state": "seed"} if envs.recorded_starts(task) else None
+    noise = noise_seed(seed, seeds, *final_seeds(task, seed, 1))
+    return run_task(agent, vector, seeds, noise, options, instruction, film, ended)
 
 
 def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Space) -> None:
@@ -124,8 +132,10 @@ def run_task(
     options: dict | None = None,
     instruction: str | None = None,
     film: list | None = None,
+    ended: Keep | None = None,
 ) -> list[dict]:
-    """Episodes from `seeds`, each until its first success; `options`: of every reset."""
+    """Episodes from `seeds`, each until its first success; `seed`: of the noise, `options`: of
+    every reset, `ended`: as of `run_episodes`."""
     space = vector.single_action_space
     actor: Actor = RandomAgent(space, seed)
     filmed: list = []
@@ -134,7 +144,9 @@ def run_task(
         told = vector.get_attr("instruction")[0] if instruction is None else instruction
         actor = filming = agent.actor(told, seed, film is not None)
         filmed = filming.film if filming.film is not None else []
-    episodes = run_episodes(actor, vector, list(seeds), options=options, until_success=True)
+    episodes = run_episodes(
+        actor, vector, list(seeds), options=options, until_success=True, ended=ended
+    )
     if film is not None:
         film += filmed
     return episodes
@@ -169,9 +181,13 @@ class Evaluation:
         seed: of starts and noise.
         n_action_steps: actions of a chunk that are taken before the next one; None: the run's.
         device: torch device.
+        trusted: what the run's configuration may load from outside (`load_agent`).
 
     Raises:
         UserError: the run cannot be evaluated, or not so.
+
+    Attributes:
+        record: evaluation.json, once something is measured.
     """
 
     def __init__(
@@ -182,9 +198,10 @@ class Evaluation:
         seed: int,
         n_action_steps: int | None = None,
         device: str = "auto",
+        trusted: Collection[str] = (),
     ):
         self.folder = RunFolder.open(logdir)
-        self.agent, self.config, self.view, self.updates = load_agent(logdir, device)
+        self.agent, self.config, self.view, self.updates = load_agent(logdir, device, trusted)
         self.tasks = list(tasks or envs.expand(self.config.task))
         self.episodes, self.seed = episodes, seed
         if n_action_steps is not None:
@@ -198,52 +215,88 @@ class Evaluation:
         self._stack = contextlib.ExitStack()
 
     def measure(
-        self, rows: Sequence[Row], progress: Callable[[str, dict], None] = lambda name, row: None
+        self,
+        rows: Sequence[Row],
+        progress: Callable[[str, dict, int], None] = lambda name, row, known: None,
     ) -> dict[str, Any]:
-        """Success of every row: what evaluation.json holds.
+        """Success of every row: what evaluation.json holds, as far as it was asked for.
 
         Args:
             rows: the first one plain.
-            progress: called with the name of each row and what was found.
+            progress: called with the name of each row, what was found, and how many of its episodes
+                were known before.
 
         Returns:
             ``task``, ``updates``, ``seed``, ``n_action_steps``, and by the name of each row
-            ``success``, ``return``, ``tasks`` (success of each), ``episodes``, ``commit``;
+            ``success``, ``return``, ``tasks`` (success of each), ``episodes``;
             ``shifts`` and ``retained``, ``pruning``, ``instructions`` where rows ask for them.
 
         Raises:
-            UserError: a row the agent or its tasks cannot have.
+            UserError: a row the agent or its tasks cannot have; evaluation.json cannot be read, or
+                there is no room for it.
         """
         self._check(rows)
-        found = self._measured_before(rows)
+        starts = [
+            Start(task, seed)
+            for task in self.tasks
+            for seed in final_seeds(task, self.seed, self.episodes)
+        ]
+        self.record = self._record(rows)
+        found: dict[str, Any] = {}
         for row in rows:
-            if row.name not in found:
-                found[row.name] = self._measure(row)
-                self.folder.write_evaluation(found)
-            progress(row.name, found[row.name])
+            known = len(self.record.known(row.name).keys() & set(starts))
+            found[row.name] = self._measure(row, starts)
+            progress(row.name, found[row.name], known)
+        computed = self._computed(rows, found)
+        if computed:
+            self.record.note(**computed)
+        return self.record.content | found
+
+    def _record(self, rows: Sequence[Row]) -> EvaluationRecord:
+        conditions = {
+            "task": ",".join(self.tasks),
+            "updates": self.updates,
+            "seed": self.seed,
+            "n_action_steps": self.agent.n_action_steps,
+            "shift": rows[0].shift or None,
+            "weights": fingerprint(self.agent.state_dict()),
+        }
+        record = EvaluationRecord(self.folder.evaluation_path, conditions)
+        record.check_room()
+        for row in rows:
+            if row.told and record.content.get("instructions", row.told) != row.told:
+                record.forget(row.name)
+        return record
+
+    def _computed(self, rows: Sequence[Row], found: Mapping[str, Any]) -> dict[str, Any]:
+        """What is said of several rows together."""
+        computed: dict[str, Any] = {}
+        told = next((dict(row.told) for row in rows if row.told), None)
+        if told:
+            computed["instructions"] = told
         shifts = [row.name for row in rows if row.shift and row.shift != rows[0].shift]
         if shifts:
             under = {name: found[name]["episodes"] for name in shifts}
-            found["shifts"] = shifts
-            found["retained"] = retained(found["agent"]["episodes"], under, self.seed)
+            computed["shifts"] = shifts
+            computed["retained"] = retained(found["agent"]["episodes"], under, self.seed)
         pruned = [row for row in rows if row.pruning]
         if pruned:
             ratios = [row.pruning for row in pruned]
             success = [found[row.name]["success"]["mean"] for row in pruned]
             area, whole = pruning_area(ratios, success), found["agent"]["success"]["mean"]
-            found["pruning"] = {
+            computed["pruning"] = {
                 "ratios": ratios, "success": success, "area": area,
                 "area_over_unpruned": area / whole if whole else None,
             }  # fmt: skip
-        self.folder.write_evaluation(found)
-        return found
+        return computed
 
     def film(self, episodes: int, shift: str = "") -> list:
         """Frames of the first episodes of every task, what stage 1 predicts laid over them."""
         self.agent.predictor = load_predictor(self.agent, self.folder.path)
         frames: list = []
         for task in self.tasks:
-            self._episodes(task, min(episodes, self.episodes), Row("film", shift), frames)
+            seeds = final_seeds(task, self.seed, min(episodes, self.episodes))
+            self._play(task, seeds, Row("film", shift), frames)
         return frames
 
     def swapped_instructions(self) -> dict[str, str]:
@@ -275,58 +328,38 @@ class Evaluation:
         if without:
             raise UserError(f"nPAUC is an area under success, which {without[0]} does not know")
 
-    def _conditions(self) -> dict[str, Any]:
-        return {
-            "task": ",".join(self.tasks),
-            "updates": self.updates,
-            "seed": self.seed,
-            "n_action_steps": self.agent.n_action_steps,
-        }
+    def _measure(self, row: Row, starts: Sequence[Start]) -> dict[str, Any]:
+        def play(left: Sequence[Start], keep: Keep) -> None:
+            for task in dict.fromkeys(start.task for start in left):
+                seeds = [start.seed for start in left if start.task == task]
 
-    def _measured_before(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """evaluation.json, where its rows were measured under these conditions."""
-        conditions = self._conditions()
-        told = next((dict(row.told) for row in rows if row.told), None)
-        if rows[0].shift:
-            conditions["shift"] = rows[0].shift
-        fresh = conditions | ({"instructions": told} if told else {})
-        try:
-            before = json.loads((self.folder.path / "evaluation.json").read_text())
-            if "execute" in before:  # the name of n_action_steps in older files
-                before["n_action_steps"] = before.pop("execute")
-            same = all(before[name] == value for name, value in conditions.items())
-            same &= before.get("shift") == conditions.get("shift")
-            same &= len(before["agent"]["episodes"]) == self.episodes * len(self.tasks)
-        except (OSError, ValueError, KeyError, TypeError):
-            return fresh
-        if not same:
-            return fresh
-        if told and before.get("instructions") != told:
-            before.pop("swapped", None)
-        for row in before.values():
-            if isinstance(row, dict) and "episodes" in row:
-                row.setdefault("commit", before["commit"])
-        return before | fresh
+                def ended(episode: dict[str, Any], task: str = task) -> None:
+                    keep({"task": task, **episode})
 
-    def _measure(self, row: Row) -> dict[str, Any]:
+                self._play(task, seeds, row, ended=ended)
+
         self.agent.pruning = row.pruning
-        episodes = [
-            {"task": task, **episode}
-            for task in self.tasks
-            for episode in self._episodes(task, self.episodes, row)
-        ]
+        episodes = measure(self.record, row.name, starts, play)
         self.agent.pruning = 0.0
         by_task = {
             task: summarise([e for e in episodes if e["task"] == task])["success"]
             for task in self.tasks
         }
-        commit = provenance()["commit"]
-        return summarise(episodes) | {"tasks": by_task, "episodes": episodes, "commit": commit}
+        found = summarise(episodes) | {"tasks": by_task, "episodes": episodes}
+        self.record.finish(row.name, found)
+        return found
 
-    def _episodes(self, task: str, count: int, row: Row, film: list | None = None) -> list[dict]:
-        vector = self._vector(task, row.shift, 1 if film is not None else count)
+    def _play(
+        self,
+        task: str,
+        seeds: Sequence[int],
+        row: Row,
+        film: list | None = None,
+        ended: Keep | None = None,
+    ) -> None:
+        vector = self._vector(task, row.shift, 1 if film is not None else len(seeds))
         agent = None if row.random else self.agent
-        return evaluate(agent, vector, task, count, self.seed, row.told.get(task), film)
+        evaluate(agent, vector, task, seeds, self.seed, row.told.get(task), film, ended)
 
     def _vector(self, task: str, shift: str, count: int) -> VectorEnvironment:
         """Environments for one row of one task, those of an earlier row where they are open still.

@@ -5,6 +5,7 @@ Shape legend: n environments stepped together, A action.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -227,6 +228,7 @@ def run_episodes(
     record: bool = False,
     options: dict[str, Any] | None = None,
     until_success: bool = False,
+    ended: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """One episode per seed, several at a time, with the agent's evaluation policy.
 
@@ -237,6 +239,7 @@ def run_episodes(
         record: keep the frames.
         options: of every reset.
         until_success: end an episode at its first success, where returns do not matter.
+        ended: called with each episode, as returned, when it has ended.
 
     Returns:
         Per episode, in the order of the seeds: `seed`, `return`, `length` (environment steps),
@@ -279,4 +282,6 @@ def run_episodes(
                 episode.success = bool(episode.success) or bool(info["success"][index])
             if record and over[index]:
                 episode.frames.append(observation["image"][index].copy())
+            if ended is not None and over[index]:
+                ended(episode.result(record))
     return [episode.result(record) for episode in episodes]

@@ -1,10 +1,11 @@
 """evaluate: how well a trained agent does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from commands.command_line import parse
+from commands.run_options import Trust
 from errors import UserError
 
 # Episodes in the evaluation video: enough to see a habit, short enough to watch.
@@ -46,6 +47,9 @@ class Evaluate:
     are any."""
     device: str = "auto"
     """torch device of the agent; auto takes CUDA when there is one."""
+    trust: Trust = ()
+    """What the agent's configuration may load from outside the toolkit, once for each: a class of
+    yours, package.module:Class, or weights by the name they have there."""
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -59,11 +63,6 @@ def evaluate(arguments: Sequence[str]) -> None:
     if options.shift is not None and options.shifts is not None:
         raise UserError("--shift and --shifts exclude each other; give one of them")
 
-    import numpy as np
-
-    from agents import online_evaluation as online
-    from agents.evaluation import retained, summarise
-    from agents.online_loading import load_agent
     from envs import shifts as visual
     from experiment.run_folder import RunFolder
 
@@ -81,62 +80,71 @@ def evaluate(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"--{flag} is for agents of imitate; {options.logdir} was trained online"
             )
-    agent, config, step = load_agent(options.logdir, options.device)
-    measured = {
-        "agent": online.evaluate(
-            agent,
-            config,
-            options.episodes,
-            options.seed,
-            options.video,
-            "" if shifts else options.shift,  # of several, what is compared with is none
-        )
+    evaluate_online(options, folder, shifts)
+
+
+def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
+    """What `evaluate` does for an agent of `train`."""
+    import numpy as np
+
+    from agents import online_evaluation as online
+    from agents.evaluation import Keep, measure, retained, summarise
+    from agents.online_loading import load_agent
+    from experiment.checkpoint import fingerprint
+    from experiment.evaluation_record import EvaluationRecord, Start
+
+    agent, config, step = load_agent(options.logdir, options.device, options.trust)
+    # What shifts are compared with has none; otherwise the run's own shift is left.
+    plain = "" if shifts else options.shift
+    seeds = online.final_seeds(options.seed, options.episodes)
+    starts = [Start(config.task, seed) for seed in seeds]
+    conditions = {
+        "task": config.task,
+        "step": step,
+        "seed": options.seed,
+        "shift": (config.environment.shift if plain is None else plain) or None,
+        "weights": fingerprint(agent.state_dict()),
     }
-    if options.random:
-        measured["random"] = online.evaluate(
-            None, config, options.episodes, options.seed, shift=options.shift
-        )
-    for shift in shifts:
-        measured[shift] = online.evaluate(
-            agent, config, options.episodes, options.seed, shift=shift
-        )
-    if options.video:
-        frames = [episode["frames"] for episode in measured["agent"][:VIDEO_EPISODES]]
-        folder.write_video("evaluation", np.concatenate(frames), fps=30)
-    evaluation: dict[str, Any] = {"task": config.task, "step": step, "seed": options.seed}
-    for name, episodes in measured.items():
-        kept = [{k: v for k, v in episode.items() if k != "frames"} for episode in episodes]
-        evaluation[name] = summarise(kept) | {"episodes": kept}
-    if options.shift is not None:
-        evaluation["shift"] = options.shift
-    if shifts:
-        shifted = {shift: measured[shift] for shift in shifts}
-        evaluation["shifts"] = shifts
-        evaluation["retained"] = retained(measured["agent"], shifted, options.seed)
-    path = folder.write_evaluation(evaluation)
+    record = EvaluationRecord(folder.evaluation_path, conditions)
+    record.check_room()
+    rows = {"agent": (agent, plain)} | ({"random": (None, plain)} if options.random else {})
+    rows |= {shift: (agent, shift) for shift in shifts}
 
     under = f" under {options.shift}" if options.shift else ""
     print(
         f"{config.task} after {step:,} environment steps{under}: "
         f"{options.episodes} episodes, seed {options.seed}\n"
     )
-    width = max(8, *map(len, measured))
-    print(f"{'':{width}}  {'success (95 % interval)':28}  return (mean ± std)")
-    for name, episodes in measured.items():
-        print(
-            f"{name:{width}}  {_success(evaluation[name], len(episodes)):28}  "
-            f"{_return(evaluation[name])}"
-        )
+    width = max(8, *map(len, rows))
+    print(f"{'':{width}}  {'success (95 % interval)':28}  return (mean ± std)", flush=True)
+    measured, known = {}, {}
+    for name, (actor, shift) in rows.items():
+
+        def play(left: Sequence[Start], keep: Keep, actor=actor, shift=shift) -> None:
+            left_seeds = [start.seed for start in left]
+            online.evaluate(actor, config, left_seeds, options.seed, shift=shift, ended=keep)
+
+        known[name] = len(record.known(name).keys() & set(starts))
+        measured[name] = measure(record, name, starts, play)
+        found = summarise(measured[name])
+        record.finish(name, found | {"episodes": measured[name]})
+        print(f"{name:{width}}  {_success(found, len(starts)):28}  {_return(found)}", flush=True)
     if shifts:
-        print(f"\n{_retained(evaluation['retained'], len(shifts))}")
-    print()
-    videos = sorted((folder.path / "videos").glob("*.mp4"))
-    for written in (path, folder.curve_path, *videos, folder.checkpoint_path):
-        if written.exists():
-            print(written)
+        under_shifts = {shift: measured[shift] for shift in shifts}
+        left = retained(measured["agent"], under_shifts, options.seed)
+        record.note(shifts=shifts, retained=left)
+        print(f"\n{_retained(left, len(shifts))}")
+    _say_known(known, record)
+    film = []
+    if options.video:
+        episodes = online.evaluate(
+            agent, config, seeds[:VIDEO_EPISODES], options.seed, record=True, shift=plain
+        )
+        film = [np.concatenate([episode["frames"] for episode in episodes])]
+    _finish(folder, record, film, fps=30)
 
 
-def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
+def evaluate_imitation(options: Evaluate, folder: Any, shifts: list[str]) -> None:
     """What `evaluate` does for an agent of `imitate`."""
     import numpy as np
 
@@ -152,6 +160,7 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
         options.seed,
         options.n_action_steps,
         options.device,
+        options.trust,
     )
     plain = "" if shifts else options.shift or ""
     rows = [Row("agent", plain)]
@@ -171,7 +180,10 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
     )
     width = max(8, *(len(row.name) for row in rows), *map(len, tasks))
 
-    def show(name: str, found: dict[str, Any]) -> None:
+    known: dict[str, int] = {}
+
+    def show(name: str, found: dict[str, Any], known_episodes: int) -> None:
+        known[name] = known_episodes
         whole = _success(found, options.episodes * len(tasks))
         if found["success"] is None:
             whole = f"return {_return(found)}"
@@ -192,13 +204,43 @@ def evaluate_imitation(options: Evaluate, folder, shifts: list[str]) -> None:
         relative = pruning["area_over_unpruned"]
         print(f"\nnPAUC {pruning['area']:.3f} over the grid {grid}", end="")
         print(f"; {relative:.3f} of the unpruned success" if relative is not None else "")
-    if frames:
-        folder.write_video("evaluation", np.stack(frames), fps=20)
-    print()
-    path = folder.path / "evaluation.json"
-    for written in (path, folder.curve_path, *sorted((folder.path / "videos").glob("*.mp4"))):
-        if written.exists():
-            print(written)
+    _say_known(known, evaluation.record)
+    _finish(folder, evaluation.record, [np.stack(frames)] if frames else [], fps=20)
+
+
+def _say_known(known: Mapping[str, int], record: Any) -> None:
+    """Say which episodes were not played, since they had been measured before."""
+    rows = ", ".join(f"{count} of {name}" for name, count in known.items() if count)
+    if rows:
+        print(f"\nepisodes measured before: {rows}; to measure them again, move {record.path} away")
+
+
+def _finish(folder: Any, record: Any, film: Sequence[Any], fps: int) -> None:
+    """Write the video, list the files, and say if something could not be written.
+
+    Args:
+        folder: of the run, a ``RunFolder``.
+        record: what was measured and printed, an ``EvaluationRecord``.
+        film: frames of the video (T, H, W, 3), if there is to be one.
+        fps: of the video.
+
+    Raises:
+        UserError: the measurements or the video could not be written.
+    """
+    problems = [record.problem] if record.problem else []
+    for frames in film:
+        try:
+            folder.write_video("evaluation", frames, fps)
+        except UserError as error:
+            problems.append(error)
+    print(flush=True)
+    videos = sorted((folder.path / "videos").glob("*.mp4"))
+    for path in (folder.evaluation_path, folder.curve_path, *videos, folder.checkpoint_path):
+        if path.exists():
+            print(path, flush=True)
+    if problems:
+        missing = "what was measured is only printed" if record.problem else "there is no video"
+        raise UserError(f"{missing}: {'; '.join(map(str, problems))}")
 
 
 def _ratios(text: str | None) -> list[float]:

@@ -54,7 +54,8 @@ def trained(config, folder):
 def act_in(agent, view, task=TASK, film=None):
     """One episode."""
     with imitation_evaluation.opened(view, task, 1) as vector:
-        return imitation_evaluation.evaluate(agent, vector, task, 1, seed=0, film=film)
+        seeds = imitation_evaluation.final_seeds(task, 0, 1)
+        return imitation_evaluation.evaluate(agent, vector, task, seeds, seed=0, film=film)
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +368,7 @@ def test_mistakes_are_one_sentence(data, finished, tmp_path):
     with pytest.raises(UserError, match="the task has 15 numbers of proprioception, the data"):
         act_in(agent, View("0", 32, "fast", 2), "dmc/hopper-hop")
     with pytest.raises(UserError, match="--episodes is 51; LIBERO has 50 recorded starts"):
-        imitation_evaluation.evaluate(agent, None, "libero/object/0", 51, 0)
+        imitation_evaluation.final_seeds("libero/object/0", 0, 51)
     with pytest.raises(UserError, match="unknown camera 'corner2'"):
         trained(configured(data, task="dmc/walker-walk"), tmp_path / "d")
     assert not (tmp_path / "d" / "config.yaml").exists()

@@ -20,7 +20,7 @@ import torch
 
 from agents.masked_world_model import MaskedWorldModel
 from agents.online import train
-from agents.online_evaluation import evaluate
+from agents.online_evaluation import evaluate, final_seeds
 from agents.online_loading import load_agent
 from agents.online_run import OnlineRun
 from agents.replay import Replay
@@ -117,7 +117,7 @@ def test_trained_agent_can_be_loaded_and_evaluated(straight):
     assert (config, step) == (tiny(), STEPS)
     assert equal(agent.state_dict(), checkpoint(straight)["agent"])
     for policy in (agent, None):
-        (result,) = evaluate(policy, config, episodes=1, seed=3, record=policy is None)
+        (result,) = evaluate(policy, config, final_seeds(3, 1), 3, record=policy is None)
         assert result["seed"] == episode_seed(3, FINAL_EVALUATION, 0)
         assert result["length"] == EPISODE
     assert result["frames"].shape == (EPISODE // REPEAT + 1, 16, 16, 3)
@@ -208,7 +208,7 @@ def test_training_episodes_can_be_shorter_than_those_of_evaluations(tmp_path, mo
     assert [record["env_steps"] for record in records(path)] == [240, 60]
     run(path, replace(config, steps=600))  # resumed, with the limit it was started with
     assert [record["env_steps"] for record in records(path)] == [240, 60, 240, 60]
-    (result,) = evaluate(None, config, episodes=1, seed=3)
+    (result,) = evaluate(None, config, final_seeds(3, 1), 3)
     assert [*lengths, result["length"]] == [EPISODE] * 3  # at the end of each run, and after
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.online_evaluation import evaluate
+from agents.online_evaluation import evaluate, final_seeds
 from agents.online_loading import load_agent
 from agents.online_run import make_envs
 from agents.replay import Replay
@@ -65,7 +65,8 @@ def test_masks_are_learned_from_but_acting_sees_the_picture_alone(masked):
         learning.close()
         acting.close()
     agent, config, _ = load_agent(masked, "cpu")
-    (result,) = evaluate(agent, config, episodes=1, seed=3)  # on environments without masks
+    # On environments without masks.
+    (result,) = evaluate(agent, config, final_seeds(3, 1), 3)
     assert result["length"] == EPISODE
     replay = Replay.at(masked / "replay")
     assert replay.entries["mask"].shape == (16, 16)
