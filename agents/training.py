@@ -96,8 +96,9 @@ def load_checked(learner: Learner, state: dict, task: str, path: Path) -> None:
         learner.load_state_dict(state["agent"])
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} belongs to another run (task {state.get('task')}); nothing was changed: put "
-            "this run's own checkpoint back, or use another --logdir"
+            f"{path} does not fit the config.yaml beside it: it is of task {state.get('task')}, and "
+            "of an agent of these or other sizes; nothing was changed: put this run's own files "
+            "back, or use another --logdir"
         ) from error
 
 
