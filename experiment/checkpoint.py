@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -180,7 +181,9 @@ def _read(file: BinaryIO, path: Path, map_location: Any) -> dict[str, Any]:
     try:
         _check_archive(file, size)
         file.seek(0)
-        content = torch.load(file, map_location, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what the file holds; it is looked at next
+            content = torch.load(file, map_location, weights_only=True)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path} is not a checkpoint of this toolkit")
         _check_values(content, path)

@@ -71,9 +71,9 @@ class EventFile:
 
 
 def _new(folder: Path) -> io.FileIO:
-    """A file of TensorBoard's naming that was not there before."""
+    """A file of TensorBoard's naming, by which it sorts, that was not there before."""
     while True:
         name = (int(time.time()), socket.gethostname(), os.getpid(), next(_numbers))
-        path = folder / "events.out.tfevents.{:010}.{}.{}.{}".format(*name)
+        path = folder / "events.out.tfevents.{:010}.{}.{}.{:06}".format(*name)
         with contextlib.suppress(FileExistsError):
             return io.FileIO(path, "x")

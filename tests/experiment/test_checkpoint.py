@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ import torch
 
 from atomic_file import atomic_file
 from errors import UserError
-from experiment.checkpoint import load_checkpoint, save_checkpoint
+from experiment.checkpoint import (
+    FORMAT,
+    VERSION,
+    expect,
+    fingerprint,
+    fitting,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 @pytest.fixture
@@ -118,6 +127,134 @@ def test_reading_a_checkpoint_runs_no_code(path, tmp_path):
     with pytest.raises(UserError, match="not a checkpoint"):
         load_checkpoint(path)
     assert not (tmp_path / "made").exists()
+
+
+def written(path, state, **changes):
+    """Write a checkpoint as this toolkit's, whatever is in it."""
+    content = {"format": FORMAT, "version": VERSION, "state": state} | changes
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"agent": {"a": torch.tensor([1.0, float("nan")])}},
+        {"agent": [torch.tensor(float("-inf"), dtype=torch.bfloat16)]},
+        {"seconds": float("inf")},
+    ],
+)
+def test_weights_that_are_not_finite_are_neither_read_nor_written(path, state):
+    written(path, state)
+    with pytest.raises(UserError, match=r"state.* is not finite.*nothing was changed"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"step": 1})
+    with pytest.raises(UserError, match="is not finite.*the checkpoint before it is untouched"):
+        save_checkpoint(path, state)
+    assert load_checkpoint(path) == {"step": 1}
+
+
+def circle():
+    one = {}
+    one["itself"] = one
+    return one
+
+
+def each_other(depth=60):
+    """2^60 empty lists in 60."""
+    value = []
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        5,
+        None,
+        {"a": torch.zeros(3).expand(10**12, 3)},
+        {"a": torch.zeros(3, device="meta")},
+        {"a": torch.zeros(3, 3).to_sparse()},
+        {"a": 1 << 20_000},
+        {"a": {1, 2}},
+        {"a": 1j},
+        {"a": b"bytes"},
+        {"a": torch.float32},
+        circle(),
+        {"a": each_other()},
+    ],
+)
+def test_content_that_could_not_be_worked_with_is_refused(path, state):
+    written(path, state)
+    with pytest.raises(UserError, match="damaged or is not a checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("version", ["x" * 10_000, None, 10**4000])
+def test_a_checkpoint_without_a_version_is_refused(path, version):
+    written(path, {}, version=version)
+    with pytest.raises(UserError) as refusal:
+        load_checkpoint(path)
+    assert len(str(refusal.value)) < 1000
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(path):
+    """64 MiB of zeros, in 64 KiB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("archive/data/0", "w", force_zip64=True) as entry:
+            for _ in range(64):
+                entry.write(bytes(2**20))
+        archive.writestr("archive/data.pkl", b"")
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_a_storage_that_says_it_is_larger_is_refused(path):
+    written(path, {"weights": torch.arange(1000.0)})
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in entries.items():
+            large = content.replace(b"M\xe8\x03", b"M\xff\xff") if "pkl" in name else content
+            assert "pkl" not in name or large != content
+            archive.writestr(name, large)
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_a_file_of_holes_is_refused_by_its_size(path):
+    path.touch()
+    os.truncate(path, 2**42)
+    with pytest.raises(UserError, match="larger than this machine's memory"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("stage"), TypeError("not a\nmapping"), ValueError(), RuntimeError("size mismatch")],
+)
+def test_what_a_run_misses_in_a_checkpoint_is_one_sentence(path, error):
+    words = "another run's checkpoint, or damaged"
+    with pytest.raises(UserError, match=words) as refusal, fitting(path):
+        raise error
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"steps": "5"}, {"steps": True}, {"steps": -1}, {"steps": None}, {"steps": 5.0}]
+)
+def test_a_value_of_another_kind_is_named(path, state):
+    expect({"steps": 5, "agent": {}}, path, steps=int, agent=dict)
+    with pytest.raises(UserError, match="has no steps that a run could go on with"):
+        expect(state, path, steps=int)
+
+
+def test_a_fingerprint_tells_states_apart():
+    state = training_state()
+    assert fingerprint(state) == fingerprint(training_state() | state)
+    other = {**state, "agent": {n: v + 1e-6 for n, v in state["agent"].items()}}
+    assert len({fingerprint(each) for each in (state, other, {"a": 1}, {"b": 1})}) == 4
 
 
 def test_checkpoint_of_a_newer_toolkit_is_refused_by_its_version(path):

@@ -138,6 +138,9 @@ def test_an_old_name_of_a_condition_still_counts(path):
     assert EvaluationRecord(path, conditions).known("agent")
 
 
+COMMON = b'{"task": "metaworld/reach", "step": 5, "seed": 0'
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -150,10 +153,10 @@ def test_an_old_name_of_a_condition_still_counts(path):
         b"\x00\x01",
         b"\xff\xfe{}",
         b"[" * 100_000,
-        b'{"task": "metaworld/reach", "step": 5, "seed": 0, "agent": {"episodes": [{"seed": "x"}]}}',
-        b'{"task": "metaworld/reach", "step": 5, "seed": 0, "agent": {"episodes": 3}}',
-        b'{"task": "metaworld/reach", "step": 5, "seed": 0, "unfinished": [1]}',
-        b'{"task": "metaworld/reach", "step": 5, "seed": 0, "unfinished": {"agent": [{}]}}',
+        COMMON + b', "agent": {"episodes": [{"seed": "x"}]}}',
+        COMMON + b', "agent": {"episodes": 3}}',
+        COMMON + b', "unfinished": [1]}',
+        COMMON + b', "unfinished": {"agent": [{}]}}',
     ],
 )
 def test_a_damaged_file_is_named_and_left_alone(path, content):

@@ -244,6 +244,23 @@ def test_refusal_names_the_process_and_close_gives_the_lock_up(path):
     RunFolder.create_or_resume(path, Run()).close()
 
 
+def test_a_removed_lock_file_lets_nobody_in(path):
+    with RunFolder.create_or_resume(path, Run()):
+        (path / "lock").unlink()
+        for _ in range(2):  # the refused one has not made it anew either
+            refused(path, Run(), "another process", "--logdir")
+        assert not (path / "lock").exists()
+    RunFolder.create_or_resume(path, Run()).close()
+    assert (path / "lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\n", b"12345678901" * 20])
+def test_a_lock_file_that_says_nothing_is_no_obstacle(path, content):
+    with RunFolder.create_or_resume(path, Run()):
+        (path / "lock").write_bytes(content)
+        refused(path, Run(), "id unknown")
+
+
 def test_a_refused_configuration_does_not_keep_the_lock(path):
     RunFolder.create_or_resume(path, Run()).close()
     refused(path, Run(seed=9), "seed")
@@ -317,6 +334,57 @@ def test_a_line_torn_by_a_kill_is_dropped(path):
         assert folder.metrics.position() == whole
         folder.log(30, {"train/return": 3.0})
         assert [line["step"] for line in folder.metrics.read()] == [10, 30]
+
+
+LINE = b'{"step": 20, "time": 1.0, "train/return": 2.0}\n'
+
+
+@pytest.mark.parametrize(
+    ("damaged", "words"),
+    [
+        (b'{"step": 20, "tra\n', "is not JSON"),
+        (b"\0" * 40 + LINE, "is not JSON"),
+        (b"\xff\xfe\n", "is not JSON"),
+        (b"\n", "is not JSON"),
+        (b"[" * 100_000 + b"\n", "is not JSON"),
+        (b"9" * 5000 + b"\n", "is not JSON"),
+        (b"20\n", "has no step"),
+        (b'{"time": 1.0}\n', "has no step"),
+        (b'{"step": "20"}\n', "has no step"),
+        (b'{"step": -1}\n', "has no step"),
+        (b'{"step": true}\n', "has no step"),
+        (b'{"step": 1e3}\n', "has no step"),
+        (b'{"step": 1' + b"0" * 400 + b"}\n", "has no step"),
+        (b'{"step": 20, "loss": NaN}\n', "'loss' that is no finite number"),
+        (b'{"step": 20, "loss": 1e999}\n', "no finite number"),
+        (b'{"step": 20, "loss": -1' + b"0" * 400 + b"}\n", "no finite number"),
+        (b'{"step": 20, "loss": "x"}\n', "no finite number"),
+        (b'{"step": 20, "eval/success": [1]}\n', "no finite number"),
+    ],
+)
+def test_a_damaged_line_is_named_and_nothing_is_changed(path, damaged, words):
+    with RunFolder.create_or_resume(path, Run()) as folder:
+        folder.log(10, {"train/return": 1.0})
+    file = path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes() + damaged + LINE)
+    before = file.read_bytes()
+    with RunFolder.create_or_resume(path, Run()) as folder:
+        for reading in (folder.metrics.read, lambda: folder.metrics.cut(len(before), step=20)):
+            with pytest.raises(UserError, match=rf"metrics\.jsonl line 2 .*{words}") as error:
+                reading()
+            assert "\n" not in str(error.value)
+        assert file.read_bytes() == before
+        # What a checkpoint knows nothing of may be damaged: it is forgotten.
+        folder.metrics.cut(before.index(b"\n") + 1, step=20)
+        assert [line["step"] for line in folder.metrics.read()] == [10]
+
+
+def test_a_log_of_holes_is_refused_by_its_size(path):
+    with RunFolder.create_or_resume(path, Run()) as folder:
+        folder.metrics.path.touch()
+        os.truncate(folder.metrics.path, 2**40)
+        with pytest.raises(UserError, match=r"metrics\.jsonl is longer than"):
+            folder.metrics.read()
 
 
 def test_elapsed_counts_on_from_before(folder):
