@@ -4,16 +4,16 @@ Scores are final scores of runs, ``{task: (seeds,)}`` for one method, in [0, 1].
 95 % percentile intervals of the stratified bootstrap: seeds are drawn with replacement within
 each task, tasks are kept. rliable wants the same number of seeds for every task. Where that is
 not so, the same statistics are computed here with every task weighing the same, whatever its
-number of seeds.
+number of seeds. What is resampled is resampled in parts, so that memory does not grow with seeds,
+tasks or evaluations.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 Scores = Mapping[str, np.ndarray]
 Estimate = tuple[float, tuple[float, float] | None]
@@ -22,6 +22,8 @@ Estimate = tuple[float, tuple[float, float] | None]
 STATISTICS = ("mean", "median", "interquartile mean", "optimality gap")
 REPETITIONS = 2000
 LEVEL = (2.5, 97.5)
+AT_ONCE = 2**23
+"""Numbers that are resampled at once."""
 
 
 def aggregate(scores: Scores, repetitions: int = REPETITIONS, seed: int = 0) -> dict[str, Estimate]:
@@ -83,24 +85,17 @@ def aggregate_ragged(
 ) -> dict[str, Estimate]:
     """As `aggregate`, for any number of seeds per task."""
     names = sorted(scores)
-    # Repeating every task's seeds up to a common count gives tasks equal weight in quantiles.
-    count = math.lcm(*(len(scores[name]) for name in names))
-
-    def table(draw: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """(repetitions, count, tasks)"""
-        drawn = [draw(scores[name]) for name in names]
-        return np.stack([np.repeat(d, count // d.shape[-1], axis=-1) for d in drawn], axis=-1)
-
-    points = _statistics(table(lambda values: values[None]))[:, 0]
+    points = _statistics([scores[name][None] for name in names])[:, 0]
     if not can_resample(scores):
         return {name: (float(point), None) for name, point in zip(STATISTICS, points, strict=True)}
     rng = np.random.default_rng(seed)
-    parts = [min(100, repetitions - done) for done in range(0, repetitions, 100)]  # bounds memory
-
-    def drawn(repetitions: int) -> np.ndarray:
-        return _statistics(table(lambda values: resample(values, repetitions, rng)))
-
-    resampled = np.concatenate([drawn(part) for part in parts], axis=1)
+    resampled = np.concatenate(
+        [
+            _statistics([resample(scores[name], part, rng) for name in names])
+            for part in _parts(repetitions, 100)
+        ],
+        axis=1,
+    )
     intervals = np.percentile(resampled, LEVEL, axis=1).T
     return {
         name: (float(point), (float(low), float(high)))
@@ -113,17 +108,44 @@ def resample(values: np.ndarray, repetitions: int, rng: np.random.Generator) -> 
     return values[rng.integers(len(values), size=(repetitions, len(values)))]
 
 
-def _statistics(tables: np.ndarray) -> np.ndarray:
-    """The four statistics of tables (R, seeds, tasks), (4, R)."""
-    by_task = tables.mean(axis=1)
+def drawn_shares(count: int, repetitions: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of `count` seeds is drawn in a resample, of all draws, (repetitions, count);
+    times scores (count, T) they are the resampled means (repetitions, T)."""
+    drawn = rng.integers(count, size=(repetitions, count))
+    return np.stack([np.bincount(row, minlength=count) for row in drawn]) / count
+
+
+def _parts(total: int, most: int) -> list[int]:
+    """`total` as a sum of numbers up to `most`."""
+    return [min(most, total - done) for done in range(0, total, most)]
+
+
+def _statistics(tasks: Sequence[np.ndarray]) -> np.ndarray:
+    """The four statistics of scores (R, seeds) of every task, (4, R)."""
+    by_task = np.stack([scores.mean(axis=1) for scores in tasks], axis=1)
+    capped = np.stack([np.minimum(scores, 1.0).mean(axis=1) for scores in tasks], axis=1)
     return np.stack(
         [
             by_task.mean(axis=1),
             np.median(by_task, axis=1),
-            stats.trim_mean(tables.reshape(len(tables), -1), 0.25, axis=1),
-            1.0 - np.minimum(tables, 1.0).mean(axis=(1, 2)),
+            _interquartile_mean(tasks),
+            1.0 - capped.mean(axis=1),
         ]
     )
+
+
+def _interquartile_mean(tasks: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean of the middle half of scores (R, seeds) of all tasks, (R,), a task weighing as much as
+    another: what comes out when the seeds of each are repeated up to a common number."""
+    seeds = [scores.shape[1] for scores in tasks]
+    repeated = math.lcm(*seeds) * len(tasks)
+    cut = (repeated // 4) / repeated  # the share that a trimmed mean of whole scores cuts off
+    scores = np.concatenate(tasks, axis=1)
+    order = np.argsort(scores, axis=1)
+    weights = np.concatenate([np.full(count, 1.0 / count / len(tasks)) for count in seeds])[order]
+    above = np.cumsum(weights, axis=1)
+    kept = np.clip(np.minimum(above, 1.0 - cut) - np.maximum(above - weights, cut), 0.0, None)
+    return (np.take_along_axis(scores, order, axis=1) * kept).sum(axis=1) / kept.sum(axis=1)
 
 
 def probability_of_improvement(
@@ -153,8 +175,12 @@ def probability_of_improvement(
 
 def _wins(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Per row of (R, n) and (R, m), the share of pairs that left wins; a tie is half a win."""
-    pairs = left[:, :, None] - right[:, None, :]
-    return ((pairs > 0) + 0.5 * (pairs == 0)).mean(axis=(1, 2))
+    shares, done = [], 0
+    for part in _parts(len(left), max(1, AT_ONCE // (left.shape[1] * right.shape[1]))):
+        rows = slice(done, done := done + part)
+        pairs = left[rows, :, None] - right[rows, None, :]
+        shares.append(((pairs > 0) + 0.5 * (pairs == 0)).mean(axis=(1, 2)))
+    return np.concatenate(shares)
 
 
 def performance_profile(
@@ -169,8 +195,7 @@ def performance_profile(
 
     def profile(draw: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """(repetitions, T)"""
-        above = [(draw(scores[n])[:, :, None] > thresholds).mean(axis=1) for n in names]
-        return np.mean(above, axis=0)
+        return sum((_above(draw(scores[n]), thresholds) for n in names), np.zeros(1)) / len(names)
 
     point = profile(lambda values: values[None])[0]
     if not can_resample(scores):
@@ -180,20 +205,26 @@ def performance_profile(
     return point, np.percentile(drawn, LEVEL, axis=0)
 
 
+def _above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share of `scores` (R, n) above each of `thresholds` (T,), (R, T)."""
+    return np.stack([(scores > threshold).mean(axis=1) for threshold in thresholds], axis=1)
+
+
 def band(scores: np.ndarray, repetitions: int = REPETITIONS, seed: int = 0) -> np.ndarray:
     """Bootstrap 95 % interval (2, T) of the mean of curves (seeds, T) on a common grid.
 
     NaN marks points a curve does not reach; where fewer than two curves do, the interval is NaN.
     """
-    drawn = np.random.default_rng(seed).integers(len(scores), size=(repetitions, len(scores)))
+    shares = drawn_shares(len(scores), repetitions, np.random.default_rng(seed))
     known = ~np.isnan(scores)
     total = np.where(known, scores, 0.0)
-    counts = known[drawn].sum(axis=1)
-    means = np.divide(
-        total[drawn].sum(axis=1), counts, out=np.full(counts.shape, np.nan), where=counts > 0
-    )
     interval = np.full((2, scores.shape[1]), np.nan)
-    enough = known.sum(axis=0) > 1
-    if enough.any():
-        interval[:, enough] = np.nanpercentile(means[:, enough], LEVEL, axis=0)
+    columns, done = np.flatnonzero(known.sum(axis=0) > 1), 0
+    for part in _parts(len(columns), max(1, AT_ONCE // repetitions)):
+        enough = columns[done : (done := done + part)]
+        share = shares @ known[:, enough]
+        means = np.divide(
+            shares @ total[:, enough], share, out=np.full(share.shape, np.nan), where=share > 0
+        )
+        interval[:, enough] = np.nanpercentile(means, LEVEL, axis=0)
     return interval

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from analysis.curves import FINALS, Aligned, Curve, Kind, align, task_id
 from envs.metaworld import BUDGETS
 from errors import UserError
 
+MOST_METHODS, MOST_TASKS, MOST_SCORES = 40, 500, 2_000_000
+"""What fits a figure; the last counts the runs of a method on a task times the steps at which any
+of them was evaluated."""
 GROUPS = ("easy", "medium", "hard", "very hard")
 """Difficulty of Meta-World tasks (paper F), by budget from the smallest."""
 FRACTIONS = np.linspace(0.0, 1.0, 101)
@@ -94,9 +98,14 @@ def difficulty(task: str) -> str | None:
     return GROUPS[budgets.index(budget) if budget in budgets else 0]
 
 
-def compare(curves: Sequence[Curve], options: Compare) -> Comparison:
-    """All numbers of a comparison. Raises UserError when nothing is left to compare."""
+def compare(curves: Sequence[Curve], options: Compare, said: Sequence[str] = ()) -> Comparison:
+    """All numbers of a comparison, and `notes` on them, with what was `said` of the inputs first.
+
+    Raises:
+        UserError: nothing is left to compare, or more than can be drawn.
+    """
     curves, notes = _select(curves, options)
+    notes = [*said, *notes]
     methods = sorted({curve.method for curve in curves})
     names = sorted({curve.task for curve in curves})
     kinds = {curve.task: curve.kind for curve in curves}
@@ -108,6 +117,7 @@ def compare(curves: Sequence[Curve], options: Compare) -> Comparison:
         }
         for task in names
     }
+    _refuse_too_many(methods, by_task)
     final = FINALS[options.final]
     finals = {
         task: {m: np.array([final(c.scores) for c in runs]) for m, runs in present.items()}
@@ -126,6 +136,14 @@ def compare(curves: Sequence[Curve], options: Compare) -> Comparison:
         notes.append(
             f"{', '.join(left_out)}: what a return is at most is not known; left out of aggregates"
         )
+    for task, present in finals.items():
+        most = ceiling(task, kinds[task])
+        reached = [score for scores in present.values() for score in scores]
+        if most and not 0.0 <= min(reached) <= max(reached) <= most:
+            notes.append(
+                f"{task}: final scores of {min(reached):g} to {max(reached):g} are not what an "
+                f"episode pays, 0 to {most:g}; aggregates take them as they are"
+            )
     single = sum(len(s) == 1 for scores in normal.values() for s in scores.values())
     if single:
         notes.append(
@@ -173,6 +191,27 @@ def compare(curves: Sequence[Curve], options: Compare) -> Comparison:
         profiles=profiles,
         notes=notes,
     )
+
+
+def _refuse_too_many(
+    methods: Sequence[str], by_task: Mapping[str, Mapping[str, Sequence[Curve]]]
+) -> None:
+    """Raises UserError where a figure would be too large to be drawn or its intervals to be
+    computed."""
+    for count, most, what, option in (
+        (len(methods), MOST_METHODS, "methods", "name fewer inputs"),
+        (len(by_task), MOST_TASKS, "tasks", "choose with --tasks"),
+    ):
+        if count > most:
+            raise UserError(f"{count} {what} are more than the {most} of a comparison; {option}")
+    for task, present in by_task.items():
+        for method, runs in present.items():
+            steps = len(np.unique(np.concatenate([run.steps for run in runs])))
+            if steps * len(runs) > MOST_SCORES:
+                raise UserError(
+                    f"{method} on {task} has {len(runs)} runs with {steps:,} different steps, more "
+                    "than can be compared; evaluate less often, or choose with --until"
+                )
 
 
 def _improvements(
@@ -224,7 +263,7 @@ def _select(curves: Sequence[Curve], options: Compare) -> tuple[list[Curve], lis
             )
     by_run: dict[tuple[str, str], set[str]] = {}
     for curve in curves:
-        commit = str(curve.provenance.get("commit", ""))
+        commit = json.dumps(curve.provenance.get("commit"))
         by_run.setdefault((curve.method, curve.task), set()).add(commit)
     for (method, task), commits in by_run.items():
         if len(commits) > 1:
@@ -248,19 +287,19 @@ def _efficiency(
     rng = np.random.default_rng(0)
     result = {}
     for method in methods:
-        per_task, resampled = [], []
+        tasks, total = 0, np.zeros(FRACTIONS.shape)
+        resampled = np.zeros((repetitions, *FRACTIONS.shape))
         for task, present in by_task.items():
             most = ceiling(task, kinds[task])
             if method not in present or most is None:
                 continue
             steps = FRACTIONS * envs.published_budget(task)
             scores = np.stack([c.at(steps) for c in present[method]]) / most
-            drawn = rng.integers(len(scores), size=(repetitions, len(scores)))
-            per_task.append(scores.mean(0))
-            resampled.append(scores[drawn].mean(1))
-        mean = np.mean(per_task, axis=0) if per_task else np.full(FRACTIONS.shape, np.nan)
-        shown = ~np.isnan(mean)
-        if shown.any():
-            interval = np.percentile(np.mean(resampled, axis=0)[:, shown], aggregates.LEVEL, axis=0)
-            result[method] = (FRACTIONS[shown], mean[shown], interval)
+            tasks += 1
+            total += scores.mean(0)
+            resampled += aggregates.drawn_shares(len(scores), repetitions, rng) @ scores
+        shown = ~np.isnan(total)
+        if tasks and shown.any():
+            interval = np.percentile(resampled[:, shown] / tasks, aggregates.LEVEL, axis=0)
+            result[method] = (FRACTIONS[shown], total[shown] / tasks, interval)
     return result

@@ -1,32 +1,29 @@
-"""Learning curves from files: run folders, the published format, TensorBoard events, CSV.
+"""A learning curve: what scored how much after how many environment steps, in one run.
 
-A curve is one run: what scored how much after how many environment steps. Whatever the file, the
-same things are refused: no evaluation at all, NaN, steps that go backwards, a success outside
-[0, 1]; the error names the file and the row.
+Wherever it was read (``analysis/score_files.py``), the same things are refused: no evaluation at
+all, NaN, steps that go backwards, a success outside [0, 1]; the error names the file and the row.
 """
 
 from __future__ import annotations
 
-import csv
-import glob
-import json
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 import envs
 from errors import UserError
 
 Kind = Literal["success", "return"]
-METHOD = "ours"
-"""Name of the method of run folders that are given without one."""
+LARGEST = 1e12
+"""A return beyond it is a broken number; its square would no longer be exact."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I | re.A)
 
 
 @dataclass(frozen=True)
@@ -72,272 +69,50 @@ def task_id(name: str) -> str:
 _KNOWN = {task.lower().replace("_", "-").replace("/", "-"): task for task in envs.tasks()}
 
 
-def read(inputs: Sequence[str], keep: Literal["latest"] | None = None) -> list[Curve]:
-    """The curves of all inputs, sorted by method, task and seed.
+def shown(value: Any) -> str:
+    """A value from a file as an error shows it: on one line, and cut short."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
 
-    Args:
-        inputs: paths or globs of run folders, `metrics.jsonl`, `.json`, `.csv` and TensorBoard
-            event files, each as `PATH` or `METHOD=PATH`.
-        keep: of several runs with the same method, task and seed, keep the one written last.
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def number(value: Any) -> float:
+    """A number, or the text of one.
 
     Raises:
-        UserError: nothing matches, a file cannot be used, or a run is there twice.
+        ValueError: it is neither; what Python alone takes for a number ("1_0", True) is none.
     """
-    curves: dict[tuple[str, str, int], Curve] = {}
-    for method, path in _expand(inputs):
-        for curve in read_file(path, method):
-            key = (curve.method, curve.task, curve.seed)
-            known = curves.get(key)
-            if known is not None and keep is None:
-                raise UserError(
-                    f"{curve.where} and {known.where} both have {curve.method} on {curve.task} "
-                    f"with seed {curve.seed}; name the methods apart (NAME=PATH), or give "
-                    "--keep latest"
-                )
-            if known is None or curve.modified >= known.modified:
-                curves[key] = curve
-    kinds: dict[str, Curve] = {}
-    for curve in curves.values():
-        other = kinds.setdefault(curve.task, curve)
-        if other.kind != curve.kind:
-            raise UserError(
-                f"{curve.source} has the {curve.kind} of {curve.task}, {other.source} its "
-                f"{other.kind}; compare one or the other"
-            )
-    if not curves:
-        raise UserError("none of the runs given has been evaluated yet; train longer")
-    return [curves[key] for key in sorted(curves)]
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+        raise ValueError(f"{shown(value)} is no number")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{shown(value)} is no number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
-def _expand(inputs: Sequence[str]) -> list[tuple[str | None, Path]]:
-    """(method, path) of every file or run folder that the inputs name, each once."""
-    found: dict[tuple[str | None, Path], Path] = {}
-    for text in inputs:
-        method, equals, pattern = text.partition("=")
-        if not equals or "/" in method or Path(text).exists():
-            method, pattern = "", text
-        matches = [Path(path) for path in sorted(glob.glob(pattern))]
-        if not matches and not Path(pattern).exists():
-            raise UserError(f"there is nothing at {pattern}; name run folders or score files")
-        several = len(matches) > 1
-        for path in matches or [Path(pattern)]:
-            path = path.parent if path.name == "metrics.jsonl" else path
-            members = [path]
-            if path.is_dir() and not _is_run_folder(path):
-                members = sorted(child for child in path.iterdir() if _is_run_folder(child))
-                members = members or sorted(path.glob("*.json"))
-                if not members and not several:
-                    raise UserError(f"{path} holds neither run folders nor .json files")
-            elif path.name.startswith(EVENTS):  # a resumed run has several; they are one
-                members = [min(path.parent.glob(f"{EVENTS}*"))]
-            elif several and path.is_file() and path.suffix not in _READERS:
-                continue  # a log file, say, that a glob like runs/* meets
-            for member in members:
-                found.setdefault((method or None, Path(os.path.realpath(member))), member)
-    if not found:
-        raise UserError(f"{' '.join(inputs)} names neither run folders nor score files")
-    return [(method, path) for (method, _), path in found.items()]
-
-
-def _is_run_folder(path: Path) -> bool:
-    return (path / "metrics.jsonl").is_file() or (path / "config.yaml").is_file()
-
-
-def read_file(path: Path, method: str | None = None) -> list[Curve]:
-    """The curves of one file or run folder; `method` renames them.
-
-    A run that has not been evaluated yet has none.
+def whole_number(value: Any) -> int:
+    """A whole number, or the text of one, which a table may have written as 0.0.
 
     Raises:
-        UserError: the file cannot be used.
+        ValueError: it is none of at most 64 bits.
     """
+    found = number(value)
+    if not found.is_integer() or abs(found) >= 2**64:
+        raise ValueError(f"{shown(value)} is no whole number of 64 bits")
     try:
-        if path.is_dir():
-            return _read_run(path, method)
-        if path.name.startswith(EVENTS):
-            return _read_events(path, method)
-        if path.suffix not in _READERS:
-            raise UserError(
-                f"{path} is no score file; give run folders, .json in the published format, .csv "
-                "or TensorBoard event files"
-            )
-        curves = _READERS[path.suffix](path, method)
-    except (OSError, UnicodeError, csv.Error, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not curves:
-        raise UserError(f"{path} is empty")
-    return curves
+        return int(value)  # exact beyond 2^53
+    except ValueError:
+        return int(found)
 
 
-class RunConfig(NamedTuple):
-    """What a run folder's config.yaml says of the run."""
-
-    task: Any
-    seed: Any
-    target: str
-    """What the world model predicts; ``none`` and ``blind`` where an imitator has none."""
-    provenance: dict[str, Any]
-    """Command, commit, versions, hardware."""
-
-
-def run_config(folder: Path) -> RunConfig:
-    """What a run folder's config.yaml says of the run.
-
-    Raises:
-        UserError: it cannot be read, or says no task and seed.
-    """
-    try:
-        recorded = yaml.safe_load((folder / "config.yaml").read_text())
-        config = recorded["config"]
-        task, seed = config["task"], config["seed"]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} has no config.yaml that says task and seed") from error
-    agent = config.get("agent") or {}
-    # Online the autoencoder predicts, in imitation the video model, where there is one.
-    predicts = agent.get("autoencoder") or agent.get("dynamics") or {}
-    target = predicts.get("target", "pixels")
-    if agent.get("world_model") in ("none", "blind"):
-        target = agent["world_model"]
-    provenance = {key: value for key, value in recorded.items() if key != "config"}
-    return RunConfig(task, seed, target, provenance)
-
-
-def _read_run(path: Path, method: str | None) -> list[Curve]:
-    """A run folder: evaluations from metrics.jsonl, names from config.yaml."""
-    config = run_config(path)
-    rows: list[tuple[int, dict]] = []
-    file = path / "metrics.jsonl"
-    text = file.read_text() if file.exists() else ""
-    lines = text.splitlines()
-    if text and not text.endswith("\n"):
-        lines.pop()  # being written right now
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} line {number} is not JSON") from error
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int | float):
-            raise UserError(f"{file} line {number} has no step")
-        rows.append((number, row))
-    kind: Kind = "success" if any("eval/success" in row for _, row in rows) else "return"
-    name = f"eval/{kind}"
-    points: dict[int, tuple[str, float]] = {}
-    for number, row in rows:
-        if name in row:
-            # Evaluated again at the same step, for instance after a resume: the last one counts.
-            points.pop(row["step"], None)
-            points[row["step"]] = (f"line {number}", row[name])
-    if not points:
-        return []
-    default = METHOD if config.target == "pixels" else f"{METHOD}-{config.target}"
-    curve = _checked(
-        file,
-        [(where, step, score) for step, (where, score) in points.items()],
-        kind,
-        method or default,
-        config.task,
-        config.seed,
-    )
-    return [replace(curve, provenance=config.provenance)]
-
-
-def _read_json(path: Path, method: str | None) -> list[Curve]:
-    """The published format: a list of {task, seed, method, steps, success_rates | returns}."""
-    try:
-        entries = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    entries = [entries] if isinstance(entries, dict) else entries
-    if not isinstance(entries, list):
-        raise UserError(f"{path} is not a list of runs")
-    curves = []
-    for number, entry in enumerate(entries, start=1):
-        where = f"entry {number}"
-        if not isinstance(entry, dict):
-            raise UserError(f"{path} {where} is not a run")
-        given = [name for name in ("success_rates", "returns") if name in entry]
-        needed = ("task", "seed", "steps") + (() if method else ("method",))
-        missing = [name for name in needed if name not in entry]
-        if missing or len(given) != 1:
-            raise UserError(
-                f"{path} {where} lacks {', '.join(missing) or 'one of success_rates and returns'}; "
-                "a run has task, seed, method, steps and either success_rates or returns"
-            )
-        kind: Kind = "success" if given[0] == "success_rates" else "return"
-        scores, steps, name = entry[given[0]], entry["steps"], method or entry["method"]
-        task, seed = entry["task"], entry["seed"]
-        if not (isinstance(steps, list) and isinstance(scores, list)):
-            raise UserError(f"{path} {where}: steps and {given[0]} must be lists")
-        if len(steps) != len(scores) or not steps:
-            raise UserError(f"{path} {where} has {len(steps)} steps and {len(scores)} scores")
-        rows = [
-            (f"{where}, evaluation {i}", step, score)
-            for i, (step, score) in enumerate(zip(steps, scores, strict=True), start=1)
-        ]
-        known = ("task", "seed", "method", "steps", "success_rates", "returns")
-        rest = {key: value for key, value in entry.items() if key not in known}
-        curve = _checked(path, rows, kind, name, task, seed, where)
-        curves.append(replace(curve, provenance=rest))
-    return curves
-
-
-def _read_csv(path: Path, method: str | None) -> list[Curve]:
-    """Columns task, seed, step, one of success and return, and method unless it is given."""
-    runs: dict[tuple, list[tuple[str, Any, Any]]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        kind: Kind = "success" if "success" in columns else "return"
-        needed = {"task", "seed", "step", kind} | (set() if method else {"method"})
-        if missing := sorted(needed - set(columns)):
-            raise UserError(
-                f"{path} lacks the columns {', '.join(missing)}; it needs method, task, seed, "
-                "step and success or return"
-            )
-        for row in reader:
-            key = (method or row["method"], row["task"], row["seed"])
-            runs.setdefault(key, []).append((f"line {reader.line_num}", row["step"], row[kind]))
-    return [_checked(path, rows, kind, *key) for key, rows in runs.items()]
-
-
-def _read_events(path: Path, method: str | None) -> list[Curve]:
-    """The TensorBoard event files beside `path`, one run: tags eval/success or eval/return, names
-    from the nearest config.yaml above."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-    from tensorboard.util import tensor_util
-
-    folder = next((p for p in path.resolve().parents if (p / "config.yaml").is_file()), None)
-    if folder is None:
-        raise UserError(f"no folder above {path} has a config.yaml that says task and seed")
-    config = run_config(folder)
-    points: dict[str, dict[int, tuple[str, float]]] = {"eval/success": {}, "eval/return": {}}
-    events = 0
-    for file in sorted(path.parent.glob(f"{EVENTS}*")):
-        for event in EventFileLoader(str(file)).Load():
-            events += 1
-            for value in event.summary.value:
-                if value.tag in points:
-                    # What a resumed run wrote replaces everything from its step on.
-                    tag = points[value.tag]
-                    for step in [step for step in tag if step >= event.step]:
-                        del tag[step]
-                    score = float(tensor_util.make_ndarray(value.tensor))
-                    tag[event.step] = (f"step {event.step}", score)
-    if not events:
-        raise UserError(f"{path} is no TensorBoard event file, or a broken one")
-    kind: Kind = "success" if points["eval/success"] else "return"
-    rows = [(where, step, score) for step, (where, score) in points[f"eval/{kind}"].items()]
-    if not rows:
-        return []
-    curve = _checked(path, rows, kind, method or METHOD, config.task, config.seed)
-    return [replace(curve, provenance=config.provenance)]
-
-
-EVENTS = "events.out.tfevents"
-_READERS = {".json": _read_json, ".csv": _read_csv}
-
-
-def _checked(
+def make_curve(
     path: Path,
     rows: Iterable[tuple[str, Any, Any]],
     kind: Kind,
@@ -345,6 +120,7 @@ def _checked(
     task: Any,
     seed: Any,
     entry: str = "",
+    provenance: dict[str, Any] | None = None,
 ) -> Curve:
     """The curve of `rows` (where, step, score); `entry` says which of a file's runs it is.
 
@@ -355,28 +131,41 @@ def _checked(
     scores: list[float] = []
     for where, step, score in rows:
         try:
-            number, score_number = float(step), float(score)
-        except (TypeError, ValueError, OverflowError):
-            raise UserError(f"{path} {where} has step {step!r} and score {score!r}") from None
-        if not (math.isfinite(number) and math.isfinite(score_number)):
-            raise UserError(f"{path} {where} is not finite: step {step}, score {score}")
-        if number != int(number) or not 0 <= number < 2**53:
-            raise UserError(f"{path} {where}: step {step} is no number of environment steps")
-        if steps and number <= steps[-1]:
-            raise UserError(f"{path} {where}: step {number:g} comes after step {steps[-1]}")
+            step_number, score_number = number(step), number(score)
+        except ValueError:
+            raise UserError(
+                f"{path} {where} has step {shown(step)} and score {shown(score)}; both must be "
+                "numbers"
+            ) from None
+        if not (math.isfinite(step_number) and math.isfinite(score_number)):
+            raise UserError(
+                f"{path} {where} is not finite: step {shown(step)}, score {shown(score)}"
+            )
+        if not step_number.is_integer() or not 0 <= step_number < 2**53:
+            raise UserError(f"{path} {where}: step {shown(step)} is no number of environment steps")
+        if steps and step_number <= steps[-1]:
+            raise UserError(
+                f"{path} {where}: step {step_number:.0f} comes after step {steps[-1]}; a run's "
+                "evaluations stand in the order of their steps, each once"
+            )
         if kind == "success" and not 0.0 <= score_number <= 1.0:
             raise UserError(f"{path} {where}: a success of {score_number:g} is not between 0 and 1")
-        steps.append(int(number))
+        if abs(score_number) > LARGEST:
+            raise UserError(
+                f"{path} {where}: a return of {score_number:g} is beyond {LARGEST:g}, which no "
+                "episode pays"
+            )
+        steps.append(int(step_number))
         scores.append(score_number)
     try:
-        if int(seed) != float(seed):
-            raise ValueError
-        seed = int(seed)
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{path} {entry} has seed {seed!r}; it must be a whole number") from None
+        seed = whole_number(seed)
+    except ValueError:
+        raise UserError(
+            f"{path} {entry} has seed {shown(seed)}; it must be a whole number"
+        ) from None
     for what, name in (("method", method), ("task", task)):
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise UserError(f"{path} {entry} has {what} {name!r}; it must be a name")
+            raise UserError(f"{path} {entry} has {what} {shown(name)}; it must be a name")
         if len(name) > 100:
             raise UserError(f"{path} {entry} has a {what} of {len(name)} characters; use up to 100")
     return Curve(
@@ -387,8 +176,9 @@ def _checked(
         np.array(scores, dtype=np.float64),
         kind,
         str(path),
-        path.stat().st_mtime,
+        os.path.getmtime(path),
         f"{path} {entry}".strip(),
+        provenance or {},
     )
 
 

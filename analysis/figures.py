@@ -7,7 +7,9 @@ bootstrap intervals, thin lines the runs.
 
 from __future__ import annotations
 
+import io
 import textwrap
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from analysis.aggregates import STATISTICS, Estimate, band
 from analysis.curves import Aligned, Kind
+from analysis.output import write_file
 from experiment.learning_curve import FAINT
 from experiment.learning_curve import STYLE as CURVE_STYLE
 
@@ -41,6 +44,8 @@ LOOKS = (
     ("#56B4E9", (0, (1, 1)), "P"),
     ("#000000", (0, (10, 2)), "X"),
 )
+MOST_NOTES = 10
+"""That are written below a figure."""
 NAMED = {"ours": 0, "mwm": 1, "dreamerv2": 2}
 STYLE: dict[Any, Any] = CURVE_STYLE | {
     "font.size": 9,
@@ -83,11 +88,15 @@ def _look(index: int) -> Look:
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write `path`.png and `path`.svg."""
-    written = [path.with_name(path.name + suffix) for suffix in (".png", ".svg")]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(written[0], dpi=150)
-    figure.savefig(written[1], metadata={"Date": None})
+    """Write `path`.png and `path`.svg. Raises UserError where they cannot be written."""
+    written = []
+    for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+        drawn = io.BytesIO()
+        with warnings.catch_warnings():  # a name may be in a script that no font here has
+            warnings.filterwarnings("ignore", "Glyph")
+            figure.savefig(drawn, format=kind, **options)
+        written.append(path.with_name(f"{path.name}.{kind}"))
+        write_file(written[-1], drawn.getvalue())
     pyplot.close(figure)
     return written
 
@@ -212,6 +221,8 @@ def aggregate_figure(
         final: name of the final score.
         notes: what has to be said about the numbers, below them.
     """
+    if len(notes) > MOST_NOTES:
+        notes = [*notes[:MOST_NOTES], f"… {len(notes) - MOST_NOTES} more notes in scores.md"]
     height = 5.4 + max(1.0, 0.16 * len(improvements)) + 0.16 * len(notes)
     with matplotlib.rc_context(STYLE):
         figure = pyplot.figure(figsize=(9.2, height), layout="constrained")
@@ -233,7 +244,8 @@ def aggregate_figure(
                     scores.plot([place] * 2, interval, color=colour, linewidth=5, alpha=0.35)
                 scores.plot(place, point, color=colour, marker=marker, markersize=5, clip_on=False)
         scores.set_xticks(range(len(STATISTICS)), [s.replace(" ", "\n") for s in STATISTICS])
-        scores.set_ylim(0, 1)
+        reached = [point for estimates in statistics.values() for point, _ in estimates.values()]
+        scores.set_ylim(min(0, *reached), max(1, *reached))
         scores.set_ylabel(f"score ({final})")
         scores.set_title("aggregates over tasks (gap: lower is better)", loc="left", fontsize=9)
         scores.grid(axis="x", visible=False)
@@ -242,7 +254,7 @@ def aggregate_figure(
             colour, dashes, _ = look[name]
             curves.fill_between(fractions, low, high, color=colour, alpha=0.18, linewidth=0)
             curves.plot(fractions, means, color=colour, linestyle=dashes, linewidth=1.7)
-        furthest = max((fractions[-1] for fractions, _, _ in efficiency.values()), default=1)
+        furthest = max((fractions[-1] for fractions, _, _ in efficiency.values()), default=1) or 1
         curves.set(xlim=(0, furthest), ylim=(0, 1), xlabel="environment steps / budget of the task")
         curves.xaxis.set_major_locator(MaxNLocator(nbins=5))
         curves.set_ylabel("mean score")

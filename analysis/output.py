@@ -4,11 +4,61 @@ the folder OUT, or in OUT.json where that is numbers alone."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from atomic_file import atomic_file
 from errors import UserError
+
+LONGEST_NAME = 200
+"""Bytes of a file's name without its ending; file systems take 255 with it."""
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """A file name, without an ending, for each of `names`, no two the same.
+
+    A slash becomes a dash; what is too long is cut. Of names that are the same after that, or the
+    same but for capitals, which some file systems do not tell apart, all but the first in order
+    get a number.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in sorted(set(names)):
+        plain = name.replace("/", "-").encode()[:LONGEST_NAME].decode(errors="ignore")
+        count, chosen = 1, plain
+        while chosen.lower() in taken:
+            count += 1
+            chosen = f"{plain}-{count}"
+        taken.add(chosen.lower())
+        found[name] = chosen
+    return found
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that may be there already.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path} ({error.strerror})") from error
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a whole file into a folder that is made where it is missing; text is UTF-8.
+
+    Raises:
+        UserError: it cannot be written; what was there before still is.
+    """
+    make_folder(path.parent)
+    try:
+        with atomic_file(path) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror})") from error
 
 
 def run_folders(inputs: Sequence[str]) -> list[Path]:
@@ -34,11 +84,11 @@ def page_of(out: Path) -> Path:
     if out.suffix == ".md" or not out.name:
         raise UserError(f"--out {out}: name a folder; the page is written beside it, as FOLDER.md")
     page = out.parent / f"{out.name}.md"
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         page.touch()
     except OSError as error:
-        raise UserError(f"cannot write {error.filename} ({error.strerror})") from error
+        raise UserError(f"cannot write {page} ({error.strerror})") from error
     return page
 
 
@@ -48,9 +98,5 @@ def write_report(out: Path, report: str, numbers: Any) -> None:
     Raises:
         UserError: they cannot be written.
     """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_suffix(".md").write_text(report)
-        out.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename} ({error.strerror})") from error
+    write_file(out.with_suffix(".md"), report)
+    write_file(out.with_suffix(".json"), json.dumps(numbers, indent=1) + "\n")

@@ -13,7 +13,8 @@ import numpy as np
 from analysis import figures
 from analysis.aggregates import STATISTICS, Estimate
 from analysis.comparison import Compare, Comparison, compare
-from analysis.curves import read
+from analysis.output import file_names, write_file
+from analysis.score_files import read
 from errors import UserError
 
 CSS = """
@@ -29,6 +30,7 @@ svg { max-width: 100%; height: auto; } code { font-size: 12px; } .tasks svg { wi
 def draw(comparison: Comparison, out: Path, final: str) -> list[Path]:
     """Write all figures into `out`; returns the PNG and SVG files, the most telling first."""
     look = figures.looks(comparison.methods)
+    names = file_names(comparison.tasks)
     written = []
     if comparison.statistics:
         figure = figures.aggregate_figure(
@@ -48,7 +50,7 @@ def draw(comparison: Comparison, out: Path, final: str) -> list[Path]:
     written += figures.save(figures.page(comparison.tasks, look, comparison.kinds), out / "curves")
     for task, methods in comparison.tasks.items():
         figure = figures.task_figure(task, methods, look, comparison.kinds[task])
-        written += figures.save(figure, out / "tasks" / task.replace("/", "-"))
+        written += figures.save(figure, out / "tasks" / names[task])
     return written
 
 
@@ -61,6 +63,7 @@ def _shown(estimate: Estimate, scale: float = 100.0, digits: int = 1) -> str:
     return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+MOST_REPETITIONS = 100_000
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
@@ -119,9 +122,13 @@ def _sources(comparison: Comparison) -> Table:
         provenance = curves[0].provenance
         rows.append(
             [source, methods, str(len(curves))]
-            + [str(provenance.get(name, "not recorded")) for name in ("command", "commit")]
+            + [_recorded(provenance.get(name)) for name in ("command", "commit")]
         )
     return ["file", "methods", "runs", "command", "commit"], rows
+
+
+def _recorded(value: Any) -> str:
+    return value if isinstance(value, str) and value else "not recorded"
 
 
 def _sections(comparison: Comparison, final: str) -> Iterable[tuple[str, str, Table]]:
@@ -165,7 +172,7 @@ def markdown(comparison: Comparison, final: str) -> str:
 def html(comparison: Comparison, final: str, pictures: Sequence[Path]) -> str:
     """One page with everything in it; it loads nothing."""
     drawings = {
-        str(path.with_suffix("")): _inline(path.read_text(), index)
+        str(path.with_suffix("")): _inline(path.read_text(encoding="utf-8"), index)
         for index, path in enumerate(pictures)
         if path.suffix == ".svg"
     }
@@ -223,9 +230,11 @@ def make_report(options: Compare) -> tuple[str, list[Path]]:
     """
     if not options.inputs:
         raise UserError("name at least one run folder or score file")
-    if options.repetitions < 100:
-        raise UserError(f"--repetitions is {options.repetitions}; give at least 100")
-    comparison = compare(read(options.inputs, options.keep), options)
+    if not 100 <= options.repetitions <= MOST_REPETITIONS:
+        raise UserError(f"--repetitions is {options.repetitions}; give 100 to {MOST_REPETITIONS:,}")
+    notes: list[str] = []
+    curves = read(options.inputs, options.keep, notes.append)
+    comparison = compare(curves, options, notes)
     written = write(comparison, options)
     return summary(comparison, options.final), written
 
@@ -237,19 +246,18 @@ def write(comparison: Comparison, options: Compare) -> list[Path]:
         What was written, the pages first.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: something cannot be written.
     """
     out, final = options.out, options.final
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made: {error}") from error
     pictures = draw(comparison, out, final)
-    (out / "scores.md").write_text(markdown(comparison, final))
-    numbers = json.dumps(as_json(comparison, options), indent=1) + "\n"
-    (out / "scores.json").write_text(numbers)
-    (out / "report.html").write_text(html(comparison, final, pictures))
-    return [*(out / name for name in ("scores.md", "scores.json", "report.html")), *pictures]
+    pages = {
+        "scores.md": markdown(comparison, final),
+        "scores.json": json.dumps(as_json(comparison, options), indent=1) + "\n",
+        "report.html": html(comparison, final, pictures),
+    }
+    for name, text in pages.items():
+        write_file(out / name, text)
+    return [*(out / name for name in pages), *pictures]
 
 
 def as_json(comparison: Comparison, options: Compare) -> dict[str, Any]:

@@ -29,5 +29,5 @@ def record(arguments: Sequence[str]) -> None:
     options = parse(Record, arguments, "run.py record")
     if not options.inputs:
         raise UserError("name at least one run folder")
-    for path in record_curves(options.inputs, options.out):
+    for path in record_curves(options.inputs, options.out, lambda note: print(f"note: {note}")):
         print(path)

@@ -23,8 +23,8 @@ from matplotlib import pyplot
 
 from agents.evaluation import retained
 from analysis import figures
-from analysis.curves import run_config
 from analysis.output import page_of
+from analysis.score_files import run_config
 from commands.command_line import script
 from errors import UserError
 from experiment.video import shrink_video

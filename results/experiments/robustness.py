@@ -25,10 +25,10 @@ from matplotlib import pyplot
 from analysis import figures
 from analysis.aggregates import LEVEL, Estimate
 from analysis.comparison import Compare
-from analysis.curves import run_config
 from analysis.output import page_of
 from analysis.record import record as record_curves
 from analysis.report import make_report
+from analysis.score_files import run_config
 from commands.command_line import script
 from errors import UserError
 

@@ -1,6 +1,7 @@
 """Whole comparisons: the paper's headline from its raw data, and folders of our own."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import pytest
 
 import envs
 from analysis.comparison import Compare, ceiling, compare, difficulty
-from analysis.curves import read
+from analysis.curves import Curve
 from analysis.figures import LOOKS, looks
 from analysis.report import make_report
+from analysis.score_files import read
 from envs import dmc
 from errors import UserError
+from tests.analysis.score_inputs import run_folder
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT.parent / "shared" / "published" / "metaworld_scores.json"
@@ -197,6 +200,60 @@ def test_user_errors_are_one_line_and_status_two(tmp_path):
         f"error: there is nothing at {tmp_path}/none.json; name run folders or score files"
     ]
     assert not (tmp_path / "out").exists()
+
+
+def test_tasks_that_differ_by_a_dash_have_a_picture_each(tmp_path):
+    path = write(
+        tmp_path / "scores.json",
+        *(entry("ours", task, 0, [score] * 2) for task, score in (("a/b", 0.1), ("a-b", 0.9))),
+    )
+    out = tmp_path / "out"
+    make_report(Compare(inputs=(path,), out=out, repetitions=100))
+    assert sorted(os.listdir(out / "tasks")) == ["a-b-2.png", "a-b-2.svg", "a-b.png", "a-b.svg"]
+    for name, title in (("a-b", "a-b"), ("a-b-2", "a/b")):
+        assert f"<!-- {title} -->" in (out / "tasks" / f"{name}.svg").read_text()
+    assert (out / "report.html").read_text().count("<svg") == 4
+
+
+def test_what_was_left_out_is_said_in_the_report(tmp_path):
+    path = write(tmp_path / "a.json", entry("a", "b", 0, [100.0], name="returns"))
+    run = run_folder(tmp_path / "run", [{"step": 5, "train/return": 3.0}])
+    summary, _ = make_report(Compare((path, run), tmp_path / "out", repetitions=100))
+    note = f"{run}/metrics.jsonl has no evaluation and is left out (looked for"
+    assert f"note: {note}" in summary
+    assert note in (tmp_path / "out" / "scores.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("score", "said"), [(0.0, False), (1000.0, False), (1e4, True), (-5, True)]
+)
+def test_returns_that_no_episode_pays_are_said(tmp_path, score, said):
+    path = write(tmp_path / "a.json", entry("a", "dmc/walker-walk", 0, [score], name="returns"))
+    comparison = compare(read([path]), Compare((path,), tmp_path, repetitions=100))
+    assert any("0 to 1000" in note for note in comparison.notes) == said
+
+
+@pytest.mark.parametrize(
+    ("runs", "words"),
+    [
+        ([(f"m{i}", "t", 1) for i in range(41)], "41 methods are more than the 40"),
+        ([("m", f"t{i}", 1) for i in range(501)], "501 tasks are more than the 500"),
+        ([("m", "t", 1_500_000), ("m", "t", 10)], "more than can be compared"),
+    ],
+)
+def test_more_than_can_be_drawn_is_refused_before_anything_is_computed(tmp_path, runs, words):
+    curves = [
+        Curve(method, task, 0, np.arange(steps), np.zeros(steps), "success", "file", 0.0)
+        for method, task, steps in runs
+    ]
+    with pytest.raises(UserError, match=words):
+        compare(curves, Compare((), tmp_path))
+
+
+@pytest.mark.parametrize("repetitions", [99, 100_001])
+def test_repetitions_have_bounds(inputs, tmp_path, repetitions):
+    with pytest.raises(UserError, match="give 100 to 100,000"):
+        make_report(Compare(inputs=inputs, out=tmp_path / "out", repetitions=repetitions))
 
 
 def test_same_inputs_give_the_same_numbers(inputs, tmp_path):

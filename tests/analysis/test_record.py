@@ -1,12 +1,13 @@
 """Recorded curves are what a comparison read from the run folder."""
 
 import json
+import shutil
 
 import pytest
 import yaml
 
-from analysis.curves import read
 from analysis.record import record
+from analysis.score_files import read
 from errors import UserError
 
 
@@ -40,6 +41,23 @@ def test_recorded_curve_says_what_the_run_folder_says(run_folder, tmp_path):
     assert before.steps.tolist() == after.steps.tolist() == [10, 20]
     assert before.scores.tolist() == after.scores.tolist() == [0.2, 0.4]
     assert after.provenance["command"] == "python run.py train"
+
+
+def test_runs_whose_names_differ_by_a_dash_are_recorded_apart(run_folder, tmp_path):
+    out = tmp_path / "curves"
+    text = (run_folder / "config.yaml").read_text()
+    for task, other in (("a/b", "x"), ("a-b", "y")):
+        path = tmp_path / other
+        shutil.copytree(run_folder, path)
+        (path / "config.yaml").write_text(text.replace("metaworld/window-close", task))
+    written = record((str(tmp_path / "x"), str(tmp_path / "y")), out)
+    assert [path.name for path in written] == ["ours-a-b-seed3.json", "ours-a-b-seed3-2.json"]
+    assert [json.loads(path.read_text())[0]["task"] for path in written] == ["a-b", "a/b"]
+    before = written[0].read_bytes()
+    with pytest.raises(UserError, match="is the curve of ours on a-b with seed 3; name another"):
+        record((str(tmp_path / "x"),), out)
+    assert written[0].read_bytes() == before
+    record((str(tmp_path / "y"),), out)
 
 
 def test_only_run_folders_are_recorded(run_folder, tmp_path):
