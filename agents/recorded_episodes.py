@@ -12,18 +12,11 @@ import numpy as np
 import envs
 from agents.online_config import OnlineConfig
 from agents.replay import Replay
-from envs.demonstrations import (
-    DAMAGED,
-    SUFFIXES,
-    Episode,
-    Recording,
-    find_files,
-    open_file,
-    proprio_of,
-    read_header,
-    short_name,
-)
+from envs.demonstration_reader import read_headers
+from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table, refuse
+from envs.demonstrations import SUFFIXES, Episode, Recording, proprio_of, short_name
 from envs.environment_config import ORIENTATIONS
+from envs.hdf5 import DAMAGED, open_file
 from errors import UserError
 from experiment.config_record import names_loaded
 from experiment.run_folder import RunFolder
@@ -114,12 +107,16 @@ class RecordedFiles:
         ends = envs.suite(recording.task) == "libero" and episode.success
         rows = np.arange(steps + 1 if ends and not lag else steps)
         rows, led = np.minimum(rows, steps - 1), slice(lag, lag + len(rows) - 1)
-        actions, rewards = demo["actions"][:], demo["rewards"][:]
+        actions, rewards, proprio = demo["actions"][:], demo["rewards"][:], proprio_of(demo)
         if rewards.shape != (steps,):
             raise ValueError(f"rewards has shape {rewards.shape}, not {(steps,)}")
+        where = f"{recording.path}: data/{episode.name}"
+        refuse(fault_of_actions(actions, recording.task), f"{where}/actions")
+        refuse(fault_of_table(rewards[:, None]), f"{where}/rewards")
+        refuse(fault_of_table(proprio), f"{where}, proprioception")
         arrays = {
             "image": self._upright(recording, demo[f"obs/{self.camera}_rgb"][:])[rows],
-            "proprio": proprio_of(demo)[rows],
+            "proprio": proprio[rows],
             "action": np.concatenate([np.zeros_like(actions[:1]), actions[led]]),
             "reward": np.concatenate([np.zeros_like(rewards[:1]), rewards[led]]),
             "is_first": np.zeros(len(rows), bool),
@@ -130,8 +127,9 @@ class RecordedFiles:
         arrays["is_first"][0] = True
         arrays["is_terminal"][-1] = ends
         if self.camera in recording.masks:
-            mask = self._upright(recording, demo[f"obs/{self.camera}_mask"][:])
-            arrays["mask"] = mask[rows]
+            mask = demo[f"obs/{self.camera}_mask"][:]
+            refuse(fault_of_masks(mask), f"{where}/obs/{self.camera}_mask")
+            arrays["mask"] = self._upright(recording, mask)[rows]
         return arrays
 
     def _upright(self, recording: Recording, frames: np.ndarray) -> np.ndarray:
@@ -170,16 +168,14 @@ def open_source(
     if not files and path.is_dir() and not (path / "replay").exists():
         files = any(each.suffix in SUFFIXES for each in path.rglob("*"))
     if files:
-        recordings = tuple(read_header(file) for file in find_files([path]))
+        recordings = tuple(read_headers([path]))
         for recording in recordings:
-            with open_file(recording.path) as file:
-                shift = str(file["data"].attrs.get("shift", ""))
             seen = {
                 "task": recording.task,
                 "action repeat": recording.action_repeat,
                 "picture edge": recording.size,
                 "quality": recording.quality,
-                "shift": shift,
+                "shift": recording.shift,
                 "camera": seen_by,
             }
             if seen_by not in recording.cameras:

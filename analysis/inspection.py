@@ -6,84 +6,141 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.demonstrations import Recording, open_file, read_header
+from envs.demonstration_reader import read_headers
+from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table
+from envs.demonstrations import Episode, Recording, proprio_of
 from envs.environment_config import ORIENTATIONS
+from envs.hdf5 import DAMAGED, open_file, text
 from errors import UserError
 from experiment.video import write_video
 from mask_classes import NAMES, UNLABELLED, colorize
 
-COVERAGE_FRAMES = 8
-"""Frames of each episode that class coverage is counted on."""
+READ_AT_ONCE = 64
+"""Masks of an episode that are held in memory."""
 SHEET_EPISODES, SHEET_FRAMES = 4, 8
+VIDEO_FRAMES = 4000
+"""Frames of a video at most."""
+FAULTS = 10
+"""Faults that are listed; the others are counted."""
 
 
-def describe(path: Path | str) -> str:
-    """A page of text: task, episodes, lengths, success, cameras, masks, action ranges.
+def header(path: Path | str, filter_key: str | None = None) -> Recording:
+    """What a file holds, read through in another process first.
 
     Raises:
-        UserError: as ``read_header``.
+        UserError: as ``read_headers``.
     """
-    recording = read_header(path)
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; name one of its files")
+    return read_headers([path], filter_key)[0]
+
+
+def describe(recording: Recording) -> str:
+    """A page of text: task, episodes, lengths, success, cameras, masks, action ranges, and what
+    nothing can be learned from.
+
+    Raises:
+        UserError: a part of the file cannot be read.
+    """
+    path = recording.path
     lengths = np.array([episode.steps for episode in recording.episodes])
     succeeded = sum(episode.success for episode in recording.episodes)
+    faults: list[str] = []
+    counts = {camera: np.zeros(256, np.int64) for camera in recording.masks}
+    actions = []
     with open_file(path) as file:
-        made_by = file["data"].attrs.get("made_by", "not said")
-        actions = np.concatenate([file[f"data/{e.name}/actions"][()] for e in recording.episodes])
-        coverage = _coverage(recording, file)
+        made_by = text(file["data"], "made_by", "not said")
+        for episode in recording.episodes:
+            try:
+                actions.append(file[f"data/{episode.name}/actions"][()])
+                faults += _look_through(recording, episode, file[f"data/{episode.name}"], counts)
+            except (OSError, *DAMAGED) as error:
+                raise UserError(f"{path}: data/{episode.name} cannot be read: {error}") from error
     lines = [
-        f"{recording.path}",
+        f"{path}",
         f"task         {recording.task}: {recording.instruction}",
         f"made by      {made_by}",
-        f"episodes     {len(lengths)}, {succeeded} successful",
+        f"episodes     {len(lengths)}, {succeeded} successful" + _filtered(recording),
         f"steps        {lengths.sum()} in all; {lengths.min()} to {lengths.max()} an episode,"
         f" median {int(np.median(lengths))}; action repeat {recording.action_repeat}",
         f"cameras      {', '.join(recording.cameras)}; {recording.size} x {recording.size} pixels,"
         f" quality {recording.quality}, stored {recording.orientation}",
-        f"observation  {recording.alignment}: seen "
-        + ("after the action of its row" if recording.lag else "when the action was chosen"),
+        f"observation  {_alignment(recording)}",
         f"proprio      {recording.proprio_size} numbers",
         "",
         f"actions      {'lowest':>8} {'1 %':>8} {'median':>8} {'99 %':>8} {'highest':>8}",
     ]
-    for number, column in enumerate(actions.T):
+    for number, column in enumerate(np.concatenate(actions).T):
         values = np.percentile(column, [0, 1, 50, 99, 100])
         lines.append(f"  {number:<11}" + " ".join(f"{value:8.3f}" for value in values))
-    lines.append("")
+    lines += ["", *_coverage(recording, counts)]
+    if faults:
+        lines += ["", f"faults       {len(faults)}; nothing is learned from such a file"]
+        lines += [f"  {fault}" for fault in faults[:FAULTS]]
+        lines += [f"  and {len(faults) - FAULTS} more"] if len(faults) > FAULTS else []
+    # The words are the file's: none may move the cursor of a terminal.
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+
+
+def _filtered(recording: Recording) -> str:
+    if not recording.filter_keys:
+        return ""
+    keys = ", ".join(recording.filter_keys)
+    return f", of filter key {recording.filter_key or 'none'} (there are {keys})"
+
+
+def _alignment(recording: Recording) -> str:
+    if recording.alignment is None:
+        return "not said: seen before or after the action of its row; --obs-alignment says which"
+    seen = "after the action of its row" if recording.lag else "when the action was chosen"
+    return f"{recording.alignment}: seen {seen}, as {recording.aligned_by} tells"
+
+
+def _look_through(
+    recording: Recording, episode: Episode, demo, counts: dict[str, np.ndarray]
+) -> list[str]:
+    """Faults of an episode; its masks are added to the `counts` of class ids, (256,) by camera."""
+    place = f"data/{episode.name}"
+    found = {
+        f"{place}/actions": fault_of_actions(demo["actions"][()], recording.task),
+        f"{place}, proprioception": fault_of_table(proprio_of(demo)),
+    }
+    for camera in recording.masks:
+        name = f"obs/{camera}_mask"
+        for row in range(0, episode.steps, READ_AT_ONCE):
+            masks = demo[name][row : row + READ_AT_ONCE]
+            counts[camera] += np.bincount(masks.reshape(-1), minlength=256)
+            if fault := fault_of_masks(masks, row):
+                found.setdefault(f"{place}/{name}", fault)
+    return [f"{where}: {fault}" for where, fault in found.items() if fault]
+
+
+def _coverage(recording: Recording, counts: dict[str, np.ndarray]) -> list[str]:
+    """Lines with the share of the pixels that each id covers, those that are no class too."""
     if not recording.masks:
-        return "\n".join([*lines, f"masks        none; python run.py annotate --data {path}"])
-    lines.append("masks        " + "".join(f"{camera:>16}" for camera in recording.masks))
-    for number, name in [*enumerate(NAMES), (UNLABELLED, "unlabelled")]:
-        shares = [coverage[camera][number] for camera in recording.masks]
+        return [f"masks        none; python run.py annotate --data {recording.path}"]
+    lines = ["masks        " + "".join(f"{camera:>16}" for camera in recording.masks)]
+    names = dict(enumerate(NAMES)) | {UNLABELLED: "unlabelled"}
+    for number in range(256):
+        shares = [counts[camera][number] / counts[camera].sum() for camera in recording.masks]
         if any(shares):
             row = "".join(f"{100 * share:14.2f} %" for share in shares)
-            lines.append(f"  {number:>3} {name:14}{row[7:]}")
-    return "\n".join(lines)
+            lines.append(f"  {number:>3} {names.get(number, 'no class'):14}{row[7:]}")
+    return lines
 
 
-def _coverage(recording: Recording, file) -> dict[str, np.ndarray]:
-    """Share of the pixels that each class id covers, (256,) by camera."""
-    counts = {camera: np.zeros(256) for camera in recording.masks}
-    for episode in recording.episodes:
-        rows = np.unique(np.linspace(0, episode.steps - 1, COVERAGE_FRAMES).astype(int))
-        for camera in recording.masks:
-            masks = file[f"data/{episode.name}/obs/{camera}_mask"][rows]
-            counts[camera] += np.bincount(masks.reshape(-1), minlength=256)
-    return {camera: count / count.sum() for camera, count in counts.items()}
-
-
-def contact_sheet(path: Path | str, out: Path) -> None:
+def contact_sheet(recording: Recording, out: Path) -> None:
     """Some frames of some episodes, pictures above masks, every camera a row: a PNG.
 
     Raises:
-        UserError: as ``read_header``; ``out`` cannot be written.
+        UserError: a picture cannot be read; ``out`` cannot be written.
     """
     from PIL import Image
 
-    recording = read_header(path)
     count = len(recording.episodes)
     chosen = np.unique(np.linspace(0, count - 1, min(count, SHEET_EPISODES)).astype(int))
     rows = []
-    with open_file(path) as file:
+    with open_file(recording.path) as file:
         for number in chosen:
             episode = recording.episodes[number]
             steps = np.linspace(0, episode.steps - 1, SHEET_FRAMES).astype(int)
@@ -98,22 +155,18 @@ def contact_sheet(path: Path | str, out: Path) -> None:
         raise UserError(f"cannot write {out}: {error}") from error
 
 
-def video(path: Path | str, out: Path) -> None:
+def video(recording: Recording, out: Path) -> None:
     """The first episodes from beginning to end, pictures above masks: an MP4.
 
     Raises:
-        UserError: as ``read_header``; ``out`` cannot be written.
+        UserError: a picture cannot be read; ``out`` cannot be written.
     """
-    recording = read_header(path)
-    with open_file(path) as file:
-        frames = []
+    with open_file(recording.path) as file:
+        frames: list[np.ndarray] = []
         for episode in recording.episodes[:SHEET_EPISODES]:
             draw = pictures(recording, file, episode.name)
-            frames += [draw(step) for step in range(episode.steps)]
-    try:
-        write_video(out, np.stack(frames), fps=20)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error}") from error
+            frames += [draw(step) for step in range(min(episode.steps, VIDEO_FRAMES - len(frames)))]
+    write_video(out, np.stack(frames), fps=20)
 
 
 def pictures(recording: Recording, file, episode: str):
@@ -122,6 +175,12 @@ def pictures(recording: Recording, file, episode: str):
     group = file[f"data/{episode}/obs"]
 
     def draw(step: int) -> np.ndarray:
+        try:
+            return joined(step)
+        except (OSError, *DAMAGED) as error:
+            raise UserError(f"{recording.path}: data/{episode} cannot be read: {error}") from error
+
+    def joined(step: int) -> np.ndarray:
         columns = []
         for camera in recording.cameras:
             column = [turn(group[f"{camera}_rgb"][step])]

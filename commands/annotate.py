@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from commands.command_line import parse, progress_bar
+from envs.alignment import Alignment
 from envs.environment_config import Quality
 from errors import UserError
 
@@ -24,6 +25,9 @@ class Annotate:
     """Of the rendering; the file's own when not given (full where it does not say)."""
     size: int | None = None
     """Pixels a side; the file's own when not given."""
+    obs_alignment: Alignment | None = None
+    """Of files that do not say whether their pictures show what was seen before or after the action
+    of their row, and whose states do not tell."""
 
 
 def annotate(arguments: Sequence[str]) -> None:
@@ -32,11 +36,40 @@ def annotate(arguments: Sequence[str]) -> None:
     if options.in_place and options.out is not None:
         raise UserError("--in-place and --out exclude each other; give one of them")
 
-    from envs.demonstrations import find_files, read_header
-    from envs.recording import annotate as add_masks
+    from envs.annotation import annotate as add_masks
 
-    written: set[pathlib.Path] = set()
-    for root in (pathlib.Path(path).resolve() for path in options.data):
+    for path, out in _files(options):
+        if out != path and out.exists():
+            print(f"{out} is there already", flush=True)
+            continue
+        if out == path and _has_masks(path, options):
+            print(f"{path} has masks already", flush=True)
+            continue
+        with progress_bar(path.name, None) as bar:
+
+            def show(done: int, of: int, bar=bar) -> None:
+                bar.total = of
+                bar.update(done - bar.n)
+
+            add_masks(
+                path,
+                out,
+                quality=options.quality,
+                size=options.size,
+                obs_alignment=options.obs_alignment,
+                progress=show,
+                apart=True,
+            )
+        print(out, flush=True)
+
+
+def _files(options: Annotate) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """Every file and what it becomes, all of them read through once."""
+    from envs.demonstrations import find_files
+    from envs.hdf5 import probe
+
+    becoming: dict[pathlib.Path, pathlib.Path] = {}
+    for root in (pathlib.Path(path).absolute() for path in options.data):
         for path in find_files([root]):
             out = path
             if options.out is not None:
@@ -47,23 +80,17 @@ def annotate(arguments: Sequence[str]) -> None:
                 out = root.with_name(f"{root.name}-annotated") / path.relative_to(root)
             elif not options.in_place:
                 out = path.with_stem(f"{path.stem}-annotated")
-            if out in written:
+            if out in becoming:
                 raise UserError(f"two files of --data would become {out}; annotate them apart")
-            written.add(out)
-            if out != path and out.exists():
-                print(f"{out} is there already", flush=True)
-                continue
-            if out == path:
-                header = read_header(path)
-                asked = options.quality or header.quality, options.size or header.size
-                if header.masks == header.cameras and asked == (header.quality, header.size):
-                    print(f"{path} has masks already", flush=True)
-                    continue
-            with progress_bar(path.name, None) as bar:
+            becoming[out] = path
+    probe(list(becoming.values()))
+    return [(path, out) for out, path in becoming.items()]
 
-                def show(done: int, of: int, bar=bar) -> None:
-                    bar.total = of
-                    bar.update(done - bar.n)
 
-                add_masks(path, out, quality=options.quality, size=options.size, progress=show)
-            print(out, flush=True)
+def _has_masks(path: pathlib.Path, options: Annotate) -> bool:
+    """Whether a file has what is asked for."""
+    from envs.demonstration_reader import read_header
+
+    header = read_header(path)
+    asked = options.quality or header.quality, options.size or header.size
+    return header.masks == header.cameras and asked == (header.quality, header.size)

@@ -16,6 +16,9 @@ class Inspect:
 
     file: Annotated[str, tyro.conf.Positional]
     """The file."""
+    filter_key: str | None = None
+    """One of the file's own lists of demonstrations (robomimic's mask/train, for example): only
+    those."""
     picture: str | None = None
     """Write a contact sheet (PNG): pictures above masks of some episodes."""
     video: str | None = None
@@ -28,10 +31,11 @@ def inspect(arguments: Sequence[str]) -> None:
 
     from analysis import inspection
 
-    print(inspection.describe(options.file))
+    recording = inspection.header(options.file, options.filter_key)
+    print(inspection.describe(recording))
     if options.picture is not None:
-        inspection.contact_sheet(options.file, pathlib.Path(options.picture))
+        inspection.contact_sheet(recording, pathlib.Path(options.picture))
         print(f"\n{options.picture}")
     if options.video is not None:
-        inspection.video(options.file, pathlib.Path(options.video))
+        inspection.video(recording, pathlib.Path(options.video))
         print(f"\n{options.video}")

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from envs.environment_config import EnvironmentConfig
 from envs.libero_package import (
     REQUIREMENT,
     import_libero,
+    parsed_model,
     quiet,
     task_names,
     with_local_assets,
@@ -124,9 +126,17 @@ class Libero(MujocoEnvironment):
     def init_states(self) -> np.ndarray:
         """The benchmark's recorded initial states, (50, 1 + nq + nv) float64."""
         import torch
+        from numpy._core.multiarray import _reconstruct
 
-        # A pickle, but the package's own file.
-        return np.asarray(torch.load(self._init_states_file, weights_only=False))
+        # A pickle, but the package's own, and nothing in it is called but what makes an array.
+        makes_arrays: list[Any] = [
+            (_reconstruct, "numpy.core.multiarray._reconstruct"),
+            np.ndarray,
+            np.dtype,
+            np.dtypes.Float64DType,
+        ]
+        with torch.serialization.safe_globals(makes_arrays):
+            return np.asarray(torch.load(self._init_states_file, weights_only=True))
 
     @property
     def objects_of_interest(self) -> list[str]:
@@ -255,11 +265,9 @@ class Libero(MujocoEnvironment):
         Raises:
             UserError: the model cannot be loaded, or has another task's joints.
         """
-        from xml.etree import ElementTree
-
         expected = [self.model.joint(number).name for number in range(self.model.njnt)]
         try:
-            tree = ElementTree.fromstring(recorded["model_file"])
+            tree = parsed_model(recorded["model_file"])
             found = {joint.get("name") for kind in JOINT_TAGS for joint in tree.iter(kind)}
             if missing := set(expected) - found - {""}:
                 raise UserError(

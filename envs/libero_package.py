@@ -6,14 +6,23 @@ import io
 import json
 import os
 import pathlib
-import re
 import runpy
+from collections.abc import Sequence
+from xml.etree import ElementTree
 
 from envs.simulation import import_suite
 from errors import UserError
 
 REQUIREMENT = "hf-libero==0.1.4 robosuite==1.4.0"
 ASSETS = ("scenes", "articulated_objects", "stable_scanned_objects", "stable_hope_objects")
+
+NAMING_FILES = ("mesh", "texture", "hfield", "skin")
+"""Elements of a model whose attributes may name files."""
+READING = ("include", "extension", "plugin", "model", "attach", "flexcomp", "composite",
+           "replicate")  # fmt: skip
+"""Elements that read further models, load code, or make many of one; LIBERO's models have none."""
+FOLDERS = ("meshdir", "texturedir", "assetdir", "strippath")
+"""Attributes that say what relative names of files are relative to; those here are absolute."""
 
 
 def import_libero():
@@ -104,25 +113,74 @@ def task_names(package: pathlib.Path) -> dict[str, list[str]]:
 
 
 def with_local_assets(model_file: str) -> str:
-    """A recorded model whose mesh and texture files are those of this machine."""
+    """A recorded model (MJCF) whose meshes and textures are those of this machine.
+
+    It may be anybody's: it names files in the folders of LIBERO's and robosuite's assets only, and
+    is written anew, so that MuJoCo reads what was looked at here.
+
+    Raises:
+        UserError: it names another file, has elements that read files or load code, or is no XML.
+    """
     import libero.libero
     import robosuite
 
-    roots = {
-        "robosuite": pathlib.Path(robosuite.__file__).parent,
-        "assets": pathlib.Path(libero.libero.get_assets_path()),
-    }
+    package = pathlib.Path(robosuite.__file__).parent
+    assets = pathlib.Path(libero.libero.get_assets_path())
+    places = [(assets, assets), (package, package / "models" / "assets")]
 
-    def local(match: re.Match) -> str:
-        path = match.group(1)
-        for name in ("robosuite", "assets"):
-            # the last folder of that name: robosuite/models/assets is robosuite's
-            head, found, tail = path.rpartition(f"/{name}/")
-            if found and (name == "assets" or (roots[name] / tail).exists()):
-                return f'file="{roots[name] / tail}"'
-        return match.group(0)
+    tree = parsed_model(model_file)
+    for element in tree.iter():
+        if element.tag in READING:
+            raise UserError(f"the recorded model has an element {element.tag}, which is not read")
+        if element.tag == "compiler":
+            for name in FOLDERS:
+                element.attrib.pop(name, None)
+        for name, path in element.attrib.items():
+            if name.startswith("file"):
+                if element.tag not in NAMING_FILES:
+                    raise UserError(f"the recorded model has an element {element.tag} with {name}")
+                element.set(name, str(_local(path, places)))
+    return ElementTree.tostring(tree, encoding="unicode")
 
-    return re.sub(r'file="([^"]*)"', local, model_file)
+
+def parsed_model(model_file: str) -> ElementTree.Element:
+    """A recorded model as a tree.
+
+    Raises:
+        UserError: it is no XML, declares entities (which can grow without end), or is nested too
+            deeply to be a model.
+    """
+    if "<!DOCTYPE" in model_file or "<!ENTITY" in model_file:
+        raise UserError("the recorded model declares entities, which are not read")
+    try:
+        tree = ElementTree.fromstring(model_file)
+        ElementTree.tostring(tree)  # recursive, as reading it again is
+    except (ElementTree.ParseError, ValueError, RecursionError) as error:
+        raise UserError(f"the recorded model is no XML of a model ({error})") from error
+    return tree
+
+
+def _local(path: str, places: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> pathlib.Path:
+    """The file of this machine that a recorded path means: the one that has the most of its end.
+
+    Args:
+        path: where the file was on the machine that recorded.
+        places: folders that the end of such a path may lie in, each with the one below which files
+            are read.
+
+    Raises:
+        UserError: there is none.
+    """
+    parts = [] if "\0" in path else path.replace("\\", "/").split("/")
+    for start in range(len(parts)):
+        for folder, allowed in places:
+            here = (folder / "/".join(parts[start:])).resolve()
+            if here.is_relative_to(allowed.resolve()) and here.is_file():
+                return here
+    raise UserError(
+        f"the recorded model names the file {path}, which is not one of LIBERO's or robosuite's"
+        " assets here"
+    )
 
 
 @contextlib.contextmanager

@@ -9,8 +9,13 @@ import contextlib
 import numpy as np
 
 from envs.environment_config import EnvironmentConfig
-from envs.simulation import ModelSnapshot, MujocoEnvironment, PlainAttributes, import_suite
-from errors import UserError
+from envs.simulation import (
+    ModelSnapshot,
+    MujocoEnvironment,
+    PlainAttributes,
+    check_state,
+    import_suite,
+)
 
 # metaworld.env_dict.ALL_V3_ENVIRONMENTS of metaworld 3.1.1, so that listing needs no import.
 TASKS = (
@@ -203,8 +208,7 @@ class MetaWorld(MujocoEnvironment):
 
     def show(self, state):
         """The observation of a recorded state."""
-        if "drawn/markers" not in state:
-            raise UserError("the recorded states lack drawn/markers, where the goal is drawn")
+        check_state(state, {"drawn/markers": (len(self._marker_sites()), 3)})
         self._shown_markers = state["drawn/markers"]
         return super().show(state)
 

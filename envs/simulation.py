@@ -70,14 +70,44 @@ class ModelSnapshot:
     def apply(self, edits: Mapping[str, np.ndarray | str]) -> None:
         """Write the saved values back, then `edits`.
 
+        Floating-point arrays only: the others hold addresses and counts, and the simulator reads
+        and writes memory where they say.
+
         Raises:
-            ValueError: no such array, or of another shape.
+            ValueError: no such array, of another shape or type, or not finite.
         """
         self.restore()
         for name, values in edits.items():
             if name not in self._arrays or self._arrays[name][0].shape != np.shape(values):
                 raise ValueError(f"{name} {np.shape(values)} is no array of this model")
-            np.copyto(self._arrays[name][0], values)
+            array, saved = self._arrays[name]
+            if array.dtype.kind != "f" or np.asarray(values).dtype.kind != "f":
+                raise ValueError(f"{name} is no floating-point array, which no reset edits")
+            if not np.all(np.isfinite(values) | (values == saved)):
+                raise ValueError(f"{name} holds what is not a finite number")
+            np.copyto(array, values)
+
+
+def check_state(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse parts of a recorded state that this task cannot be put into.
+
+    Args:
+        state: arrays by name (``MujocoEnvironment.recorded_state``).
+        shapes: of those that are used.
+
+    Raises:
+        UserError: one is missing, of another shape, or not finite.
+    """
+    for name, shape in shapes.items():
+        if name not in state:
+            raise UserError(f"the recorded states lack {name}")
+        values = state[name]
+        if values.shape != shape:
+            raise UserError(
+                f"a recorded state has {name} of shape {values.shape}, this task has {shape}"
+            )
+        if values.dtype.kind != "f" or not np.isfinite(values).all():
+            raise UserError(f"a recorded state has {name} that are not finite numbers")
 
 
 class PlainAttributes:
@@ -299,17 +329,17 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         """The observation of a recorded state.
 
         Raises:
-            UserError: it is another task's.
+            UserError: it is another task's, or not finite.
         """
         model, data = self.model, self.data
+        shapes: dict[str, tuple[int, ...]] = {"states": (1 + model.nq + model.nv,)}
+        if model.nmocap and "drawn/mocap_pos" in state:
+            shapes |= {"drawn/mocap_pos": (model.nmocap, 3), "drawn/mocap_quat": (model.nmocap, 4)}
+        check_state(state, shapes)
         values = state["states"]
-        if len(values) != 1 + model.nq + model.nv:
-            raise UserError(
-                f"a recorded state has {len(values)} numbers, this task {1 + model.nq + model.nv}"
-            )
         data.time = values[0]
         data.qpos[:], data.qvel[:] = values[1 : 1 + model.nq], values[1 + model.nq :]
-        if model.nmocap and "drawn/mocap_pos" in state:
+        if "drawn/mocap_pos" in shapes:
             data.mocap_pos[:] = state["drawn/mocap_pos"]
             data.mocap_quat[:] = state["drawn/mocap_quat"]
         self._refresh_what_is_drawn()

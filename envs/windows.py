@@ -13,29 +13,27 @@ repeated, after its last one its last frame and zero actions, marked in ``future
 ``action_valid`` (A',).
 """
 
+import collections
+import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
 
-from atomic_file import atomic_file
-from envs.demonstrations import (
-    Episode,
-    Recording,
-    find_files,
-    open_file,
-    proprio_of,
-    read_header,
-)
+from envs.alignment import Alignment
+from envs.demonstration_reader import read_headers
+from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table, refuse
+from envs.demonstrations import Episode, Recording, proprio_of
 from envs.environment_config import ORIENTATIONS
+from envs.hdf5 import DAMAGED, open_file, opened
 from errors import UserError
 
-STATISTICS = "demonstration_statistics.json"
+OPEN_FILES = 128
+"""Files that a process keeps open at a time: half of what macOS allows it, an eighth of Linux."""
 PERCENTILES = (1.0, 99.0)  # Mask World Model: actions and state are mapped from these to [-1, 1]
 
 
@@ -78,8 +76,10 @@ class Windows:
         target: what ``future`` holds: "masks", "pixels", or "none", and it is left out.
 
     Raises:
-        UserError: the files do not go together; masks are wanted and missing; no episode of them
-            can be learned from.
+        UserError: the files do not go together; masks are wanted and missing, or hold what is no
+            class (one of each episode is looked at, the others as they are read); no episode can
+            be learned from; what an observation shows is not known. Reading a window: it holds
+            what cannot be learned from (``envs/demonstration_values.py``).
     """
 
     def __init__(
@@ -125,10 +125,25 @@ class Windows:
             raise UserError(
                 f"{first.path} holds no successful episode that is long enough for a window"
             )
-        self._files: dict[tuple[int, pathlib.Path], h5py.File] = {}
+        self._files: dict[int, collections.OrderedDict[pathlib.Path, h5py.File]] = {}
+        if target == "masks":
+            for recording, episode in self._episodes:
+                self._frames(recording, episode, "mask", np.array([episode.steps // 2]))
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def note(self) -> str:
+        """What the user should know of the files; mostly nothing."""
+        unused = [r for r in self.recordings if r.filter_keys and r.filter_key is None]
+        if not unused:
+            return ""
+        keys = ", ".join(unused[0].filter_keys)
+        return (
+            f"note: {unused[0].path} has filter keys ({keys}) and none was chosen: all its"
+            " demonstrations are learned from; --filter-key chooses"
+        )
 
     def locate(self, index: int) -> tuple[Recording, Episode, int]:
         """The file, the episode and the step t of a window."""
@@ -140,29 +155,23 @@ class Windows:
         if not 0 <= index < len(self):
             raise IndexError(index)
         recording, episode, step = self.locate(index)
-        demo = self._open(recording.path)[f"data/{episode.name}"]
         config, lag = self.config, recording.lag
         last = episode.steps - lag - 1
         past = np.clip(step + config.past(), 0, last)
         ahead = step + config.ahead()
         seen = episode.steps - 1  # the last picture; with a lag it shows what the last action did
         taken = step + np.arange(config.chunk)
-        try:
-            window = {
-                "image": self._frames(recording, demo, "rgb", past),
-                "proprio": proprio_of(demo, slice(step, step + 1))[0],
-                "action": self._actions(demo, taken, last, lag),
-                "action_valid": taken <= last,
-                "future_valid": ahead <= seen,
-                "task": np.int64(self.tasks.index(recording.task)),
-            }
-            if self.target != "none":
-                kind = "mask" if self.target == "masks" else "rgb"
-                window["future"] = self._frames(recording, demo, kind, np.minimum(ahead, seen))
-        except (OSError, RuntimeError, KeyError) as error:
-            raise UserError(
-                f"{recording.path}: data/{episode.name} cannot be read: {error}"
-            ) from error
+        window: dict[str, Any] = {
+            "image": self._frames(recording, episode, "rgb", past),
+            "proprio": self._proprio(recording, episode, step),
+            "action": self._actions(recording, episode, taken, last),
+            "action_valid": taken <= last,
+            "future_valid": ahead <= seen,
+            "task": np.int64(self.tasks.index(recording.task)),
+        }
+        if self.target != "none":
+            kind = "mask" if self.target == "masks" else "rgb"
+            window["future"] = self._frames(recording, episode, kind, np.minimum(ahead, seen))
         return window
 
     def batches(self, size: int, seed: int, start: int = 0) -> Iterator[list[int]]:
@@ -183,33 +192,65 @@ class Windows:
             number += 1
 
     def _open(self, path: pathlib.Path) -> h5py.File:
-        """The file, opened once in each process: HDF5's handles do not survive a fork."""
-        key = os.getpid(), path
-        if key not in self._files:
-            with open_file(path):  # for its sentence when it cannot be opened
-                pass
-            self._files[key] = h5py.File(path, "r")
-        return self._files[key]
+        """The file, opened once in each process: HDF5's handles do not survive a fork. Of more
+        than ``OPEN_FILES`` those used last stay open."""
+        files = self._files.setdefault(os.getpid(), collections.OrderedDict())
+        if path not in files:
+            if len(files) >= OPEN_FILES:
+                files.popitem(last=False)[1].close()
+            files[path] = opened(path)
+        files.move_to_end(path)
+        return files[path]
 
     def __getstate__(self):
         return self.__dict__ | {"_files": {}}
 
-    @staticmethod
-    def _actions(demo: h5py.Group, taken: np.ndarray, last: int, lag: int) -> np.ndarray:
+    @contextlib.contextmanager
+    def _reading(self, recording: Recording, episode: Episode) -> Iterator[h5py.Group]:
+        """An episode's group; reading a damaged part of it is one sentence."""
+        try:
+            yield self._open(recording.path)[f"data/{episode.name}"]
+        except (OSError, *DAMAGED) as error:
+            raise UserError(
+                f"{recording.path}: data/{episode.name} cannot be read: {error}"
+            ) from error
+
+    def _proprio(self, recording: Recording, episode: Episode, step: int) -> np.ndarray:
+        with self._reading(recording, episode) as demo:
+            proprio = proprio_of(demo, slice(step, step + 1))
+        where = f"{recording.path}: data/{episode.name}, proprioception"
+        refuse(fault_of_table(proprio, step), where)
+        return proprio[0]
+
+    def _actions(
+        self, recording: Recording, episode: Episode, taken: np.ndarray, last: int
+    ) -> np.ndarray:
+        """Those `taken` up to the `last` with an observation, zeros behind, (A', A)."""
+        lag = recording.lag
         start, stop = taken[0] + lag, min(taken[-1], last) + lag + 1
-        recorded = demo["actions"][start:stop].astype(np.float32)
+        with self._reading(recording, episode) as demo:
+            recorded = demo["actions"][start:stop].astype(np.float32)
+        where = f"{recording.path}: data/{episode.name}/actions"
+        refuse(fault_of_actions(recorded, recording.task, start), where)
         padded = np.zeros((len(taken), recorded.shape[1]), np.float32)
         padded[: len(recorded)] = recorded
         return padded
 
-    def _frames(self, recording, demo: h5py.Group, kind: str, rows: np.ndarray) -> np.ndarray:
+    def _frames(
+        self, recording: Recording, episode: Episode, kind: str, rows: np.ndarray
+    ) -> np.ndarray:
         """Frames of all cameras, (V, rows, S, S[, 3]), upright; a repeated row is read once."""
         turn = ORIENTATIONS[recording.orientation]
         unique, where = np.unique(rows, return_inverse=True)
         views = []
         for camera in recording.cameras:
-            dataset = demo[f"obs/{camera}_{kind}"]
-            frames = np.stack([turn(dataset[row]) for row in unique])
+            with self._reading(recording, episode) as demo:
+                dataset = demo[f"obs/{camera}_{kind}"]
+                frames = np.stack([turn(dataset[row]) for row in unique])
+            if kind == "mask":
+                for row, mask in zip(unique, frames, strict=True):
+                    place = f"{recording.path}: data/{episode.name}/obs/{camera}_mask"
+                    refuse(fault_of_masks(mask[None], row), place)
             views.append(frames[where])
         return np.stack(views)
 
@@ -217,60 +258,48 @@ class Windows:
 def statistics(recordings: Sequence[Recording]) -> dict[str, list[float]]:
     """1st and 99th percentile, and range, of actions and proprioception over all episodes.
 
-    Computed once and kept beside the (first) file in ``demonstration_statistics.json``, where that
-    can be written.
-
     Returns: lists of A or D numbers under ``action_low``, ``action_high``, ``action_min``,
-        ``action_max``, ``proprio_low``, ``proprio_high``.
+        ``action_max``, ``proprio_low``, ``proprio_high``, ``proprio_min``, ``proprio_max``.
+
+    Raises:
+        UserError: a number is not finite, or an action out of bounds: names file, episode and row.
     """
-    paths = [recording.path.resolve() for recording in recordings]
-    kept = min(paths).parent / STATISTICS
-    fingerprint = hashlib.sha256()
-    for path in sorted(paths):
-        status = path.stat()
-        fingerprint.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    key = fingerprint.hexdigest()
-    known = _read_statistics(kept)
-    if key in known:
-        return known[key]
     actions, proprio = [], []
     for recording in recordings:
         with open_file(recording.path) as file:
             for episode in recording.episodes:
                 demo = file[f"data/{episode.name}"]
-                actions.append(demo["actions"][recording.lag :])
-                proprio.append(proprio_of(demo))
+                taken, felt = demo["actions"][()], proprio_of(demo)
+                where = f"{recording.path}: data/{episode.name}"
+                refuse(fault_of_actions(taken, recording.task), f"{where}/actions")
+                refuse(fault_of_table(felt), f"{where}, proprioception")
+                actions.append(taken[recording.lag :])
+                proprio.append(felt)
     found = {}
     for name, values in (("action", np.concatenate(actions)), ("proprio", np.concatenate(proprio))):
-        if not np.isfinite(values).all():
-            raise UserError(f"an {name} in {paths[0].parent} is not a finite number")
         low, high = np.percentile(values.astype(np.float64), PERCENTILES, axis=0)
         found[f"{name}_low"], found[f"{name}_high"] = low.tolist(), high.tolist()
         found[f"{name}_min"] = values.min(0).astype(float).tolist()
         found[f"{name}_max"] = values.max(0).astype(float).tolist()
-    # Others' data may lie where nothing can be written; then it is computed again next time.
-    try:
-        with atomic_file(kept) as file:
-            file.write(json.dumps(known | {key: found}, indent=1).encode())
-    except OSError:
-        pass
     return found
 
 
-def _read_statistics(path: pathlib.Path) -> dict[str, dict]:
-    try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
 def open_windows(
-    data: Sequence[str | os.PathLike], config: WindowConfig, target: str = "masks"
+    data: Sequence[str | os.PathLike],
+    config: WindowConfig,
+    target: str = "masks",
+    *,
+    filter_key: str | None = None,
+    obs_alignment: Alignment | None = None,
 ) -> Windows:
     """The windows of all files in ``data`` (files or folders).
 
+    Args:
+        data: files, or folders of them.
+        config, target: of ``Windows``.
+        filter_key, obs_alignment: of ``read_header``.
+
     Raises:
-        UserError: as ``find_files``, ``read_header`` and ``Windows``.
+        UserError: as ``read_headers`` and ``Windows``.
     """
-    return Windows([read_header(path) for path in find_files(data)], config, target)
+    return Windows(read_headers(data, filter_key, obs_alignment), config, target)

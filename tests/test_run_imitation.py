@@ -163,7 +163,7 @@ def test_mistakes_are_one_line(demos, trained, tmp_path, capsys):
                             "--noise", "nan"],
         "would become": ["annotate", "--data", demos / "metaworld-drawer-close.hdf5",
                          demos / "metaworld-drawer-close.hdf5", "--out", tmp_path / "x"],
-        "is not a file": ["inspect", tmp_path / "nowhere.hdf5"],
+        "nowhere.hdf5": ["inspect", tmp_path / "nowhere.hdf5"],
     }  # fmt: skip
     for words, arguments in cases.items():
         assert words in refusal(capsys, *arguments), words

@@ -22,9 +22,10 @@ import numpy as np
 import envs
 from analysis.inspection import contact_sheet
 from commands.command_line import script
-from envs.demonstrations import read_header
+from envs.annotation import annotate
+from envs.demonstration_reader import read_header
 from envs.environment_config import EnvironmentConfig
-from envs.recording import ScriptedActor, annotate, collect
+from envs.recording import ScriptedActor, collect
 from experiment.hardware import hardware
 from experiment.provenance import provenance
 
@@ -107,7 +108,7 @@ def measure(task: str, options: RoundTrip, folder: Path) -> dict:
         "steps": [episode.steps for episode in header.episodes],
         "cameras": header.cameras,
     }
-    contact_sheet(recorded, options.out / f"{task.replace('/', '-')}.png")
+    contact_sheet(header, options.out / f"{task.replace('/', '-')}.png")
     shutil.copy(recorded, stripped)
     strip_masks(stripped)
     annotate(stripped, folder / "annotated.hdf5")

@@ -11,7 +11,7 @@ import envs
 from agents.presets import preset
 from agents.recorded_episodes import open_source
 from envs import EnvironmentConfig
-from envs.demonstrations import read_header
+from envs.demonstration_reader import read_header
 from envs.recording import ScriptedActor, collect
 from errors import UserError
 from results.experiments.roundtrip import strip_masks, to_after_action
@@ -71,6 +71,7 @@ def test_files_in_liberos_alignment_tell_the_same(demonstrations, episodes, tmp_
     to_after_action(path)
     with h5py.File(path, "r+") as file:  # LIBERO's say what they are of in their own way
         file["data"].attrs["task"] = TASK
+        file["data"].attrs["obs_alignment"] = "after_action"  # a state of LIBERO's would tell it
         file["data"].attrs["action_repeat"] = 2
     for (ours, _), (theirs, _) in zip(episodes, opened(path).episodes(), strict=True):
         for name in ("image", "mask", "proprio"):
