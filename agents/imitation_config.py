@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from agents.mask_world_model_config import MaskWorldModelConfig
+from envs.alignment import Alignment
 from envs.demonstrations import SHORT_CAMERA_NAMES, Recording
 from envs.environment_config import Quality
 from errors import UserError
@@ -30,6 +31,12 @@ class ImitationConfig:
     task: str
     """What is evaluated: task ids separated by commas, or a suite (libero/object, metaworld/mt10).
     """
+    filter_key: str | None = None
+    """One of each file's own lists of demonstrations to learn from (robomimic's filter keys, train
+    for example); None is all of them."""
+    obs_alignment: Alignment | None = None
+    """Whether pictures show what was seen before or after the action of their row, of files that do
+    not say it and whose states do not tell."""
     dynamics_steps: int = 100_000
     """Updates of stage 1, the world model."""
     policy_steps: int = 100_000

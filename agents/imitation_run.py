@@ -44,7 +44,13 @@ class ImitationRun(TrainingRun):
         super().__init__(config, folder)
         self.trusted = trusted
         self.tasks = envs.expand(config.task)
-        self.windows = open_windows(config.data, config.agent.windows(), config.target)
+        self.windows = open_windows(
+            config.data,
+            config.agent.windows(),
+            config.target,
+            filter_key=config.filter_key,
+            obs_alignment=config.obs_alignment,
+        )
         recordings = self.windows.recordings
         self.view = View.of(recordings[0])
         torch.manual_seed(config.seed)
@@ -98,6 +104,8 @@ class ImitationRun(TrainingRun):
             self.evaluated, self.reported = state["evaluated"], state["reported"]
             set_random_state(state["random"])
         self.start_log(state, self.updates)
+        if self.windows.note:
+            print(self.windows.note, flush=True)
         counts = self.agent.parameter_counts()
         episodes = sum(len(recording.episodes) for recording in self.windows.recordings)
         print(
