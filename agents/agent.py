@@ -101,6 +101,17 @@ class OnlineAgent(Actor, Protocol):
         ...
 
 
+class TaskDescription(NamedTuple):
+    """What says to an imitator which task it is."""
+
+    name: str
+    """Its id."""
+    instruction: str
+    """In words."""
+    goals: np.ndarray
+    """Pictures (K, S, S, 3) uint8 of the third-person camera at the ends of demonstrations."""
+
+
 class Stage(NamedTuple):
     """One of the stages in which an imitator learns."""
 

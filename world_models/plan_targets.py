@@ -372,6 +372,11 @@ PLANS: dict[str, type[nn.Module]] = {
 """Targets of plan tokens. Beside them a method knows `none` and `video`, which need no tokens."""
 
 
+def classes_named(name: str) -> tuple[str, ...]:
+    """What a plan would import: itself, where it is a class of the user's own."""
+    return (name,) if ":" in name else ()
+
+
 def plan_target_class(name: str) -> type[nn.Module]:
     """The class called `name`: one of `PLANS`, or `package.module:Class`.
 
