@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from atomic_file import atomic_file
+from atomic_file import atomic_file, writing
 from errors import UserError
 
 LONGEST_NAME = 200
@@ -41,10 +41,8 @@ def make_folder(path: Path) -> None:
     Raises:
         UserError: it cannot be made.
     """
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {path} ({error.strerror})") from error
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -54,11 +52,8 @@ def write_file(path: Path, content: bytes | str) -> None:
         UserError: it cannot be written; what was there before still is.
     """
     make_folder(path.parent)
-    try:
-        with atomic_file(path) as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror})") from error
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def run_folders(inputs: Sequence[str]) -> list[Path]:
@@ -85,10 +80,8 @@ def page_of(out: Path) -> Path:
         raise UserError(f"--out {out}: name a folder; the page is written beside it, as FOLDER.md")
     page = out.parent / f"{out.name}.md"
     make_folder(out)
-    try:
+    with writing(page):
         page.touch()
-    except OSError as error:
-        raise UserError(f"cannot write {page} ({error.strerror})") from error
     return page
 
 

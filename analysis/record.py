@@ -17,8 +17,8 @@ from analysis.curves import Curve, number
 from analysis.output import file_names, write_file
 from analysis.score_files import ignored, read, read_file
 from errors import UserError
+from experiment.evaluation_record import read_evaluation
 from experiment.metrics_log import MetricsLog
-from regular_file import read_text
 
 
 def record(inputs: tuple[str, ...], out: Path, note: Callable[[str], None] = ignored) -> list[Path]:
@@ -99,12 +99,12 @@ def _evaluation(folder: Path, step: int) -> dict[str, Any] | None:
         UserError: it cannot be read.
     """
     path = folder / "evaluation.json"
-    if not os.path.lexists(path):
-        return None
+    found = read_evaluation(path)
     try:
-        found = json.loads(read_text(path))
-        if found["step"] < step:  # of an agent that went on learning
+        # An agent that went on learning is another; of imitation it is its updates that count.
+        if found is None or (found["updates"] if "updates" in found else found["step"]) < step:
             return None
+        found.pop("others", None)
         found["episodes"] = len(found["agent"]["episodes"])
         for part in found.values():
             if isinstance(part, dict):

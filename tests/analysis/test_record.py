@@ -71,6 +71,7 @@ def test_the_last_evaluation_is_recorded_without_its_episodes(run_folder, tmp_pa
     success = {"count": 1, "mean": 0.5, "interval": [0.1, 0.9]}
     found = {
         "task": "metaworld/window-close", "step": 25, "seed": 7, "command": "run.py evaluate",
+        "commit": "abc",
         "agent": {"success": success, "episodes": [{"return": 1.0}, {"return": 2.0}]},
         "random": {"success": None, "episodes": [{"return": 0.0}] * 2},
     }  # fmt: skip
@@ -79,14 +80,15 @@ def test_the_last_evaluation_is_recorded_without_its_episodes(run_folder, tmp_pa
     (written,) = record((str(run_folder),), tmp_path / "curves")
     assert json.loads(written.read_text())[0]["evaluation"] == {
         "task": "metaworld/window-close", "step": 25, "seed": 7, "command": "run.py evaluate",
-        "episodes": 2, "agent": {"success": success}, "random": {"success": None},
+        "commit": "abc", "episodes": 2, "agent": {"success": success, "commit": "abc"},
+        "random": {"success": None, "commit": "abc"},
     }  # fmt: skip
 
     path.write_text(json.dumps({**found, "step": 15}))  # before the curve's last evaluation
     record((str(run_folder),), tmp_path / "curves")
     assert "evaluation" not in json.loads(written.read_text())[0]
 
-    for damaged in ("{", "[]", '{"step": 25}', json.dumps({**found, "agent": None})):
+    for damaged in ("{", "[]", json.dumps(found | {"agent": 1}), json.dumps(found | {"step": "x"})):
         path.write_text(damaged)
-        with pytest.raises(UserError, match=r"evaluation\.json cannot be read.*evaluate the run"):
+        with pytest.raises(UserError, match=r"evaluation\.json .* evaluate "):
             record((str(run_folder),), tmp_path / "curves")
