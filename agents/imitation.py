@@ -18,23 +18,22 @@ def imitate(config: ImitationConfig, folder: RunFolder, trusted: Collection[str]
             beside what `config` does.
 
     Raises:
-        UserError: the data cannot be used, a loss is not finite, or the folder's checkpoint is
-            another run's.
+        UserError: the data cannot be used, a loss is not finite, a process that reads or simulates
+            has died, or the folder's checkpoint is another run's.
+        Stopped: the process was told to; a checkpoint has been written.
     """
     with ImitationRun(config, folder, trusted) as run:
         run.resume()
         for stage in run.stages_left():
             run.begin(stage)
             while run.updates < run.end_of(stage):
+                if run.evaluation_due:
+                    run.evaluate()
                 run.learn(stage, run.next_batches())
                 if run.report_due:
                     run.report()
-                evaluating = run.evaluation_due
-                if evaluating:
-                    run.evaluate()
-                if evaluating or run.checkpoint_due:
+                if run.checkpoint_due:
                     run.checkpoint()
-        run.log({})
+                run.stop_if_requested()
         if run.evaluated < run.updates:
             run.evaluate()
-            run.checkpoint()

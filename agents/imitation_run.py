@@ -22,6 +22,7 @@ from agents.rollout import EVALUATION, episode_seed
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
 from envs.demonstrations import Recording
 from envs.windows import open_windows, statistics
+from envs.workers import WorkerContext
 from errors import UserError
 from experiment.checkpoint import save_checkpoint
 from experiment.run_folder import RunFolder
@@ -35,7 +36,8 @@ class ImitationRun(TrainingRun):
     """One imitation run in one folder: its windows, imitator and stages.
 
     Batch k is a function of the seed and k, the generators' states are in the checkpoint: a run
-    that was killed goes on bit for bit.
+    that was killed goes on bit for bit. It reads in processes of its own, with torch's DataLoader;
+    the context says in one line that one of them has died, whenever it did.
     """
 
     shown = ("dynamics/flow", "policy/action_flow", "eval/success")
@@ -201,8 +203,7 @@ class ImitationRun(TrainingRun):
             batch_sampler=self.windows.batches(size, config.seed, start),
             num_workers=config.workers,
             pin_memory=self.agent.device.type == "cuda",
-            # A worker that inherits a pool of threads waits for threads that were not inherited.
-            multiprocessing_context="forkserver" if config.workers else None,
+            multiprocessing_context=WorkerContext() if config.workers else None,
             generator=torch.Generator(),  # seeding workers must not move the global one
         )
         for batch in _readable(loader):
@@ -248,7 +249,9 @@ class ImitationRun(TrainingRun):
         )
 
     def evaluate(self) -> None:
-        """Episodes of every task in the simulator, on starts of their own."""
+        """Episodes of every task in the simulator, on starts of their own, with a checkpoint before
+        and after them: an evaluation that is stopped begins anew, and loses nothing else."""
+        self.checkpoint()
         config, kept = self.config, random_state()
         metrics = {}
         for task in self.tasks:
@@ -257,7 +260,10 @@ class ImitationRun(TrainingRun):
                 for index in range(config.evaluate_episodes)
             ]
             count = min(config.evaluate_envs, config.evaluate_episodes)
-            with opened(self.view, task, count, quality=config.quality) as vector:
+            with (
+                self.stop.at_once(),
+                opened(self.view, task, count, quality=config.quality) as vector,
+            ):
                 episodes = run_task(self.agent, vector, seeds, config.seed)
             found = summarise(episodes)
             # Where the suite knows no success, the return is what there is.
@@ -271,6 +277,7 @@ class ImitationRun(TrainingRun):
         self.log(metrics)
         self.folder.update_curve()
         set_random_state(kept)
+        self.checkpoint()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of an imitation run."""
@@ -289,6 +296,16 @@ class ImitationRun(TrainingRun):
         self._batches = None
         super().close()
 
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        super().__exit__(kind, error, trace)
+        # torch raises it wherever the run happens to be.
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            raise UserError(
+                "a process that reads the demonstrations has died, perhaps for want of memory"
+                f" ({str(error).strip().rstrip('.')}); the same command goes on, with --workers 0"
+                " without such processes"
+            ) from error
+
 
 def data_spec_of(recording: Recording) -> DataSpec:
     """What a demonstration file fixes of the agent."""
@@ -298,15 +315,8 @@ def data_spec_of(recording: Recording) -> DataSpec:
 
 
 def _readable(loader: DataLoader) -> Iterator[dict[str, Any]]:
-    """A loader's batches; what goes wrong in its processes is one sentence here too."""
+    """A loader's batches; a mistake that its processes find is one sentence here too."""
     try:
         yield from loader
     except UserError as error:  # the sentence is the end of the worker's traceback
         raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            "a process that reads the demonstrations has died, perhaps for want of memory; the same"
-            " command goes on, with --workers 0 without such processes"
-        ) from error

@@ -24,7 +24,7 @@ PUT_OFF = [signal.SIGTERM] + ([SIGHUP] if SIGHUP else [])
 """Signals that a training loop may put off."""
 SIGNALS = [signal.SIGINT, *PUT_OFF]
 """Signals that end a command."""
-PATIENCE = 8.0
+PATIENCE = 7.0
 """Seconds that a loop has for its checkpoint: containers are killed ten seconds after they were
 told to stop, and ending takes time as well."""
 REPEATED = 3.0

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from envs.environment_config import EnvironmentConfig
 from envs.recording import ScriptedActor, collect
 from envs.windows import WindowConfig, Windows, open_windows
+from envs.workers import WorkerContext
 
 TASK = "metaworld/drawer-close"
 SIZE = 64
@@ -37,7 +38,7 @@ def measure_loading(folder: Path, episodes: int, rounds: int) -> dict[str, Any]:
     path = folder / "loading.hdf5"
     config = WindowConfig(n_obs_steps=4, future=5, stride=4, chunk=16)
     collect(TASK, episodes, path, ScriptedActor, EnvironmentConfig(size=SIZE, quality="fast"))
-    windows = open_windows([path], config)
+    windows = open_windows([path], config.reads())
     readers = {
         "plain h5py": lambda seed: _plain(path, windows, seed),
         "Windows": lambda seed: (windows[i] for b in _batches(windows, seed) for i in b),
@@ -72,7 +73,7 @@ def _batches(windows: Windows, seed: int) -> Iterator[list[int]]:
 
 
 def _loader(windows: Windows, seed: int, workers: int) -> DataLoader:
-    context = "forkserver" if workers else None
+    context = WorkerContext() if workers else None
     return DataLoader(
         windows,
         batch_sampler=list(_batches(windows, seed)),
