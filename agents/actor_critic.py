@@ -12,8 +12,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
-from world_models.layers import MLP, Optimizer, OptimizerConfig, initialise, step_together
+from errors import UserError, refuse_above, refuse_below
+from world_models.layers import (
+    MLP,
+    MOST_LAYERS,
+    Optimizer,
+    OptimizerConfig,
+    initialise,
+    step_together,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,9 @@ class ActorCriticConfig:
             raise UserError(f"horizon must be at least 2, not {self.horizon}")
         if self.target_every < 1 or (self.start_states is not None and self.start_states < 1):
             raise UserError("target_every and start_states must be at least 1")
+        refuse_below(0, self, "layers")
+        refuse_above(MOST_LAYERS, self, "layers")
+        refuse_below(1, self, "units")
         if not 0.0 < self.min_std <= self.max_std < math.inf:
             raise UserError(
                 "min_std must be above 0 and max_std finite and no smaller, not "

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, refuse_above, refuse_below
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of a sequence of N tokens, both (B, M, N, D/M)."""
@@ -53,12 +53,8 @@ class DiffusionPolicyConfig:
     RENAMED: ClassVar = {"euler_steps": "num_inference_steps", "execute": "n_action_steps"}
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "chunk", "num_inference_steps", "n_action_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("chunk", "num_inference_steps"):
-            if getattr(self, name) > MOST:
-                raise UserError(f"{name} must be at most {MOST}, not {getattr(self, name)}")
+        refuse_below(1, self, "width", "heads", "chunk", "num_inference_steps", "n_action_steps")
+        refuse_above(MOST, self, "chunk", "num_inference_steps")
         if self.width % (2 * self.heads):
             raise UserError(
                 f"the policy's width, {self.width}, must be a multiple of twice its heads,"

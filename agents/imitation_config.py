@@ -9,7 +9,7 @@ from agents.mask_world_model_config import MaskWorldModelConfig
 from envs.alignment import Alignment
 from envs.demonstrations import SHORT_CAMERA_NAMES, Recording
 from envs.environment_config import Quality
-from errors import UserError
+from errors import UserError, refuse_below
 from experiment.config_values import refuse_not_finite
 from experiment.seed import check_seed
 from world_models.targets import reads
@@ -72,15 +72,12 @@ class ImitationConfig:
     """Seconds between checkpoints."""
 
     def __post_init__(self):
-        for name in ("batch", "evaluate_every", "evaluate_episodes", "evaluate_envs",
-                     "report_every"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        refuse_below(
+            1, self, "batch", "evaluate_every", "evaluate_episodes", "evaluate_envs", "report_every"
+        )
+        refuse_below(0, self, "dynamics_steps", "policy_steps", "micro_batch", "workers", "threads")
         check_seed(self.seed)
         refuse_not_finite(self)
-        for name in ("dynamics_steps", "policy_steps", "micro_batch", "workers", "threads"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.micro_batch and self.batch % self.micro_batch:
             raise UserError(
                 f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})"

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from agents.actor_critic import ActorCriticConfig
 from agents.device import Precision
-from errors import UserError
+from errors import UserError, refuse_below
 from experiment.config_record import ANY
 from world_models.autoencoder import AutoencoderConfig
 from world_models.latent_dynamics import LatentDynamicsConfig
@@ -61,10 +61,8 @@ class MaskedWorldModelConfig:
     }
 
     def __post_init__(self) -> None:
-        counts = ("autoencoder_every", "autoencoder_batch", "batch", "window")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        refuse_below(1, self, "autoencoder_every", "autoencoder_batch", "batch", "window")
+        refuse_below(0, self, "autoencoder_pretraining", "joint_pretraining")
         if not 0 <= self.random_shift < self.autoencoder.image_size:
             raise UserError(
                 f"random_shift must be from 0 to {self.autoencoder.image_size - 1} pixels, not "

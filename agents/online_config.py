@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from envs import EnvironmentConfig
-from errors import UserError
+from errors import UserError, refuse_below
 from experiment.config_values import refuse_not_finite
 from experiment.seed import check_seed
 from world_models.targets import make_target, reads
@@ -89,14 +89,10 @@ class OnlineConfig:
     """Checkpoint at the first episode boundary this long after the last one."""
 
     def __post_init__(self) -> None:
-        for name in POSITIVE:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        refuse_below(1, self, *POSITIVE)
+        refuse_below(0, self, "threads", "episode_steps")
         check_seed(self.seed)
         refuse_not_finite(self)
-        for name in ("threads", "episode_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0.0 <= self.random_share <= 1.0:
             raise UserError(f"random_share must be between 0 and 1, not {self.random_share}")
         needed = reads(make_target(self.agent.autoencoder.target))  # refuses an unknown target

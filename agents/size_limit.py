@@ -37,24 +37,21 @@ def limited_by(state: Mapping[str, Any], config: Any, record: Path) -> Iterator[
         nonlocal room
         room -= parameter.numel() if parameter is not None else 0
         if room < 0:
-            raise UserError(
-                f"{record} asks for a larger agent than the one in the checkpoint beside it; put"
-                " the run's own files back"
-            )
+            raise UserError("it is larger than the one in the checkpoint beside it")
 
-    if names_loaded(config):
-        yield
-        return
-    hook = register_module_parameter_registration_hook(registered)
+    limit = None
+    if not names_loaded(config):
+        limit = register_module_parameter_registration_hook(registered)
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:  # whatever PyTorch makes of sizes that do not fit each other
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"no agent can be made as {record} says: {reason}") from error
+        raise UserError(
+            f"no agent can be made as {record} says: {reason}; put the run's own files back"
+        ) from error
     finally:
-        hook.remove()
+        if limit is not None:
+            limit.remove()
 
 
 def elements(state: Any) -> int:

@@ -33,6 +33,8 @@ from experiment.provenance import provenance
 
 Config = TypeVar("Config")
 
+LONGEST_NAME = 1000
+"""Characters of a class or a folder of weights that an error repeats."""
 ANY = object()
 """In ``REMOVED``: whatever the value was, it changed no result."""
 
@@ -129,9 +131,10 @@ class ConfigRecord:
         )
 
     def _untrusted(self, foreign: Mapping[str, str]) -> UserError:
-        """That names would be loaded, which fields ask for, and how to allow it."""
-        asked = " and ".join(f"{name!r} ({field})" for name, field in foreign.items())
-        options = " ".join(f"--trust {shlex.quote(name)}" for name in foreign)
+        """The error that names would be loaded, by which fields, and how to allow it."""
+        named = {shown(name, LONGEST_NAME): field for name, field in foreign.items()}
+        asked = " and ".join(f"{name} ({field})" for name, field in named.items())
+        options = " ".join(f"--trust {shlex.quote(name)}" for name in named)
         return UserError(
             f"{self.path} asks to load {asked}, which is not part of the toolkit and may run code "
             f"of whoever made the folder: read that code, then add {options}"
@@ -151,8 +154,9 @@ class ConfigRecord:
         ]
         if differences:
             name = differences[0]
-            before = f"with {name} = {shown(recorded[name])}"
-            before = before if name in recorded else f"without {name}"
+            before = f"without {name}"
+            if name in recorded:
+                before = f"with {name} = {shown(recorded[name])}"
             now = f"is {shown(wanted[name])}" if name in wanted else "does not exist"
             others = f" ({len(differences) - 1} more differ)" if differences[1:] else ""
             raise UserError(

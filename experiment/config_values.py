@@ -117,9 +117,9 @@ def _wrong(name: str, value: Any, wanted: str) -> UserError:
     return UserError(f"{name} is {shown(value)}; it must be {wanted}")
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, longest: int = LONGEST_TEXT) -> str:
     """A value in an error: on one line, and shortened."""
-    if isinstance(value, str) and value.isprintable() and 0 < len(value) <= LONGEST_TEXT:
+    if isinstance(value, str) and value.isprintable() and 0 < len(value) <= longest:
         return value
     return _shortened.repr(value)
 

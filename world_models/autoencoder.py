@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, refuse_above, refuse_below
 from world_models.layers import (
+    MOST_LAYERS,
     VIT_WAVELENGTHS,
     RunningScale,
     VisionTransformer,
@@ -78,6 +79,8 @@ class AutoencoderConfig:
             raise UserError(f"mask_ratio must be at least 0 and below 1, not {self.mask_ratio}")
         if self.width < 8 or self.width % 8:
             raise UserError(f"the autoencoder's width must be a multiple of 8, not {self.width}")
+        refuse_below(0, self, "encoder_depth", "decoder_depth")
+        refuse_above(MOST_LAYERS, self, "encoder_depth", "decoder_depth")
         if self.stem_channels is not None and self.stem_channels < 1:
             raise UserError(f"stem_channels must be at least 1, not {self.stem_channels}")
 

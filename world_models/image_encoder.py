@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from errors import UserError
-from world_models.layers import token_positions
+from errors import UserError, refuse_above, refuse_below
+from world_models.layers import MOST_LAYERS, token_positions
 
 GROUP = 8
 """Channels that are normalised together; widths are multiples of it."""
@@ -40,9 +40,8 @@ class ImageEncoderConfig:
     """Tokens K that the instruction becomes, whatever its length."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "grid", "channels", "instruction_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        refuse_below(1, self, "width", "layers", "grid", "channels", "instruction_tokens")
+        refuse_above(MOST_LAYERS, self, "layers")
         if self.width % GROUP or self.channels % GROUP:
             raise UserError(
                 f"width and channels of the image encoder must be multiples of {GROUP}, not"

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from errors import refuse_above, refuse_below
 from world_models.layers import (
     MLP,
+    MOST_LAYERS,
     RunningScale,
     VisionTransformer,
     initialise,
@@ -43,6 +45,11 @@ class FeatureEncoderConfig:
     embedding: int = 256
     """Width E of the embedding with flatten; mean gives E = D."""
 
+    def __post_init__(self) -> None:
+        refuse_below(0, self, "depth")
+        refuse_above(MOST_LAYERS, self, "depth")
+        refuse_below(1, self, "width", "embedding")
+
 
 @dataclass(frozen=True)
 class FeatureDecoderConfig:
@@ -60,6 +67,11 @@ class FeatureDecoderConfig:
     hidden layer."""
     hidden: int = 256
     """Units of that hidden layer with linear."""
+
+    def __post_init__(self) -> None:
+        refuse_below(0, self, "depth")
+        refuse_above(MOST_LAYERS, self, "depth")
+        refuse_below(1, self, "width", "hidden")
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,11 @@ class LatentDynamicsConfig:
 
     # What is compared with the free nats: the mean over the batch, else every time step.
     REMOVED: ClassVar = {"kl_clip": ("mean",)}
+
+    def __post_init__(self) -> None:
+        refuse_below(0, self, "head_layers")
+        refuse_above(MOST_LAYERS, self, "head_layers")
+        refuse_below(1, self, "head_units")
 
 
 class Trajectory(NamedTuple):

@@ -28,6 +28,9 @@ def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
+MOST_LAYERS = 1000
+"""Of one network: what a configuration may ask for."""
+
 VIT_WAVELENGTHS = (2 * math.pi, 2 * math.pi * 10_000)
 """Shortest and longest wavelength of position rows, in tokens (Attention Is All You Need, ViT)."""
 

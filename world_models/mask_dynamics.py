@@ -30,7 +30,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, refuse_above, refuse_below
 from world_models.targets import classes_named, measure
 from world_models.video_targets import make_video_target, to_unit, weighted_mean
 from world_models.video_transformer import TransformerConfig, make_transformer
@@ -71,10 +71,8 @@ class MaskDynamicsConfig:
             raise UserError(f"pure_noise must be in [0, 1], not {self.pure_noise}")
         if not 0.0 <= self.jitter < 1.0:
             raise UserError(f"jitter must be at least 0 and below 1, not {self.jitter}")
-        if not 1 <= self.future_frames <= MOST_FRAMES:
-            raise UserError(
-                f"future_frames must be from 1 to {MOST_FRAMES}, not {self.future_frames}"
-            )
+        refuse_below(1, self, "future_frames")
+        refuse_above(MOST_FRAMES, self, "future_frames")
         if self.frame_rate <= 0:
             raise UserError(f"frame_rate must be above 0, not {self.frame_rate}")
 

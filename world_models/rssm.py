@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import refuse_below
 from world_models.layers import initialise
 
 
@@ -34,9 +34,7 @@ class RSSMConfig:
     REMOVED: ClassVar = {"input_activation": (False,)}
 
     def __post_init__(self) -> None:
-        for name in ("deterministic", "hidden", "variables", "classes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        refuse_below(1, self, "deterministic", "hidden", "variables", "classes")
 
 
 class State(NamedTuple):

@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from errors import UserError
+from errors import UserError, refuse_above
 from world_models.imports import hide_broken_torchvision, pretrained, weights_named
+from world_models.layers import MOST_LAYERS
 
 hide_broken_torchvision()
 
@@ -42,6 +43,7 @@ class TransformerConfig:
             raise UserError(
                 "layers, heads and head_width must be above 0, cross_view_every not < 0"
             )
+        refuse_above(MOST_LAYERS, self, "layers")
         if self.heads * self.head_width % 2:
             raise UserError("heads · head_width must be even: rotary positions turn pairs")
 

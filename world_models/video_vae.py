@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from world_models.imports import hide_broken_torchvision, pretrained, weights_named
+from world_models.layers import MOST_LAYERS
 
 hide_broken_torchvision()
 
@@ -56,6 +57,8 @@ class VideoVAEConfig:
             )
         if min(self.latent_channels, self.patch, *self.widths) < 1 or min(self.blocks) < 0:
             raise UserError("latent_channels, patch and widths must be above 0, blocks at least 0")
+        if max(sum(self.blocks), len(self.widths)) > MOST_LAYERS:
+            raise UserError(f"the VAE may have {MOST_LAYERS} blocks at most")
 
 
 def make_vae(config: VideoVAEConfig) -> AutoencoderKLLTXVideo:

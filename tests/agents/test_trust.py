@@ -1,29 +1,26 @@
 """A run folder of somebody else is data: nothing that only it names is imported or loaded."""
 
 import sys
-from dataclasses import replace
 
 import pytest
 
 from agents import imitation_loading, online_loading
 from agents.agent import Imitator
 from agents.demonstrator import Demonstrator
-from agents.imitation_config import ImitationConfig, View
-from agents.imitation_loading import STAGE_1, load_first_stage, make_imitator
-from agents.mask_world_model_config import DataSpec
-from agents.online_config import OnlineConfig
-from agents.online_loading import make_agent
+from agents.imitation_loading import load_first_stage, make_imitator
 from agents.recorded_episodes import open_source
-from envs import EnvironmentConfig
 from errors import UserError
-from experiment.checkpoint import save_checkpoint
-from experiment.run_folder import RunFolder
 from run import main
-from tests.agents.tiny_agent import SIZE
-from tests.agents.tiny_agent import TINY as TINY_ONLINE
-from tests.agents.tiny_imitation import TINY as TINY_IMITATION
+from tests.agents.received_runs import (
+    SPEC,
+    STATISTICS,
+    imitation,
+    online,
+    received_imitation,
+    received_online,
+    with_weights,
+)
 
-TASK = "metaworld/drawer-close"
 PAYLOAD = """
 from pathlib import Path
 from world_models.targets import PixelTarget
@@ -37,12 +34,6 @@ class Online(PixelTarget):
 class Video(PixelVideoTarget):
     pass
 """
-SPEC = DataSpec(1, 32, 4, 3)
-STATISTICS = {
-    f"{name}_{edge}": [value] * size
-    for name, size in (("action", 4), ("proprio", 3))
-    for edge, value in (("min", -1.0), ("low", -0.5), ("high", 0.5), ("max", 1.0))
-}
 
 
 @pytest.fixture
@@ -58,52 +49,6 @@ def payload(tmp_path, monkeypatch):
 
 def executed(folder):
     return (folder / "executed").exists()
-
-
-def online(target):
-    seen = EnvironmentConfig(size=SIZE, quality="fast")
-    agent = replace(TINY_ONLINE, autoencoder=replace(TINY_ONLINE.autoencoder, target="pixels"))
-    config = OnlineConfig(TASK, environment=seen, agent=agent, replay_capacity=100)
-    return set_field(config, "target", target)
-
-
-def imitation(target="pixels", language="words"):
-    dynamics = replace(TINY_IMITATION.dynamics, target="pixels")
-    config = ImitationConfig(("a.hdf5",), TASK, agent=replace(TINY_IMITATION, dynamics=dynamics))
-    return set_field(set_field(config, "target", target), "language", language)
-
-
-def set_field(config, name, value):
-    """A configuration as a record holds it, with something that need not be there here."""
-    part = config.agent
-    if name == "target":
-        part = part.autoencoder if isinstance(config, OnlineConfig) else part.dynamics
-    object.__setattr__(part, name, value)
-    return config
-
-
-def received_online(folder, target="pixels"):
-    RunFolder.create_or_resume(folder, online(target)).close()
-    return folder
-
-
-def received_imitation(folder, target="pixels", language="words"):
-    RunFolder.create_or_resume(folder, imitation(target, language)).close()
-    return folder
-
-
-def with_weights(folder):
-    """What `evaluate` and `--dynamics-from` need beside the configuration."""
-    if RunFolder.open(folder).of_imitation:
-        agent = make_imitator(imitation(), SPEC, STATISTICS, "cpu")
-        state = {"stage": "policy", "updates": 3, "view": vars(View("corner2", 32, "fast", 2))}
-        save_checkpoint(folder / STAGE_1, agent.first_stage_state_dict())
-    else:
-        agent = make_agent(online("pixels"), 4, "cpu")
-        state = {"action": 4, "step": 7}
-    state |= {"agent": agent.state_dict(), "task": TASK}
-    save_checkpoint(folder / "checkpoint.pt", state)
-    return folder
 
 
 ONLINE, VIDEO = "payload_of_a_stranger:Online", "payload_of_a_stranger:Video"
@@ -149,7 +94,7 @@ def test_code_that_a_folder_names_is_not_imported_unasked(payload, received, loa
             load(folder, trusted)
         said = str(refusal.value)
         assert said.count("\n") == 0
-        for words in (str(folder), repr(name), "read that code", f"--trust {name}"):
+        for words in (str(folder), f"to load {name} (", "read that code", f"--trust {name}"):
             assert words in said
     assert not executed(payload)
 
