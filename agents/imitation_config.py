@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from agents.mask_world_model_config import MaskWorldModelConfig
 from envs.alignment import Alignment
-from envs.demonstrations import SHORT_CAMERA_NAMES, Recording
 from envs.environment_config import Quality
+from envs.recording_header import SHORT_CAMERA_NAMES, Recording
 from errors import UserError, refuse_below
 from experiment.config_values import refuse_not_finite
 from experiment.seed import check_seed

@@ -20,7 +20,7 @@ from agents.imitation_loading import STAGE_1, load_first_stage, make_imitator
 from agents.mask_world_model_config import DataSpec
 from agents.rollout import EVALUATION, episode_seed
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
-from envs.demonstrations import Recording
+from envs.recording_header import Recording
 from envs.windows import open_windows, statistics
 from envs.workers import WorkerContext
 from errors import UserError

@@ -12,11 +12,11 @@ import numpy as np
 import envs
 from agents.online_config import OnlineConfig
 from agents.replay import Replay
-from envs.demonstration_reader import read_headers
 from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table, refuse
-from envs.demonstrations import SUFFIXES, Episode, Recording, proprio_of, short_name
+from envs.demonstrations import SUFFIXES, read_headers
 from envs.environment_config import ORIENTATIONS
 from envs.hdf5 import DAMAGED, open_file
+from envs.recording_header import Episode, Recording, proprio_of, short_name
 from errors import UserError
 from experiment.config_record import names_loaded
 from experiment.run_folder import RunFolder

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.demonstration_reader import read_headers
 from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table
-from envs.demonstrations import Episode, Recording, proprio_of
+from envs.demonstrations import read_headers
 from envs.environment_config import ORIENTATIONS
 from envs.hdf5 import DAMAGED, open_file, text
+from envs.recording_header import Episode, Recording, proprio_of
 from errors import UserError
 from experiment.video import write_video
 from mask_classes import NAMES, UNLABELLED, colorize

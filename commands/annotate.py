@@ -89,7 +89,7 @@ def _files(options: Annotate) -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 def _has_masks(path: pathlib.Path, options: Annotate) -> bool:
     """Whether a file has what is asked for."""
-    from envs.demonstration_reader import read_header
+    from envs.demonstrations import read_header
 
     header = read_header(path)
     asked = options.quality or header.quality, options.size or header.size

@@ -91,8 +91,8 @@ def collect(arguments: Sequence[str]) -> None:
 
 def _check_finished(path: pathlib.Path, task: str, episodes: int) -> None:
     """Refuse a file in the place of the one asked for that has not what was asked for."""
-    from envs.demonstration_reader import read_header
     from envs.demonstration_writer import PARTIAL
+    from envs.demonstrations import read_header
 
     found = read_header(path)
     if found.task != task:

@@ -16,7 +16,6 @@ import numpy as np
 
 from atomic_file import rename_durably, writing
 from envs.alignment import Alignment
-from envs.demonstration_reader import read_header
 from envs.demonstration_writer import (
     PARTIAL,
     begun,
@@ -25,6 +24,7 @@ from envs.demonstration_writer import (
     storing,
     write_dataset,
 )
+from envs.demonstrations import read_header
 from envs.environment_config import Quality
 from envs.hdf5 import DAMAGED, Busy, member, open_file, probe, refuse_other_files, text
 from envs.replayed_states import (

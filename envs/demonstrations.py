@@ -1,4 +1,4 @@
-"""Demonstrations in LIBERO's HDF5 layout, which robomimic reads too: the format.
+"""Demonstrations in LIBERO's HDF5 layout, which robomimic reads too: the format, and reading it.
 
 One file holds the episodes of one task:
 
@@ -22,104 +22,35 @@ One file holds the episodes of one task:
 (ours), opengl upside down (LIBERO's own).
 """
 
-import dataclasses
+import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import h5py
 import numpy as np
 
-from envs.alignment import AFTER, BEFORE, Alignment
-from envs.environment_config import Orientation, Quality
+from envs.alignment import AFTER, BEFORE, Alignment, told_by_states
+from envs.environment_config import LARGEST_SIZE, Orientation, Quality
+from envs.hdf5 import DAMAGED, flag, member, open_file, probe, refuse_other_files, text, whole
+from envs.libero import task_of_problem
+from envs.recording_header import PROPRIO, Episode, Recording, proprio_of, short_name
 from errors import UserError
 
 SUFFIXES = (".hdf5", ".h5")
-SHORT_CAMERA_NAMES = {"robot0_eye_in_hand": "eye_in_hand"}
-"""LIBERO's datasets call the camera of the hand by a shorter name than its simulator."""
-PROPRIO = ("joint_states", "gripper_states", "ee_pos")
-"""What ``proprio`` is in files that do not have it (LIBERO's own)."""
-
-
-def short_name(camera: str) -> str:
-    """The name of a camera in datasets: "eye_in_hand" for "robot0_eye_in_hand"."""
-    return SHORT_CAMERA_NAMES.get(camera, camera)
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """Where one demonstration lies, and how long it is."""
-
-    path: pathlib.Path
-    name: str
-    """Of its group, "demo_0"."""
-    steps: int
-    """Actions recorded, T."""
-    success: bool
-    seed: int | None
-    """Of the environment's reset; None where the file does not say."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """What a demonstration file holds; ``read_header`` (``envs/demonstration_reader.py``) makes it.
-
-    Shapes: A the size of an action, D of proprioception, S the edge of the pictures in pixels.
-    """
-
-    path: pathlib.Path
-    task: str
-    """Id, "libero/object/3"; of LIBERO's own files worked out from the name of the problem file."""
-    instruction: str
-    cameras: tuple[str, ...]
-    """As datasets call them."""
-    masks: tuple[str, ...]
-    """The cameras that have masks."""
-    size: int
-    """Edge of the pictures, pixels."""
-    action_size: int
-    proprio_size: int
-    alignment: Alignment | None
-    """None where neither the file nor its states nor the user tells."""
-    aligned_by: str
-    """Who tells: "the file", "its states", "the option", or "nobody"."""
-    orientation: Orientation
-    """Of the pictures in the file; readers turn them upright."""
-    action_repeat: int
-    quality: Quality
-    shift: str
-    """Visual shift that the pictures were drawn under; none when empty."""
-    filter_keys: tuple[str, ...]
-    """Names of the file's lists of demonstrations, of which one can be chosen."""
-    filter_key: str | None
-    """The chosen one."""
-    episodes: tuple[Episode, ...]
-    """All, or those of the filter key."""
-
-    @property
-    def lag(self) -> int:
-        """``obs[j]`` is what was seen when ``actions[j + lag]`` was chosen.
-
-        Raises:
-            UserError: nobody tells.
-        """
-        if self.alignment is None:
-            raise unknown_alignment(self.path)
-        return 1 if self.alignment == AFTER else 0
-
-    @property
-    def steps(self) -> int:
-        """Steps of all episodes."""
-        return sum(episode.steps for episode in self.episodes)
-
-
-def unknown_alignment(path: pathlib.Path) -> UserError:
-    """What to tell someone whose file does not tell which instant its observations show."""
-    return UserError(
-        f"{path} does not say whether its pictures were stored before or after the action of their"
-        f" row, and its states do not tell; give imitate or annotate --obs-alignment {BEFORE} (or"
-        f" {AFTER}), or write that word into the attribute obs_alignment of its group data"
-    )
+ORIENTATION_OF: dict[str, Orientation] = {"opencv": "upright", "opengl": "opengl"}
+"""Our word (``EnvironmentConfig.orientation``) for robosuite's image convention."""
+MOST_EPISODES = 100_000
+"""Of one file."""
+MOST_BYTES = 2**32
+"""Of the actions and proprioception of one file, which are read whole."""
+LARGEST_CHUNK = 2**30
+"""Bytes that reading one frame may unpack."""
+LONGEST_INSTRUCTION = 10_000
+"""Characters."""
+ALIGNED_BY = 10
+"""Episodes whose states are asked for the alignment."""
 
 
 def find_files(data: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
@@ -154,8 +85,317 @@ def _is_data(path: pathlib.Path, folder: pathlib.Path) -> bool:
     return path.suffix in SUFFIXES and not hidden and path.is_file()
 
 
-def proprio_of(demo: h5py.Group, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-    """Proprioception of some steps of an episode, (n, D) float32, whichever way it is stored."""
-    if "obs/proprio" in demo:
-        return demo["obs/proprio"][rows].astype(np.float32)
-    return np.concatenate([demo[f"obs/{part}"][rows] for part in PROPRIO], 1).astype(np.float32)
+def read_headers(
+    data: Sequence[str | os.PathLike],
+    filter_key: str | None = None,
+    obs_alignment: Alignment | None = None,
+) -> list[Recording]:
+    """What the files of ``data`` hold, as ``find_files`` and ``read_header``; all are read through
+    in another process first (``probe``).
+
+    Raises:
+        UserError: as those.
+    """
+    paths = find_files(data)
+    probe(paths)
+    return [read_header(path, filter_key, obs_alignment) for path in paths]
+
+
+def read_header(
+    path: str | os.PathLike,
+    filter_key: str | None = None,
+    obs_alignment: Alignment | None = None,
+) -> Recording:
+    """What a file holds, every dataset's shape and type checked; no picture is read.
+
+    Args:
+        path: of the file.
+        filter_key: name of one of its lists of demonstrations (``mask/<key>``); the others are
+            left out.
+        obs_alignment: of a file that does not say it.
+
+    Raises:
+        UserError: unreadable, no episodes, leading to other files, or a dataset or attribute that
+            is missing or malformed: names it; no such filter key; another alignment.
+    """
+    path = pathlib.Path(path)
+    try:
+        with open_file(path) as file:
+            refuse_other_files(file)
+            return _Header(path, file).read(filter_key, obs_alignment)
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged, or no demonstration file: {error}") from error
+
+
+class _Header:
+    """Reads and checks what a file says of itself."""
+
+    def __init__(self, path: pathlib.Path, file: h5py.File):
+        data = member(file, "data")
+        if not isinstance(data, h5py.Group):
+            raise UserError(f"{path} has no group data; it is no demonstration file")
+        self._path, self._file, self._data = path, file, data
+
+    def read(self, filter_key: str | None, obs_alignment: Alignment | None) -> Recording:
+        """All of it."""
+        path, data = self._path, self._data
+        demos = self._demos(self._filtered(filter_key))
+        first = next(iter(demos.values()))
+        cameras, size = self._cameras(first)
+        masks = tuple(
+            camera
+            for camera in cameras
+            if any(member(demo, f"obs/{camera}_mask") for demo in demos.values())
+        )
+        parts = ("proprio",) if member(first, "obs/proprio") else PROPRIO
+        widths = [self._width(first, f"obs/{part}") for part in parts]
+        action_size = self._width(first, "actions")
+        tables = {"actions": action_size} | {
+            f"obs/{part}": width for part, width in zip(parts, widths, strict=True)
+        }
+        pictures: dict[str, tuple[int, ...]] = {
+            f"obs/{camera}_rgb": (size, size, 3) for camera in cameras
+        }
+        pictures |= {f"obs/{camera}_mask": (size, size) for camera in masks}
+        episodes = tuple(self._episode(demo, tables, pictures) for demo in demos.values())
+        declared = 8 * sum(tables.values()) * sum(episode.steps for episode in episodes)
+        if declared > MOST_BYTES:
+            raise UserError(
+                f"{path} declares {declared / 2**30:,.1f} GiB of actions and proprioception, more"
+                f" than the {MOST_BYTES >> 30} GiB that are read; it is no demonstration file"
+            )
+        convention = text(data, "macros_image_convention", "opengl")
+        if convention not in ORIENTATION_OF:
+            raise UserError(
+                f"{path}: macros_image_convention is {convention!r}, not opengl or opencv"
+            )
+        alignment, aligned_by = self._alignment(demos, obs_alignment)
+        return Recording(
+            path=path,
+            task=self._task(),
+            instruction=self._instruction(),
+            cameras=cameras,
+            masks=masks,
+            size=size,
+            action_size=action_size,
+            proprio_size=sum(widths),
+            alignment=alignment,
+            aligned_by=aligned_by,
+            orientation=ORIENTATION_OF[convention],
+            action_repeat=cast(int, whole(data, "action_repeat", 1, least=1, most=1000)),
+            # EnvironmentConfig refuses what is no quality.
+            quality=cast(Quality, text(data, "quality", "full")),
+            shift=text(data, "shift"),
+            filter_keys=self._filter_keys(),
+            filter_key=filter_key,
+            episodes=episodes,
+        )
+
+    def _filter_keys(self) -> tuple[str, ...]:
+        keys = member(self._file, "mask")
+        return tuple(keys) if isinstance(keys, h5py.Group) else ()
+
+    def _filtered(self, key: str | None) -> list[str]:
+        """Names of the demonstrations, or of those in the list `key`, in order."""
+        names = [name for name in self._data if name.startswith("demo_")]
+        if not names:
+            raise UserError(f"{self._path} holds no demonstrations (data/demo_0, data/demo_1, ...)")
+        if len(names) > MOST_EPISODES:
+            raise UserError(
+                f"{self._path} holds {len(names):,} demonstrations, more than the"
+                f" {MOST_EPISODES:,} that are read of one file; divide it"
+            )
+        if key is not None:
+            chosen = self._listed(key)
+            if unknown := sorted(set(chosen) - set(names)):
+                raise UserError(
+                    f"{self._path}: the filter key {key} names {unknown[0]}, which is not in the"
+                    " file; mend its list, or choose another --filter-key"
+                )
+            names = chosen
+        return sorted(set(names), key=_number)
+
+    def _listed(self, key: str) -> list[str]:
+        """The demonstrations that a filter key names."""
+        keys = self._filter_keys()
+        if key not in keys:
+            there = f"it has {', '.join(keys)}" if keys else "it has none; leave --filter-key out"
+            raise UserError(f"{self._path} has no filter key {key!r}; {there}")
+        found = member(self._file, f"mask/{key}")
+        if not isinstance(found, h5py.Dataset) or found.ndim != 1 or found.dtype.kind not in "SO":
+            raise UserError(f"{self._path}: mask/{key} is no list of names of demonstrations")
+        if not 1 <= len(found) <= MOST_EPISODES:
+            raise UserError(
+                f"{self._path}: the filter key {key} names {len(found):,} demonstrations"
+            )
+        names = [name.decode() if isinstance(name, bytes) else name for name in found[()]]
+        return [str(name) for name in names]
+
+    def _demos(self, names: Sequence[str]) -> dict[str, h5py.Group]:
+        demos = {}
+        for name in names:
+            demo = member(self._data, name)
+            if demo is None:
+                raise UserError(f"{self._path}: data/{name} is a link that leads nowhere")
+            if not isinstance(demo, h5py.Group):
+                raise UserError(f"{self._path}: data/{name} is not a group")
+            demos[name] = demo
+        return demos
+
+    def _episode(
+        self, demo: h5py.Group, tables: dict[str, int], pictures: dict[str, tuple[int, ...]]
+    ) -> Episode:
+        """One demonstration, its datasets checked."""
+        steps = len(self._dataset(demo, "actions", 2))
+        if steps == 0:
+            raise UserError(f"{self._where(demo)} has no steps")
+        for name, width in tables.items():
+            self._check(demo, name, (steps, width), "f")
+        for name, shape in pictures.items():
+            self._check(demo, name, (steps, *shape), "uint8")
+        said = whole(demo, "num_samples", steps)
+        if said != steps:
+            raise UserError(
+                f"{self._where(demo)} has {steps} rows, its attribute num_samples says {said};"
+                " write the file anew, or mend the attribute"
+            )
+        return Episode(
+            self._path,
+            demo.name.rpartition("/")[2],
+            steps,
+            flag(demo, "success", True),
+            whole(demo, "seed"),
+        )
+
+    def _alignment(
+        self, demos: dict[str, h5py.Group], option: Alignment | None
+    ) -> tuple[Alignment | None, str]:
+        """Which instant an observation shows, and who tells."""
+        said = text(self._data, "obs_alignment")
+        if said:
+            if said not in (BEFORE, AFTER):
+                raise UserError(f"{self._path}: obs_alignment is {said!r}, not {BEFORE} or {AFTER}")
+            if option not in (None, said):
+                raise UserError(
+                    f"{self._path} says that its obs_alignment is {said}, --obs-alignment"
+                    f" {option}; leave the option out, or mend the attribute"
+                )
+            return said, "the file"
+        if option is not None:
+            return option, "the option"
+        told = told_by_states(self._proprio_and_states(demos))
+        return told, "nobody" if told is None else "its states"
+
+    def _proprio_and_states(
+        self, demos: dict[str, h5py.Group]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for demo in list(demos.values())[:ALIGNED_BY]:
+            states, steps = member(demo, "states"), len(demo["actions"])
+            if (
+                isinstance(states, h5py.Dataset)
+                and states.ndim == 2
+                and len(states) == steps
+                and states.dtype.kind == "f"
+                and states.nbytes <= LARGEST_CHUNK
+            ):
+                yield proprio_of(demo), states[()]
+
+    def _cameras(self, demo: h5py.Group) -> tuple[tuple[str, ...], int]:
+        """Cameras, in the environment's order where the file says it, and the edge of a picture."""
+        obs = member(demo, "obs")
+        names = list(obs) if isinstance(obs, h5py.Group) else []
+        found = [name.removesuffix("_rgb") for name in names if name.endswith("_rgb")]
+        order = text(self._data, "camera").split(",")
+        ordered = [short_name(camera) for camera in order]
+        cameras = tuple([c for c in ordered if c in found] + [c for c in found if c not in ordered])
+        if not cameras:
+            raise UserError(f"{self._where(demo)}/obs has no pictures (<camera>_rgb)")
+        shape = self._dataset(demo, f"obs/{cameras[0]}_rgb").shape
+        if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+            raise UserError(
+                f"{self._where(demo, f'obs/{cameras[0]}_rgb')} has shape {shape}, not"
+                " (steps, edge, edge, 3)"
+            )
+        if not 1 <= shape[1] <= LARGEST_SIZE:
+            raise UserError(
+                f"{self._where(demo, f'obs/{cameras[0]}_rgb')} has an edge of {shape[1]} pixels,"
+                f" not of 1 to {LARGEST_SIZE}"
+            )
+        return cameras, shape[1]
+
+    def _task(self) -> str:
+        if task := text(self._data, "task"):
+            return task
+        named = text(self._data, "bddl_file_name")
+        problem = pathlib.PurePosixPath(named.replace("\\", "/"))
+        if problem.suffix != ".bddl":
+            raise UserError(f"{self._path} says neither its task nor its bddl_file_name")
+        try:
+            return task_of_problem(problem.parent.name, problem.stem)
+        except UserError as error:
+            raise UserError(
+                f"{self._path}: {error} (its bddl_file_name is {named}); if it is of one that"
+                " LIBERO has, write that one's id, libero/object/0 for example, into the attribute"
+                " task of its group data"
+            ) from error
+
+    def _instruction(self) -> str:
+        try:
+            words = json.loads(text(self._data, "problem_info"))["language_instruction"]
+            words = words if isinstance(words, str) else " ".join(words)
+            words.encode()  # JSON may hold lone surrogates
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self._path}: the attribute problem_info of data holds no language_instruction"
+            ) from error
+        if len(words) > LONGEST_INSTRUCTION:
+            raise UserError(
+                f"{self._path} has an instruction of {len(words):,} characters, more than the"
+                f" {LONGEST_INSTRUCTION:,} of a sentence"
+            )
+        return words.strip().strip('"')
+
+    def _where(self, demo: h5py.Group, name: str = "") -> str:
+        place = demo.name.lstrip("/")
+        return f"{self._path}: " + (f"dataset {place}/{name}" if name else place)
+
+    def _dataset(self, demo: h5py.Group, name: str, dimensions: int | None = None) -> h5py.Dataset:
+        found = member(demo, name)
+        where = self._where(demo, name)
+        if not isinstance(found, h5py.Dataset):
+            raise UserError(f"{where} is missing")
+        if found.shape is None:
+            raise UserError(f"{where} holds nothing")
+        if dimensions not in (None, found.ndim):
+            raise UserError(f"{where} has shape {found.shape}, not {dimensions} dimensions")
+        return found
+
+    def _width(self, demo: h5py.Group, name: str) -> int:
+        """Columns of a table, (T, columns)."""
+        found = self._dataset(demo, name, 2)
+        if not found.shape[1]:
+            raise UserError(f"{self._where(demo, name)} has no columns")
+        return found.shape[1]
+
+    def _check(self, demo: h5py.Group, name: str, shape: tuple, kind: str) -> None:
+        """Refuse a dataset of another shape or type, or one that was not written to its end."""
+        found, where = self._dataset(demo, name), self._where(demo, name)
+        if found.shape != shape:
+            raise UserError(f"{where} has shape {found.shape}, not {shape}")
+        if found.dtype.kind != "f" if kind == "f" else found.dtype != kind:
+            wanted = "a floating-point type" if kind == "f" else kind
+            raise UserError(f"{where} is {found.dtype}, not {wanted}")
+        if found.chunks is None:
+            complete = found.is_virtual or found.id.get_storage_size() > 0
+        else:
+            if np.prod(found.chunks, dtype=float) * found.dtype.itemsize > LARGEST_CHUNK:
+                raise UserError(f"{where} is stored in pieces of more than {LARGEST_CHUNK:,} bytes")
+            pieces = [-(-n // edge) for n, edge in zip(shape, found.chunks, strict=True)]
+            complete = found.id.get_num_chunks() >= np.prod(pieces, dtype=float)
+        if not complete:
+            raise UserError(f"{where} was not written to its end; record or copy it again")
+
+
+def _number(name: str) -> tuple[int, str]:
+    digits = name.rpartition("_")[2]
+    return int(digits) if digits.isdecimal() and len(digits) < 18 else -1, name

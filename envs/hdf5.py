@@ -161,9 +161,13 @@ def text(owner: h5py.Group, name: str, default: str = "") -> str:
 
 
 def whole(
-    owner: h5py.Group, name: str, default: int | None = None, least: int = 0, most: int = 2**64
+    owner: h5py.Group,
+    name: str,
+    default: int | None = None,
+    least: int | None = None,
+    most: int | None = None,
 ) -> int | None:
-    """An attribute that is a whole number from `least` to `most`.
+    """An attribute that is a whole number, from `least` to `most` where they are given.
 
     Raises:
         UserError: it is something else.
@@ -173,10 +177,16 @@ def whole(
         return default
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        wanted = f"a whole number of at least {least}" + (f", at most {most}" * (most < 2**64))
-        raise UserError(f"{_where(owner, name)} is {_brief(value)}, not {wanted}")
-    return value
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and (least is None or value >= least)
+        and (most is None or value <= most)
+    ):
+        return value
+    bounds = "" if least is None else f" from {least}"
+    bounds += "" if most is None else f" to {most}"
+    raise UserError(f"{_where(owner, name)} is {_brief(value)}, not a whole number{bounds}")
 
 
 def flag(owner: h5py.Group, name: str, default: bool) -> bool:

@@ -12,10 +12,10 @@ import numpy as np
 import envs
 from envs.alignment import BEFORE
 from envs.demonstration_writer import DemonstrationWriter, mask_attributes
-from envs.demonstrations import short_name
 from envs.environment_config import EnvironmentConfig
 from envs.experts import expert
 from envs.libero import Libero
+from envs.recording_header import short_name
 from envs.simulation import MujocoEnvironment
 from errors import UserError
 from versions import installed_versions

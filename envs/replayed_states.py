@@ -11,17 +11,17 @@ import numpy as np
 import envs
 from envs.alignment import Alignment, told_by_joints
 from envs.demonstration_values import fault_of_actions, fault_of_table, refuse
-from envs.demonstrations import (
+from envs.environment_config import Quality
+from envs.hdf5 import member, text
+from envs.libero import Libero
+from envs.recording import observed
+from envs.recording_header import (
     SHORT_CAMERA_NAMES,
     Episode,
     Recording,
     proprio_of,
     unknown_alignment,
 )
-from envs.environment_config import Quality
-from envs.hdf5 import member, text
-from envs.libero import Libero
-from envs.recording import observed
 from envs.simulation import MujocoEnvironment
 from errors import UserError
 

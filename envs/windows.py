@@ -25,11 +25,11 @@ import h5py
 import numpy as np
 
 from envs.alignment import Alignment
-from envs.demonstration_reader import read_headers
 from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table, refuse
-from envs.demonstrations import Episode, Recording, proprio_of
+from envs.demonstrations import read_headers
 from envs.environment_config import ORIENTATIONS
 from envs.hdf5 import DAMAGED, open_file, opened
+from envs.recording_header import Episode, Recording, proprio_of
 from errors import UserError
 
 OPEN_FILES = 128

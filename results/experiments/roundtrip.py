@@ -23,7 +23,7 @@ import envs
 from analysis.inspection import contact_sheet
 from commands.command_line import script
 from envs.annotation import annotate
-from envs.demonstration_reader import read_header
+from envs.demonstrations import read_header
 from envs.environment_config import EnvironmentConfig
 from envs.recording import ScriptedActor, collect
 from experiment.hardware import hardware

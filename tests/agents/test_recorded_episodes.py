@@ -11,7 +11,7 @@ import envs
 from agents.presets import preset
 from agents.recorded_episodes import open_source
 from envs import EnvironmentConfig
-from envs.demonstration_reader import read_header
+from envs.demonstrations import read_header
 from envs.recording import ScriptedActor, collect
 from errors import UserError
 from results.experiments.roundtrip import strip_masks, to_after_action

@@ -9,9 +9,8 @@ import pytest
 
 import envs
 from envs.annotation import annotate
-from envs.demonstration_reader import read_header
 from envs.demonstration_writer import PARTIAL, DemonstrationWriter
-from envs.demonstrations import find_files
+from envs.demonstrations import find_files, read_header
 from envs.environment_config import EnvironmentConfig
 from envs.hdf5 import open_file
 from envs.recording import ScriptedActor, collect, demonstration_seed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from envs.demonstration_reader import read_header
+from envs.demonstrations import read_header
 from envs.environment_config import EnvironmentConfig
 from envs.recording import ScriptedActor, collect
 from envs.windows import WindowConfig, Windows, open_windows, statistics
