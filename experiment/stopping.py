@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Self
 
+from errors import UserError
+
 Handler = Callable[[int, FrameType | None], None]
 
 SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none
@@ -120,10 +122,13 @@ class StopRequest:
         self._before = _handle([n for n in PUT_OFF if callable(signal.getsignal(n))], self._request)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if signal.SIGALRM in self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
         _put_back(self._before)
+        # Who told this process to stop may have ended a program that it was talking to.
+        if error is not None and not isinstance(error, UserError):
+            self.obey()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

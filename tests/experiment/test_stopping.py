@@ -45,6 +45,13 @@ def evaluate():
     with stopping.StopRequest() as stop, stop.at_once():
         wait()
 
+def fail():
+    with stopping.StopRequest() as stop:
+        say("ready")
+        while not stop.requested:
+            time.sleep(0.01)
+        raise BrokenPipeError
+
 def tidy():
     try:
         wait()
@@ -115,6 +122,11 @@ def test_a_second_ctrl_c_does_not_disturb_what_the_first_one_closes():
 
 def test_an_interrupt_that_a_library_made_another_error_of_is_still_one():
     assert ended("swallow", signal.SIGINT) == (130, "", "stopped; go on\n")
+
+
+def test_what_fails_because_of_a_stop_is_that_stop():
+    """Here a program that the loop was talking to has been stopped as well."""
+    assert ended("fail", signal.SIGTERM) == (143, "", "stopped; go on\n")
 
 
 def test_what_nohup_ignores_is_ignored():
