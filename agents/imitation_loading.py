@@ -15,8 +15,9 @@ from agents.mask_world_model_config import DataSpec
 from agents.size_limit import limited_by
 from agents.training import load_checked
 from errors import UserError
-from experiment.checkpoint import load_checkpoint
+from experiment.checkpoint import UNREADABLE, expect, fitting, load_checkpoint
 from experiment.config_record import names_loaded
+from experiment.config_values import from_plain
 from experiment.run_folder import RunFolder
 from world_models.mask_dynamics import MaskDynamics
 
@@ -51,12 +52,15 @@ def load_agent(
     """
     config = RunFolder.read_config(logdir, ImitationConfig, trusted)
     agent, state = load_state(logdir, config, device)
+    path = RunFolder(logdir).checkpoint_path
+    expect(state, path, stage=str, updates=int, view=dict)
     if state["stage"] != "policy":
         raise UserError(
             f"{logdir} has made {state['updates']} updates of its world model and has no policy"
             " yet; let the same command go on"
         )
-    return agent, config, View(**state["view"]), state["updates"]
+    with fitting(path):
+        return agent, config, from_plain(state["view"], View), state["updates"]
 
 
 def load_state(
@@ -80,9 +84,11 @@ def load_state(
         )
     kept = state["agent"]
     # Older checkpoints call it `interface`.
-    data_spec = DataSpec(**(kept["data_spec"] if "data_spec" in kept else kept["interface"]))
+    with fitting(folder.checkpoint_path):
+        data_spec = from_plain(kept.get("data_spec", kept.get("interface")), DataSpec)
+        ranges = kept["statistics"]
     with limited_by(kept, config, folder.config.path):
-        agent = make_imitator(config, data_spec, kept["statistics"], device)
+        agent = make_imitator(config, data_spec, ranges, device)
     load_checked(agent, state, config.task, folder.checkpoint_path)
     return agent, state
 
@@ -133,7 +139,7 @@ def _load_stage_1(load: Callable[[dict], Any], logdir: Path) -> None:
         raise UserError(f"{logdir} has not finished its stage 1; let its own command go on")
     try:
         load(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{logdir / STAGE_1} is no world model of these sizes and cameras; put the run's own"
             " file back"

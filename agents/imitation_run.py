@@ -24,7 +24,7 @@ from envs.recording_header import Recording
 from envs.windows import open_windows, statistics
 from envs.workers import WorkerContext
 from errors import UserError
-from experiment.checkpoint import save_checkpoint
+from experiment.checkpoint import fitting, save_checkpoint
 from experiment.run_folder import RunFolder
 from world_models.layers import Optimizer
 
@@ -95,16 +95,17 @@ class ImitationRun(TrainingRun):
 
     def resume(self) -> None:
         """Continue from the checkpoint, if any."""
-        state = self.folder.load_checkpoint("cpu")
+        state = self.load_checkpoint(optimizer=dict, windows=int, reported=int, updates=int)
         if state is not None:
             load_checked(self.agent, state, self.config.task, self.folder.checkpoint_path)
             self._check_data(state)
-            self.updates, self.stage = state["updates"], state["stage"]
-            self.agent.resume(self.stage)
-            self.optimizer = self._make_optimizer()
-            self.optimizer.load_state_dict(state["optimizer"])
+            with fitting(self.folder.checkpoint_path):
+                self.updates, self.stage = state["updates"], STAGES[STAGES.index(state["stage"])]
+                self.agent.resume(self.stage)
+                self.optimizer = self._make_optimizer()
+                self.optimizer.load_state_dict(state["optimizer"])
+                set_random_state(state["random"])
             self.evaluated, self.reported = state["evaluated"], state["reported"]
-            set_random_state(state["random"])
         self.start_log(state, self.updates)
         if self.windows.note:
             print(self.windows.note, flush=True)

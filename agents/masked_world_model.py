@@ -329,4 +329,4 @@ class MaskedWorldModel:
         self.networks.load_state_dict(state["modules"])
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self.updates, self.pretrained = state["updates"], state["pretrained"]
+        self.updates, self.pretrained = int(state["updates"]), int(state["pretrained"])

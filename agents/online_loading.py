@@ -12,6 +12,7 @@ from agents.online_config import OnlineConfig
 from agents.size_limit import limited_by
 from agents.training import load_checked
 from errors import UserError
+from experiment.checkpoint import expect
 from experiment.run_folder import RunFolder
 
 
@@ -39,6 +40,7 @@ def load_agent(
     state = folder.load_checkpoint("cpu")
     if state is None:
         raise UserError(f"{logdir} has no checkpoint yet; train longer with the same command")
+    expect(state, folder.checkpoint_path, step=int)
     if not isinstance(state.get("action"), int):
         raise UserError(
             f"{folder.checkpoint_path} is no checkpoint of an online run; put its own back"

@@ -26,6 +26,7 @@ from agents.rollout import (
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
 from envs.vector import VectorEnvironment
 from errors import UserError
+from experiment.checkpoint import fitting
 from experiment.run_folder import RunFolder
 from mask_classes import UNLABELLED
 from world_models.targets import make_target, reads
@@ -138,18 +139,19 @@ class OnlineRun(TrainingRun):
         """Continue from the checkpoint, if any, and from the episodes in the replay."""
         if self._keep_on_device():
             self.replay.keep_on(self.agent.device)
-        state = self.folder.load_checkpoint("cpu")
+        state = self.load_checkpoint(replay=dict, step=int)
         step = started = 0
         unfinished: dict[str, Any] | None = None
         if state is None:
             self.replay.forget_after(sum("recorded" in record for record in self.replay.records))
         else:
             load_checked(self.agent, state, self.config.task, self.folder.checkpoint_path)
-            self.replay.load_state_dict(state["replay"])
+            with fitting(self.folder.checkpoint_path):
+                self.replay.load_state_dict(state["replay"])
+                step, started = state["step"], int(state.get("started", 0))
+                unfinished = self._checked_unfinished(state.get("unfinished"))
+                set_random_state(state["random"])
             self.evaluated = state["evaluated"]
-            set_random_state(state["random"])
-            step, started = state["step"], state.get("started", 0)
-            unfinished = state.get("unfinished")
         self.replay.check()
         self._warn_of_few_steps()
         self.start_log(state, step)
@@ -157,17 +159,35 @@ class OnlineRun(TrainingRun):
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         print(f"parameters: {parts}; {sum(counts.values()):,} in all", flush=True)
         self.copy_recorded()
-        actions = None if unfinished is None else unfinished["actions"].numpy()
+        actions = None if unfinished is None else unfinished["actions"]
         self.collector: Collector | Reenactment
         if self.replay.later:
             self.collector = Reenactment(self.replay, started, actions)
         else:
             self.collector = self._collector(started, actions)
-        if unfinished is not None and self.collector.agent_steps and unfinished["agent_state"]:
-            device = self.agent.device
-            kept = unfinished["agent_state"].items()
-            self.agent_state = {name: value.to(device) for name, value in kept}
+        if unfinished is not None and self.collector.agent_steps:
+            self.agent_state = unfinished["agent_state"]
         self.start_bar(self.config.steps, "step", self.config.task)
+
+    def _checked_unfinished(self, kept: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What a checkpoint holds of an episode that was going on: the `actions` (t, A) taken in it
+        and the `agent_state` at its end, on the agent's device, None where it acted at random.
+
+        Raises:
+            ValueError: they are another task's or another agent's; other errors where they are
+                something else.
+        """
+        if kept is None:
+            return None
+        actions, state = kept["actions"].float().numpy(), kept["agent_state"]
+        if actions.ndim != 2 or actions.shape[1] != self.action or not len(actions):
+            raise ValueError(f"actions of an unfinished episode have shape {actions.shape}")
+        if state is not None:
+            state = {name: value.to(self.agent.device) for name, value in state.items()}
+            # What does not fit is to be found out here, not in the loop.
+            image = np.zeros((1, *self.replay.entries["image"].shape), np.uint8)
+            self.agent.policy({"image": image, "is_first": np.zeros(1, bool)}, state, False)
+        return {"actions": actions, "agent_state": state}
 
     def _collector(self, started: int, actions: np.ndarray | None = None) -> Collector:
         """Of episodes that have not been begun yet, but for one of which `actions` were taken."""

@@ -14,11 +14,18 @@ from tqdm import tqdm
 
 from agents.device import keep_freed_memory
 from errors import UserError
+from experiment.checkpoint import UNREADABLE, expect
 from experiment.run_folder import RunFolder
 from experiment.stopping import StopRequest
 
 LOG_SECONDS = 30.0
 """Losses are logged at least this often, in seconds; at episode ends in any case."""
+
+
+EVERY_RUN: dict[str, Any] = {
+    "random": dict, "evaluated": int, "seconds": (int, float), "metrics_position": int,
+}  # fmt: skip
+"""What the checkpoint of every run holds beside its agent, and of what kind."""
 
 
 class Learner(Protocol):
@@ -94,11 +101,11 @@ def load_checked(learner: Learner, state: dict, task: str, path: Path) -> None:
         if state["task"] != task:
             raise KeyError("task")
         learner.load_state_dict(state["agent"])
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UserError(
-            f"{path} does not fit the config.yaml beside it: it is of task {state.get('task')}, and "
-            "of an agent of these or other sizes; nothing was changed: put this run's own files "
-            "back, or use another --logdir"
+            f"{path} does not fit the config.yaml beside it: it is of task "
+            f"{state.get('task')!s:.60}, and of an agent of these or other sizes; nothing was "
+            "changed: put this run's own files back, or use another --logdir"
         ) from error
 
 
@@ -150,6 +157,20 @@ class TrainingRun(abc.ABC):
         return {}
 
     # Starting and ending
+
+    def load_checkpoint(self, **kinds: Any) -> dict[str, Any] | None:
+        """The folder's checkpoint with its tensors on the CPU; None if there is none.
+
+        Args:
+            **kinds: by name, types of what it holds beside what every run's does.
+
+        Raises:
+            UserError: it cannot be read, or lacks something.
+        """
+        state = self.folder.load_checkpoint("cpu")
+        if state is not None:
+            expect(state, self.folder.checkpoint_path, **EVERY_RUN, **kinds)
+        return state
 
     def start_log(self, state: dict[str, Any] | None, position: int) -> None:
         """Go on with log and clock from a checkpoint at `position`; from nothing if None."""

@@ -103,8 +103,8 @@ def fitting(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
     except UNREADABLE as error:
         if _of_the_device(error):
             raise

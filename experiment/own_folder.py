@@ -17,7 +17,6 @@ from errors import UserError
 FOLDERS = ("videos", "pictures", "replay")
 """Subfolders of a run."""
 FILES = (
-    "config.yaml",
     "metrics.jsonl",
     "checkpoint.pt",
     "dynamics.pt",
@@ -25,7 +24,7 @@ FILES = (
     "evaluation.json",
     "lock",
 )
-"""Files of a run."""
+"""Files of a run beside ``config.yaml``, which is read at the start in any case."""
 WRITTEN_IN_PLACE = ("replay",)
 """Subfolders whose files are changed, not replaced."""
 

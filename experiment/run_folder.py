@@ -33,16 +33,6 @@ from experiment.video import write_video
 
 Config = TypeVar("Config")
 
-EVERY_RUN: dict[str, Any] = {
-    "agent": dict,
-    "task": str,
-    "random": dict,
-    "evaluated": int,
-    "seconds": (int, float),
-    "metrics_position": int,
-}
-"""What the checkpoint of every run holds."""
-
 
 class RunFolder:
     """One run on disk; a context, which gives up the lock at its end and forgets a run that a
@@ -218,11 +208,11 @@ class RunFolder:
         """The state saved last, or None; see ``checkpoint.load_checkpoint``.
 
         Raises:
-            UserError: it cannot be read, or lacks what the checkpoint of every run has.
+            UserError: it cannot be read, or is of no run.
         """
         state = load_checkpoint(self.checkpoint_path, map_location)
         if state is not None:
-            expect(state, self.checkpoint_path, **EVERY_RUN)
+            expect(state, self.checkpoint_path, agent=dict, task=str)
         return state
 
     # ------------------------------------------------------------------ for people
