@@ -1,6 +1,7 @@
 """collect: record demonstrations."""
 
 import math
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ def collect(arguments: Sequence[str]) -> None:
         path = single
         if single.suffix not in SUFFIXES:
             path = single / f"{task.replace('/', '-')}.hdf5"
-        if path.exists():
+        if os.path.exists(path):
             _check_finished(path, task, options.episodes)
             print(f"{task}: {path} is there already", flush=True)
             continue

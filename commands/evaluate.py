@@ -7,6 +7,7 @@ from typing import Any
 from commands.command_line import parse
 from commands.run_options import Trust
 from errors import UserError
+from experiment.seed import check_seed
 
 # Episodes in the evaluation video: enough to see a habit, short enough to watch.
 VIDEO_EPISODES = 3
@@ -57,8 +58,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     options = parse(Evaluate, arguments, "run.py evaluate")
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
-    if options.seed < 0:
-        raise UserError(f"--seed is {options.seed}; it must be at least 0")
+    check_seed(options.seed, "--seed")
 
     if options.shift is not None and options.shifts is not None:
         raise UserError("--shift and --shifts exclude each other; give one of them")

@@ -15,12 +15,17 @@ from tests.agents.tiny_agent import TINY as TINY_ONLINE
 from tests.agents.tiny_imitation import TINY as TINY_IMITATION
 
 TASK = "metaworld/drawer-close"
-SPEC = DataSpec(1, 32, 4, 3)
-STATISTICS = {
-    f"{name}_{edge}": [value] * size
-    for name, size in (("action", 4), ("proprio", 3))
-    for edge, value in (("min", -1.0), ("low", -0.5), ("high", 0.5), ("max", 1.0))
-}
+SPEC = DataSpec(cameras=1, size=32, action_size=4, proprio_size=4)
+VIEW = View("corner2", 32, "fast", 2)
+
+
+def statistics(spec=SPEC):
+    """Ranges of actions and proprioception."""
+    return {
+        f"{name}_{edge}": [value] * size
+        for name, size in (("action", spec.action_size), ("proprio", spec.proprio_size))
+        for edge, value in (("min", -1.0), ("low", -0.5), ("high", 0.5), ("max", 1.0))
+    }
 
 
 def online(target="pixels"):
@@ -55,11 +60,11 @@ def received_imitation(folder, target="pixels", language="words"):
     return folder
 
 
-def with_weights(folder):
+def with_weights(folder, view=VIEW, spec=SPEC):
     """What `evaluate` and `--dynamics-from` need beside the configuration."""
     if RunFolder.open(folder).of_imitation:
-        agent = make_imitator(imitation(), SPEC, STATISTICS, "cpu")
-        state = {"stage": "policy", "updates": 3, "view": vars(View("corner2", 32, "fast", 2))}
+        agent = make_imitator(imitation(), spec, statistics(spec), "cpu")
+        state = {"stage": "policy", "updates": 3, "view": vars(view)}
         save_checkpoint(folder / STAGE_1, agent.first_stage_state_dict())
     else:
         agent = make_agent(online("pixels"), 4, "cpu")

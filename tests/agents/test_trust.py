@@ -13,11 +13,11 @@ from errors import UserError
 from run import main
 from tests.agents.received_runs import (
     SPEC,
-    STATISTICS,
     imitation,
     online,
     received_imitation,
     received_online,
+    statistics,
     with_weights,
 )
 
@@ -68,7 +68,7 @@ def learn_from(folder, trusted=()):
 
 def take_over(folder, trusted=()):
     config = imitation()
-    agent: Imitator = make_imitator(config, SPEC, STATISTICS, "cpu")
+    agent: Imitator = make_imitator(config, SPEC, statistics(), "cpu")
     load_first_stage(agent, config, folder, trusted)
 
 
@@ -117,7 +117,7 @@ def test_the_users_own_target_counts_as_naming_it(payload):
     with pytest.raises(UserError, match="replay"):  # which the test has left out
         open_source(str(folder), online(ONLINE), "corner2")
     other = with_weights(received_imitation(payload / "other", VIDEO))
-    agent = make_imitator(imitation(), SPEC, STATISTICS, "cpu")
+    agent = make_imitator(imitation(), SPEC, statistics(), "cpu")
     load_first_stage(agent, imitation(VIDEO), other)
 
 
