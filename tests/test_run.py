@@ -424,8 +424,31 @@ def refused_after_start(*arguments):
     return result.stderr.splitlines()[-1]
 
 
+def workers_of(leader):
+    """The worker processes in the group of a process, by number."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+            spawned = b"spawn_main" in (process / "cmdline").read_bytes()
+            if spawned and group == str(leader) and state != "Z":
+                found.append(int(process.name))
+    return found
+
+
 @pytest.mark.simulator
-def test_ctrl_c_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(
+    ("ending", "status", "last"),
+    [
+        (lambda run: os.killpg(run, signal.SIGINT), 130, "stopped; start the same command again"),
+        (lambda run: os.killpg(run, signal.SIGTERM), 143, "stopped; start the same command again"),
+        (lambda run: os.kill(workers_of(run)[0], signal.SIGKILL), 2,
+         "error: environment 0 of metaworld/window-close, process "),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "a dead worker"],
+)  # fmt: skip
+def test_a_run_that_is_ended_says_how_to_go_on(ending, status, last, tmp_path):
+    """Signals reach the whole group, as those of terminals and clusters do."""
     process = subprocess.Popen(
         command("train", *SMALL, "--steps=100000", "--prefill=50000", "--logdir", tmp_path / "run"),
         stdout=subprocess.PIPE,
@@ -437,16 +460,18 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     )
     try:
         assert process.stdout.readline().startswith("run folder")
-        # The first episode is over: the environment's own process hears Ctrl-C as well.
+        # The first episode is over: the environment has a process of its own.
         deadline = time.monotonic() + 120
         while not (tmp_path / "run" / "metrics.jsonl").exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)
+        ending(process.pid)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130
-    assert errors.rstrip().endswith("start the same command again to go on")
-    assert "Traceback" not in errors
+    assert process.returncode == status
+    assert errors.startswith(last)
+    assert errors.count("\n") == 1
+    assert workers_of(process.pid) == []
+    assert status != 143 or (tmp_path / "run" / "checkpoint.pt").exists()
