@@ -16,7 +16,7 @@ from typing import BinaryIO
 from errors import UserError
 
 ROOM = "make room there and start the same command again"
-ELSEWHERE = "name a place that you may write to"
+ELSEWHERE = "use a place, or a copy of the folder, that you may write to"
 AWAY = "move away what is there"
 REMEDIES = {
     errno.ENOSPC: ROOM,

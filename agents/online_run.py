@@ -26,7 +26,7 @@ from agents.rollout import (
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
 from envs.vector import VectorEnvironment
 from errors import UserError
-from experiment.checkpoint import fitting
+from experiment.checkpoint import expect, fitting
 from experiment.run_folder import RunFolder
 from mask_classes import UNLABELLED
 from world_models.targets import make_target, reads
@@ -146,9 +146,11 @@ class OnlineRun(TrainingRun):
             self.replay.forget_after(sum("recorded" in record for record in self.replay.records))
         else:
             load_checked(self.agent, state, self.config.task, self.folder.checkpoint_path)
+            state = {"started": 0, **state}  # older ones do not say
+            expect(state, self.folder.checkpoint_path, started=int)
             with fitting(self.folder.checkpoint_path):
                 self.replay.load_state_dict(state["replay"])
-                step, started = state["step"], int(state.get("started", 0))
+                step, started = state["step"], state["started"]
                 unfinished = self._checked_unfinished(state.get("unfinished"))
                 set_random_state(state["random"])
             self.evaluated = state["evaluated"]
@@ -179,6 +181,8 @@ class OnlineRun(TrainingRun):
         """
         if kept is None:
             return None
+        if not isinstance(kept, dict):
+            raise TypeError("an unfinished episode is no dict")
         actions, state = kept["actions"].float().numpy(), kept["agent_state"]
         if actions.ndim != 2 or actions.shape[1] != self.action or not len(actions):
             raise ValueError(f"actions of an unfinished episode have shape {actions.shape}")

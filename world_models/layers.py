@@ -313,8 +313,10 @@ class Optimizer:
         """The inverse of `state_dict`; what is no moment stays as it was configured.
 
         Raises:
-            ValueError: moments of other parameters than these.
+            TypeError, ValueError: it is no such state, or of other parameters than these.
         """
+        if not isinstance(state["adam"], dict):
+            raise TypeError("the optimizer's state is no dict")
         (group,) = self.adam.param_groups
         configured = {name: value for name, value in group.items() if name != "params"}
         self.adam.load_state_dict(state["adam"])
