@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +22,9 @@ def guarded(command: Callable[[], None], stopped: str = "") -> int:
     """Call `command`; the exit status: 2 for a ``UserError`` and for a disk that fails, 130 for
     Ctrl-C, 143 for SIGTERM, 129 for SIGHUP (`stopped` is said then), 1 where nobody reads what is
     printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks
     with Interrupts() as interrupts:
         try:
             command()
@@ -32,7 +36,7 @@ def guarded(command: Callable[[], None], stopped: str = "") -> int:
                     print(f"{after_the_bar}stopped{stopped}", file=sys.stderr)
                 return SIGNALLED + interrupts.number
             if isinstance(error, UserError):
-                print("error:", " ".join(str(error).split()), file=sys.stderr)
+                print("error:", one_line(str(error)), file=sys.stderr)
                 return 2
             if isinstance(error, BrokenPipeError):
                 _print_nowhere()  # the reader, `head` for example, has seen enough
@@ -45,6 +49,12 @@ def guarded(command: Callable[[], None], stopped: str = "") -> int:
                 return 2
             raise
     return 0
+
+
+def one_line(text: str) -> str:
+    """A text on one line, without what a terminal would obey: it may name files of others."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _print_nowhere() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from atomic_file import atomic_file
 from commands.command_line import parse
-from errors import UserError
+from regular_file import read_text
 
 METAWORLD_TASK, DMC_TASK = "metaworld/window-close", "dmc/walker-walk"
 """Stand for their suites, on which presets depend."""
@@ -28,10 +29,9 @@ def presets(arguments: Sequence[str]) -> None:
     if options.write is None:
         print("\n\n".join(f"{name}:\n\n{table}" for name, table in tables().items()))
         return
-    try:
-        options.write.write_text(filled(options.write.read_text()))
-    except OSError as error:
-        raise UserError(f"cannot change {options.write}: {error.strerror}") from error
+    text = filled(read_text(options.write))
+    with atomic_file(options.write) as file:
+        file.write(text.encode())
     print(options.write)
 
 

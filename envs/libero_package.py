@@ -51,7 +51,7 @@ def import_libero():
             written = config_file.with_suffix(
                 f".{os.getpid()}"
             )  # several workers may start at once
-            written.write_text(json.dumps(paths, indent=2))  # JSON is YAML
+            written.write_text(json.dumps(paths, indent=2), encoding="utf-8")  # JSON is YAML
             written.replace(config_file)
         except OSError as error:
             raise UserError(
@@ -85,7 +85,7 @@ def _find_assets(config_file: pathlib.Path, package: pathlib.Path) -> pathlib.Pa
     import yaml
 
     try:
-        configured = yaml.safe_load(config_file.read_text())["assets"]
+        configured = yaml.safe_load(config_file.read_text(encoding="utf-8"))["assets"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(
             f"{config_file} does not say where LIBERO's assets are ({error!r}); delete it, and it"

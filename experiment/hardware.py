@@ -30,7 +30,7 @@ def hardware() -> dict[str, Any]:
     arithmetic for ``bfloat16``."""
     processor = platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 processor = line.partition(":")[2].strip()
                 break

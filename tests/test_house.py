@@ -204,6 +204,21 @@ def mentions(file: Source, *dotted: str) -> list[str]:
     ]
 
 
+def without_encoding(file: Source) -> list[str]:
+    """Where a file reads or writes text in the encoding of the locale."""
+    found = []
+    for node in ast.walk(file.tree):
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        text = isinstance(node.func, ast.Attribute) and _called(node) in ("read_text", "write_text")
+        if isinstance(node.func, ast.Name) and node.func.id == "open":
+            mode = ast.unparse(node.args[1]) if len(node.args) > 1 else ""
+            text = "b" not in mode
+        if text:
+            found.append(f"{file.path}:{node.lineno} {ast.unparse(node)}")
+    return found
+
+
 def nothing(found: list[str]) -> None:
     """Fail with a line for each of `found`."""
     if found:
@@ -255,6 +270,11 @@ def test_no_import_is_for_type_checkers_only():
 
 def test_no_file_patches_the_import_path():
     nothing([line for file in sources() for line in mentions(file, "sys.path")])
+
+
+def test_text_is_utf8_whatever_the_locale():
+    files = [file for file in sources() if file.part != "tests"]
+    nothing([line for file in files for line in without_encoding(file)])
 
 
 def test_names_with_an_underscore_stay_in_their_module():
@@ -330,6 +350,24 @@ def test_a_private_name_is_found_by_its_import_and_behind_its_module():
         "results/a.py:1 imports envs.b._c",
         "results/a.py:3 reads b._d",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("path.read_text()", True),
+        ("path.write_text('x')", True),
+        ("open(path)", True),
+        ("open(path, 'w')", True),
+        ("path.read_text(encoding='utf-8')", False),
+        ("open(path, 'a', encoding='utf-8')", False),
+        ("open(path, 'rb')", False),
+        ("read_text(path)", False),
+        ("RunFolder.open(path)", False),
+    ],
+)
+def test_text_in_the_encoding_of_the_locale_is_found(text, found):
+    assert bool(without_encoding(source("envs/a.py", text))) == found
 
 
 def test_an_import_inside_a_function_is_told_from_one_at_the_top():

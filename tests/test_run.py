@@ -258,7 +258,8 @@ def test_what_is_predicted_is_one_option(arguments, target, name, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("agents.online.train", lambda *run: started.append(run))
     assert main(["train", *WINDOW_CLOSE, *arguments]) == 0
-    ((config, folder),) = started
+    ((config, folder, trusted),) = started
+    assert trusted == ()
     assert config.agent.autoencoder.target == target
     assert folder.path.name == f"metaworld-window-close-{name}"
 

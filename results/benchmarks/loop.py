@@ -46,7 +46,7 @@ def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         with (
-            open(Path(folder) / "log", "w") as log,
+            open(Path(folder) / "log", "w", encoding="utf-8") as log,
             contextlib.redirect_stdout(log),
             RunFolder.create_or_resume(Path(folder) / "run", config) as run_folder,
             OnlineRun(config, run_folder) as run,

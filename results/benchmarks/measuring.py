@@ -33,7 +33,7 @@ def memory() -> dict[str, float]:
     status = Path("/proc/self/status")
     result = {}
     if status.exists():
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
             if name in ("RssAnon", "RssFile", "VmHWM"):
                 result[name] = int(value.split()[0]) / 1024

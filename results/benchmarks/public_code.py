@@ -59,7 +59,7 @@ class PublicCode:
     def __init__(self, python: Path, sizes: dict[str, Any]):
         self._python = python
         # A pipe that nobody reads would fill up.
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in `close`)
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (closed in `close`)
         try:
             self._process = subprocess.Popen(
                 [str(python), "-W", "ignore", str(WORKER), json.dumps(sizes)],

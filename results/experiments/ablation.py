@@ -112,7 +112,7 @@ class Run:
             return False
         wanted = shlex.join(["python", "run.py", *self.command[2:]])
         try:
-            found = json.loads(self.curve.read_text())[0]["command"]
+            found = json.loads(self.curve.read_text(encoding="utf-8"))[0]["command"]
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(f"{self.curve} is not a recorded curve: {error}; remove it") from error
         if found != wanted:
@@ -155,7 +155,7 @@ def train(options: Ablation) -> None:
             while waiting and len(running) < options.jobs:
                 run = waiting.pop(0)
                 log = run.folder.with_name(run.folder.name + ".log")
-                with open(log, "a") as file:
+                with open(log, "a", encoding="utf-8") as file:
                     process = subprocess.Popen(
                         run.command, stdout=file, stderr=file, env=environment, cwd=Path.cwd()
                     )

@@ -61,11 +61,11 @@ def read(inputs: Sequence[str]) -> list[dict[str, Any]]:
     for path in map(Path, inputs):
         try:
             if path.suffix == ".json":
-                runs += json.loads(path.read_text())["runs"]
+                runs += json.loads(path.read_text(encoding="utf-8"))["runs"]
                 continue
             config = run_config(path)
-            lines = (path / "metrics.jsonl").read_text().splitlines()
-            evaluation = json.loads((path / "evaluation.json").read_text())
+            lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            evaluation = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))
             seconds = json.loads(lines[-1])["time"]
         except (OSError, ValueError, LookupError, TypeError) as error:
             hint = f"python run.py evaluate --logdir {path} --episodes 20"
@@ -286,12 +286,14 @@ def main(options: Imitation) -> None:
     runs = read(options.inputs)
     page = page_of(options.out)
     command = f"python -m {MODULE} {options.out}/measured.json --out {options.out}"
-    (options.out / "measured.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n")
-    page.write_text(markdown(runs, command, options.out.name))
+    (options.out / "measured.json").write_text(
+        json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8"
+    )
+    page.write_text(markdown(runs, command, options.out.name), encoding="utf-8")
     draw(runs, options.out / "measured")
     for path in map(Path, options.inputs):
         keep_shown(path, options.out)
-    print(page.read_text())
+    print(page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

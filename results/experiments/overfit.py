@@ -207,7 +207,9 @@ def main(options: Overfit) -> None:
         **origin,
         "hardware": hardware(),
     }
-    (options.out / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
+    (options.out / f"{name}.json").write_text(
+        json.dumps(written, indent=1) + "\n", encoding="utf-8"
+    )
     for key, value in measured.items():
         print(f"{key:42} {value:8.3f}")
     print(options.out / f"{name}.png")

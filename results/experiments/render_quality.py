@@ -167,7 +167,7 @@ def main(options: RenderQuality) -> None:
         print(f"{task}: mean {results[-1]['fast_mean']:.2f}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     Image.fromarray(contact_sheet(results)).save(options.out / "render_quality.png")
-    (options.out / "render_quality.md").write_text(markdown(results, origin))
+    (options.out / "render_quality.md").write_text(markdown(results, origin), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,10 @@ def read(inputs: Sequence[str]) -> list[Measured]:
     for path in map(Path, inputs):
         if path.suffix == ".json":
             try:
-                runs += [Measured(**entry) for entry in json.loads(path.read_text())["runs"]]
+                runs += [
+                    Measured(**entry)
+                    for entry in json.loads(path.read_text(encoding="utf-8"))["runs"]
+                ]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path} is not a runs.json of this script: {error}") from error
         else:
@@ -103,7 +106,7 @@ def _read_folder(path: Path) -> list[Measured]:
     file = path / "evaluation.json"
     hint = f"python run.py evaluate --logdir {path} --shifts all"
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
         shifts = found["shifts"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} has not been evaluated under shifts yet; {hint}") from error
@@ -301,10 +304,10 @@ def main(options: Robustness) -> None:
     inputs = options.inputs if len(options.inputs) <= 4 else (f"{options.out}/runs.json",)
     command = shlex.join(["python", "-m", MODULE, *inputs, "--out", str(options.out)])
     numbers: dict[str, Any] = {"runs": [asdict(run) for run in runs]}
-    (options.out / "runs.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    page.write_text(markdown(runs, by_target, command))
+    (options.out / "runs.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    page.write_text(markdown(runs, by_target, command), encoding="utf-8")
     draw(by_target, options.out / "robustness", runs[0].score)
-    print(page.read_text())
+    print(page.read_text(encoding="utf-8"))
     folders = [Path(path) for path in options.inputs if Path(path).is_dir()]
     methods = tuple(f"{run_config(folder).target}={folder}" for folder in folders)
     if methods:

@@ -159,8 +159,10 @@ def main(options: RoundTrip) -> None:
         print(rows[-1], flush=True)
     settings = json.loads(json.dumps(asdict(options), default=str))
     result = {**provenance(), "hardware": hardware(), "options": settings, "rows": rows}
-    (options.out / "demonstrations.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "demonstrations.md").write_text(markdown(result))
+    (options.out / "demonstrations.json").write_text(
+        json.dumps(result, indent=1) + "\n", encoding="utf-8"
+    )
+    (options.out / "demonstrations.md").write_text(markdown(result), encoding="utf-8")
     print(markdown(result))
 
 

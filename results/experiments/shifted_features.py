@@ -314,8 +314,10 @@ def main(options: ShiftedFeatures) -> None:
     runs = {path.name: rows_of(path, options) for path in paths}
     written = {"runs": runs, **provenance()}
     report = markdown(runs, written["command"])
-    page.write_text(report)
-    (options.out / "measured.json").write_text(json.dumps(written, indent=1) + "\n")
+    page.write_text(report, encoding="utf-8")
+    (options.out / "measured.json").write_text(
+        json.dumps(written, indent=1) + "\n", encoding="utf-8"
+    )
     print(report)
 
 

@@ -47,3 +47,14 @@ def test_a_seed_that_no_generator_takes_is_one_line(command, seed, tmp_path, mon
     assert said.count("\n") == 1
     assert "seed" in said
     assert os.listdir(tmp_path) == []
+
+
+def test_what_is_trusted_can_be_named_several_times(tmp_path, monkeypatch):
+    passed = {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("agents.online.train", lambda *run: passed.update(train=run[-1]))
+    monkeypatch.setattr("agents.imitation.imitate", lambda *run: passed.update(imitate=run[-1]))
+    trust = ["--trust", "my.module:Depth", "--trust=t5:my folder"]
+    assert main(["train", "--task", "metaworld/reach", *trust]) == 0
+    assert main(["imitate", "--task", "metaworld/reach", "--data", "a.hdf5", *trust]) == 0
+    assert passed == dict.fromkeys(("train", "imitate"), ("my.module:Depth", "t5:my folder"))

@@ -23,7 +23,7 @@ QUICK = (
 def test_every_default_variant_is_one_choice_changed(tmp_path, monkeypatch):
     trained = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("agents.online.train", lambda config, folder: trained.append(config))
+    monkeypatch.setattr("agents.online.train", lambda config, *_: trained.append(config))
     options = Ablation(TASK, tmp_path, evaluate="", seeds=(0,))
     for planned in ablation.runs(options):
         assert run.main(planned.command[2:]) == 0
