@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import operator
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -29,7 +30,9 @@ WORKER_THREADS = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-NOT_HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOT_HEARD = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 """Ctrl-C, a cluster and a closed terminal tell the whole group to stop. The process that started
 the workers needs them while it writes its checkpoint, and ends them itself."""
 
@@ -200,6 +203,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # its sockets, which an exit removes
     os._exit(1)
 
 
