@@ -29,7 +29,7 @@ def test_a_name_that_no_file_system_takes_is_cut_and_stays_its_own(tmp_path, tas
         assert re.search("-[0-9a-f]{16}$", name)
 
 
-@pytest.mark.parametrize("seed", ["-1", str(2**63), str(2**64), "9" * 300, "9" * 5000, "1.5", "x"])
+@pytest.mark.parametrize("seed", ["-1", str(2**63), "9" * 5000])
 @pytest.mark.parametrize(
     "command",
     [
