@@ -21,7 +21,7 @@ AWAY = "move away what is there"
 REMEDIES = {
     errno.ENOSPC: ROOM,
     errno.EDQUOT: ROOM,
-    errno.EFBIG: ROOM,
+    errno.EFBIG: "allow larger files there (ulimit -f)",
     errno.EROFS: ELSEWHERE,
     errno.EACCES: ELSEWHERE,
     errno.EPERM: ELSEWHERE,

@@ -20,6 +20,7 @@ FILES = (
     "metrics.jsonl",
     "checkpoint.pt",
     "dynamics.pt",
+    "demonstrations.json",
     "curve.png",
     "evaluation.json",
     "lock",

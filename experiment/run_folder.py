@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from atomic_file import Unwritable, atomic_file, temporary_path, writing
+from atomic_file import atomic_file, temporary_path, writing
 from errors import UserError
 from experiment.checkpoint import expect, load_checkpoint, save_checkpoint
 from experiment.config_record import ConfigRecord
@@ -62,6 +62,11 @@ class RunFolder:
     def curve_path(self) -> Path:
         """The picture of the learning curve."""
         return self.path / "curve.png"
+
+    @property
+    def demonstrations_path(self) -> Path:
+        """Which demonstrations each stage of an imitation run learns from."""
+        return self.path / "demonstrations.json"
 
     @property
     def checkpoint_path(self) -> Path:
@@ -180,6 +185,7 @@ class RunFolder:
         if self._is_new and not episodes.exists() and not self.metrics.path.exists():
             with contextlib.suppress(OSError):
                 self.config.path.unlink(missing_ok=True)
+                self.demonstrations_path.unlink(missing_ok=True)
             shutil.rmtree(self.path / "replay", ignore_errors=True)
 
     # ------------------------------------------------------------------ time and metrics
@@ -219,13 +225,14 @@ class RunFolder:
 
     def update_curve(self) -> None:
         """Draw ``curve.png`` from the metrics logged so far; see ``learning_curve.draw_curve``."""
-        config = self.config.read()["config"]
-        picture = io.BytesIO()
-        title = f"{config['task']}, seed {config['seed']}"
-        unit = "environment steps" if "steps" in config else "updates"
-        if draw_curve(picture, self.metrics.read(), title, unit):
-            with _noted(), atomic_file(self.curve_path) as file:
-                file.write(picture.getvalue())
+        with _noted():
+            config = self.config.read()["config"]
+            picture = io.BytesIO()
+            title = f"{config['task']}, seed {config['seed']}"
+            unit = "environment steps" if "steps" in config else "updates"
+            if draw_curve(picture, self.metrics.read(), title, unit):
+                with atomic_file(self.curve_path) as file:
+                    file.write(picture.getvalue())
 
     def write_picture(self, name: str, picture: np.ndarray, step: int) -> None:
         """Write ``pictures/<name>.png``, (H, W, 3) uint8, and show it in TensorBoard."""
@@ -260,8 +267,8 @@ class RunFolder:
 
 @contextlib.contextmanager
 def _noted() -> Iterator[None]:
-    """A block whose files are not worth stopping for: the user is told what the disk says."""
+    """A block whose files are not worth stopping for: the user is told what is wrong."""
     try:
         yield
-    except Unwritable as error:
+    except UserError as error:
         note(f"{str(error).partition('; ')[0]}; training goes on without it")
