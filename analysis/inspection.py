@@ -16,7 +16,7 @@ from experiment.video import write_video
 from mask_classes import NAMES, UNLABELLED, colorize
 
 READ_AT_ONCE = 64
-"""Masks of an episode that are held in memory."""
+"""Masks of an episode that are read together."""
 SHEET_EPISODES, SHEET_FRAMES = 4, 8
 VIDEO_FRAMES = 4000
 """Frames of a video at most."""
@@ -107,8 +107,9 @@ def _look_through(
     }
     for camera in recording.masks:
         name = f"obs/{camera}_mask"
-        for row in range(0, episode.steps, READ_AT_ONCE):
-            masks = demo[name][row : row + READ_AT_ONCE]
+        rows = max(READ_AT_ONCE, (demo[name].chunks or (0,))[0])  # a chunk is unpacked as a whole
+        for row in range(0, episode.steps, rows):
+            masks = demo[name][row : row + rows]
             counts[camera] += np.bincount(masks.reshape(-1), minlength=256)
             if fault := fault_of_masks(masks, row):
                 found.setdefault(f"{place}/{name}", fault)

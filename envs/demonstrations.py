@@ -45,7 +45,7 @@ MOST_EPISODES = 100_000
 """Of one file."""
 MOST_BYTES = 2**32
 """Of the actions and proprioception of one file, which are read whole."""
-LARGEST_CHUNK = 2**30
+LARGEST_CHUNK = 2**28
 """Bytes that reading one frame may unpack."""
 LONGEST_INSTRUCTION = 10_000
 """Characters."""

@@ -90,7 +90,7 @@ def probe(paths: Sequence[str | os.PathLike]) -> None:
     """Read files through once in another process: 0.2 seconds, and some milliseconds an episode.
 
     Raises:
-        UserError: one cannot be read, that process dies of it, or it takes minutes.
+        UserError: one cannot be read, that process dies of it, or it never ends.
     """
     for path in paths:
         with open_regular(path):
@@ -106,7 +106,7 @@ def probe(paths: Sequence[str | os.PathLike]) -> None:
     if done.returncode < 0 and done.stdout:
         path = paths[len(done.stdout) - 1]
         reason = f"the HDF5 library dies of it ({signal.Signals(-done.returncode).name})"
-        if -done.returncode == signal.SIGALRM:
+        if -done.returncode == signal.SIGPROF:
             reason = "reading it does not end"
         raise UserError(f"{path} is damaged, {reason}; put an undamaged copy in its place")
 
@@ -120,9 +120,7 @@ def refuse_other_files(file: h5py.File) -> None:
     try:
         hdf5_probe.dataset_names(file)
     except hdf5_probe.Unusable as error:
-        raise UserError(
-            f"{file.filename}: {error}; such a file is not read, copy what it needs into it"
-        ) from error
+        raise UserError(f"{file.filename}: {error}") from error
 
 
 def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:

@@ -16,14 +16,17 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5s
 
-SECONDS = 120
-"""For one file; then the process ends itself (SIGALRM)."""
+SECONDS = 10.0
+"""Of computing, for one dataset or attribute; then the process ends (SIGPROF): damaged lists of
+HDF5's can be circles."""
 MEMORY = 2**33
 """Bytes of address space: damaged sizes must not take all of the machine's memory."""
 READ_WHOLE = 2**24
 """Bytes up to which a table is read whole."""
 LARGEST_DATASET = 2**34
 """Bytes that a dataset may declare, 16 GiB: one episode's pictures are some hundred megabytes."""
+
+ELSEWHERE = "which is not read; copy what it leads to into this one"
 
 
 class Unusable(ValueError):
@@ -43,7 +46,7 @@ def dataset_names(file: h5py.File) -> list[bytes]:
 
     name = file.id.links.visit(refused, info=True)
     if name is not None:
-        raise Unusable(f"{_shown(name)} is a link to another file")
+        raise Unusable(f"{_shown(name)} is a link to another file, {ELSEWHERE}")
     names: list[bytes] = []
 
     def listed(name: bytes, info) -> None:
@@ -55,11 +58,14 @@ def dataset_names(file: h5py.File) -> list[bytes]:
         dataset = h5d.open(file.id, name)
         plan = dataset.get_create_plist()
         if plan.get_external_count() or _virtual_from_elsewhere(plan):
-            raise Unusable(f"the values of {_shown(name)} are in another file")
+            raise Unusable(f"the values of {_shown(name)} are in another file, {ELSEWHERE}")
         size = dataset.get_type().get_size()
         size *= math.prod(dataset.shape or ())
         if size > LARGEST_DATASET:
-            raise Unusable(f"{_shown(name)} declares {size / 2**30:,.0f} GiB of values")
+            raise Unusable(
+                f"{_shown(name)} declares {size / 2**30:,.0f} GiB of values, more than the"
+                f" {LARGEST_DATASET >> 30} GiB of any demonstration"
+            )
     return names
 
 
@@ -83,9 +89,16 @@ def read_through(file: h5py.File) -> None:
         with contextlib.suppress(Exception):
             found = h5o.open(file.id, name)
             for number in range(h5a.get_num_attrs(found)):
+                _watch()
                 _read_attribute(h5a.open(found, index=number))
             if name in datasets:
+                _watch()
                 _read_values(found)
+
+
+def _watch() -> None:
+    """Give what follows ``SECONDS``."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
 
 
 def _read_attribute(attribute: h5a.AttrID) -> None:
@@ -118,7 +131,7 @@ def main() -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     for path in sys.stdin.buffer.read().split(b"\0")[:-1]:
-        signal.alarm(SECONDS)
+        _watch()
         os.write(1, b".")
         with contextlib.suppress(Exception), h5py.File(os.fsdecode(path), "r") as file:
             read_through(file)
