@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atomic_file import Unwritable, atomic_file, new_file, writing
+from atomic_file import Unwritable, atomic_file, new_file, temporary_path, writing
 from errors import UserError
 from experiment.locks import exclusive
 from experiment.notes import note
@@ -78,7 +78,7 @@ class EvaluationRecord:
             UserError: the disk is full, or something is in the way that can be moved.
         """
         size = self.path.stat().st_size if self.path.exists() else 0
-        trial = self.path.with_name("evaluation.trial")
+        trial = temporary_path(self.path)
         try:
             with self._locked(), contextlib.ExitStack() as stack:
                 stack.callback(trial.unlink, missing_ok=True)

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Literal
 
-from atomic_file import atomic_file
+from atomic_file import atomic_file, temporary_path
 from errors import UserError
 
 FOLDERS = ("videos", "pictures", "replay")
@@ -42,6 +42,7 @@ def refuse_strangers(folder: Path) -> None:
         refuse_other_kind(folder / name, "folder")
     for name in FILES:
         refuse_other_kind(folder / name, "file")
+        refuse_other_kind(temporary_path(folder / name), "file")
     _refuse_links(folder)
     for name in WRITTEN_IN_PLACE:
         _refuse_second_names(folder / name)

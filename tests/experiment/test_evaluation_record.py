@@ -190,13 +190,13 @@ def test_a_file_that_is_damaged_meanwhile_loses_nothing(path):
 def test_nothing_is_written_through_a_link(path, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
-    for name in ("file", "temporary", "lock", "trial"):
+    for name in ("file", "temporary", "lock"):
         (outside / name).write_text("{}")
     path.symlink_to(outside / "file")
     path.with_name("evaluation.json.tmp").symlink_to(outside / "temporary")
-    path.with_name("evaluation.trial").symlink_to(outside / "trial")
     record = opened(path)
     record.check_room()
+    path.with_name("evaluation.json.tmp").symlink_to(outside / "temporary")
     finish(record, "agent", 1)
     assert record.problem is None
     assert not path.is_symlink()
@@ -204,4 +204,10 @@ def test_nothing_is_written_through_a_link(path, tmp_path):
     record.note(shifts=[])
     assert "symbolic link" in str(record.problem)
     assert {file.read_text() for file in outside.iterdir()} == {"{}"}
-    assert len(list(outside.iterdir())) == 4
+    assert len(list(outside.iterdir())) == 3
+
+
+def test_what_is_in_the_way_is_found_out_before_anything_is_measured(path):
+    path.with_name("evaluation.json.tmp").mkdir()
+    with pytest.raises(UserError, match=r"evaluation\.json\.tmp.*move away"):
+        opened(path).check_room()
