@@ -10,7 +10,7 @@ from envs.alignment import Alignment
 from envs.environment_config import Quality
 from envs.recording_header import SHORT_CAMERA_NAMES, Recording
 from errors import UserError, refuse_below
-from experiment.config_values import refuse_not_finite
+from experiment.config_values import check_numbers
 from experiment.seed import check_seed
 from world_models.targets import reads
 from world_models.video_targets import make_video_target
@@ -77,7 +77,7 @@ class ImitationConfig:
         )
         refuse_below(0, self, "dynamics_steps", "policy_steps", "micro_batch", "workers", "threads")
         check_seed(self.seed)
-        refuse_not_finite(self)
+        check_numbers(self)
         if self.micro_batch and self.batch % self.micro_batch:
             raise UserError(
                 f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from envs import EnvironmentConfig
 from errors import UserError, refuse_below
-from experiment.config_values import refuse_not_finite
+from experiment.config_values import check_numbers
 from experiment.seed import check_seed
 from world_models.targets import make_target, reads
 
@@ -92,7 +92,7 @@ class OnlineConfig:
         refuse_below(1, self, *POSITIVE)
         refuse_below(0, self, "threads", "episode_steps")
         check_seed(self.seed)
-        refuse_not_finite(self)
+        check_numbers(self)
         if not 0.0 <= self.random_share <= 1.0:
             raise UserError(f"random_share must be between 0 and 1, not {self.random_share}")
         needed = reads(make_target(self.agent.autoencoder.target))  # refuses an unknown target

@@ -45,15 +45,17 @@ class Collect:
 def collect(arguments: Sequence[str]) -> None:
     """`run.py collect`: record demonstrations. Raises UserError."""
     options = parse(Collect, arguments, "run.py collect")
-    if options.episodes < 1:
-        raise UserError(f"--episodes is {options.episodes}; it must be at least 1")
+    import envs
+    from envs.demonstrations import MOST_EPISODES, SUFFIXES
+    from envs.recording import collect as record
+
+    if not 1 <= options.episodes <= MOST_EPISODES:
+        raise UserError(
+            f"--episodes is {options.episodes}; it must be at least 1, and {MOST_EPISODES} at most"
+        )
     check_seed(options.seed, "--seed")
     if options.after_success < 0 or not 0 <= options.noise < math.inf:
         raise UserError("--noise and --after-success must be numbers of at least 0")
-
-    import envs
-    from envs.demonstrations import SUFFIXES
-    from envs.recording import collect as record
 
     names = envs.expand(options.task)
     single = pathlib.Path(options.out)

@@ -7,6 +7,7 @@ from envs import shifts
 from errors import UserError
 
 LARGEST_SIZE = 4096  # pixels; a software framebuffer of 200 MB (smooth: 800), beyond any use
+LONGEST_LIST = 1000  # characters of cameras or shifts
 
 Quality = Literal["full", "smooth", "fast"]
 Orientation = Literal["upright", "opengl", "mirrored"]
@@ -49,6 +50,9 @@ class EnvironmentConfig:
             raise UserError(
                 f"size must be a whole number of pixels from 1 to {LARGEST_SIZE}, not {self.size!r}"
             )
+        for name in ("camera", "shift"):
+            if len(getattr(self, name) or "") > LONGEST_LIST:
+                raise UserError(f"{name} is longer than {LONGEST_LIST} characters")
         repeat = self.action_repeat
         if repeat is not None and (not isinstance(repeat, int) or repeat < 1):
             raise UserError(f"action_repeat must be a whole number of at least 1, not {repeat!r}")

@@ -20,7 +20,7 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -259,9 +259,12 @@ def loads(recorded: Mapping[str, Any], config_class: type, prefix: str = "") -> 
     for field, named in getattr(config_class, "LOADS", {}).items():
         if isinstance(value := recorded.get(field), str):
             yield from ((prefix + field, name) for name in named(value))
-    for field, nested_class in _nested(config_class):
-        if isinstance(section := recorded.get(field), Mapping):
-            yield from loads(section, nested_class, f"{prefix}{field}.")
+    types = get_type_hints(config_class)
+    for field, section in recorded.items():
+        if isinstance(section, Mapping) and field in types:
+            for each in (types[field], *get_args(types[field])):  # of a union, every class
+                if isinstance(each, type) and is_dataclass(each):
+                    yield from loads(section, each, f"{prefix}{field}.")
 
 
 def names_loaded(config: Any) -> set[str]:

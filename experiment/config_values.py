@@ -121,24 +121,29 @@ def shown(value: Any, longest: int = LONGEST_TEXT) -> str:
     """A value in an error: on one line, and shortened."""
     if isinstance(value, str) and value.isprintable() and 0 < len(value) <= longest:
         return value
+    if isinstance(value, int) and value.bit_length() > 4 * longest:
+        return f"a number of {value.bit_length():,} bits"  # Python may refuse to write it out
     return _shortened.repr(value)
 
 
-def refuse_not_finite(config: Any) -> None:
-    """Refuse a configuration with a number that is no number or infinite. Raises UserError."""
-    for name, value in _floats(config):
-        if not math.isfinite(value):
+def check_numbers(config: Any) -> None:
+    """Refuse a configuration whose record could not be read again: with a number that is none, is
+    infinite, or takes more than 64 bits. Raises UserError."""
+    for name, value in _numbers(config):
+        if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{name} is {value}; it must be a finite number")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{name} is {shown(value)}; it must be at most {LARGEST}")
 
 
-def _floats(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every float in a dataclass, with its dotted name."""
-    if isinstance(value, float):
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number in a dataclass, with its dotted name."""
+    if isinstance(value, (int, float)):
         yield name, value
     elif isinstance(value, tuple):
         for index, item in enumerate(value):
-            yield from _floats(item, f"{name}[{index}]")
+            yield from _numbers(item, f"{name}[{index}]")
     elif is_dataclass(value):
         for field in fields(value):
             below = f"{name}.{field.name}" if name else field.name
-            yield from _floats(getattr(value, field.name), below)
+            yield from _numbers(getattr(value, field.name), below)

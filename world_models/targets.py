@@ -287,14 +287,23 @@ def classes_named(name: str) -> tuple[str, ...]:
     """What `make_target` would import: the parts of `name` that are `package.module:Class`.
 
     Raises:
-        UserError: a weight is not positive.
+        UserError: there can be no such target, or a weight is not positive.
     """
-    return tuple(part for part, _ in _parts(name) if part not in TARGETS and _is_class(part))
+    classes = tuple(part for part, _ in _parts(name) if part not in TARGETS)
+    for part in classes:
+        _module_and_class(part)
+    return classes
 
 
-def _is_class(name: str) -> bool:
+def _module_and_class(name: str) -> tuple[str, str]:
+    """`package.module:Class` → ("package.module", "Class"). Raises UserError for anything else."""
     module, _, class_name = name.partition(":")
-    return all(part.isidentifier() for part in (*module.split("."), class_name))
+    if not all(part.isidentifier() for part in (*module.split("."), class_name)):
+        raise UserError(
+            f"unknown target {name!r}; use one of {', '.join(TARGETS)}, package.module:Class, or "
+            "a sum of them such as pixels:1+masks:0.5"
+        )
+    return module, class_name
 
 
 def _parts(name: str) -> list[tuple[str, float]]:
@@ -316,12 +325,7 @@ def _parse(part: str) -> tuple[str, float]:
 def _make_one(name: str) -> PredictionTarget:
     if name in TARGETS:
         return TARGETS[name]()
-    if not _is_class(name):
-        raise UserError(
-            f"unknown target {name!r}; use one of {', '.join(TARGETS)}, package.module:Class, or "
-            "a sum of them such as pixels:1+masks:0.5"
-        )
-    module_name, _, class_name = name.partition(":")
+    module_name, class_name = _module_and_class(name)
     try:
         target = getattr(importlib.import_module(module_name), class_name)()
     except (Exception, SystemExit) as error:  # whatever a user's module or constructor raises

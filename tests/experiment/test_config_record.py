@@ -10,7 +10,15 @@ import yaml
 from agents.imitation_config import ImitationConfig
 from agents.online_config import OnlineConfig
 from errors import UserError
-from experiment.config_record import ANY, ConfigRecord, current_names, flat, plain, with_defaults
+from experiment.config_record import (
+    ANY,
+    ConfigRecord,
+    current_names,
+    flat,
+    names_loaded,
+    plain,
+    with_defaults,
+)
 
 
 @dataclass(frozen=True)
@@ -226,6 +234,88 @@ def test_resuming_with_nothing_new_leaves_the_file_alone(record):
     before = record.path.read_bytes()
     record.resume(Run())
     assert record.path.read_bytes() == before
+
+
+# ------------------------------------------------------------------- what a record would load
+
+
+def after_colon(text):
+    return (text,) if ":" in text else ()
+
+
+@dataclass(frozen=True)
+class Plugin:
+    kind: str = "built-in"
+
+    LOADS: ClassVar = {"kind": after_colon}
+    RENAMED: ClassVar = {"sort": "kind"}
+
+
+@dataclass(frozen=True)
+class Other:
+    weights: str = ""
+
+    LOADS: ClassVar = {"weights": after_colon}
+
+
+@dataclass(frozen=True)
+class Pluggable:
+    task: str = "metaworld/reach"
+    plugin: Plugin = field(default_factory=Plugin)
+    either: Plugin | Other = field(default_factory=Plugin)
+    steps: int = 1
+
+
+@pytest.mark.parametrize(
+    ("recorded", "where"),
+    [
+        ({"plugin": {"kind": "a:B"}}, "plugin.kind"),
+        ({"plugin": {"sort": "a:B"}}, "plugin.kind"),
+        ({"either": {"kind": "a:B"}}, "either.kind"),
+        ({"either": {"weights": "a:B"}}, "either.weights"),
+    ],
+)
+def test_what_a_record_would_load_is_refused_until_it_is_trusted(record, recorded, where):
+    write(record, recorded)
+    for trusted in ((), ("a",), ("a:B ",)):
+        with pytest.raises(UserError, match=rf"asks to load a:B \({where}\).* add --trust a:B$"):
+            record.load(Pluggable, trusted)
+    assert "a:B" in str(record.load(Pluggable, ("c:D", "a:B")))
+
+
+@pytest.mark.parametrize("kind", ["built-in", None, ["a:B"], {"a:B": 1}, 3])
+def test_what_loads_nothing_needs_no_trust(record, kind):
+    write(record, {"plugin": {"kind": kind}})
+    if kind == "built-in":
+        assert record.load(Pluggable) == Pluggable()
+    else:
+        with pytest.raises(UserError, match="plugin.kind is .*; it must be text"):
+            record.load(Pluggable)
+
+
+def test_what_a_user_asks_for_they_have_named():
+    assert names_loaded(Pluggable()) == set()
+    assert names_loaded(Pluggable(plugin=Plugin("a:B"), either=Other("c:D"))) == {"a:B", "c:D"}
+
+
+@pytest.mark.parametrize("steps", [None, "many", True, 1.5, [1]])
+def test_a_run_cannot_be_gone_on_with_from_a_length_that_is_none(record, steps):
+    write(record, NOW | {"updates": steps})
+    before = record.path.read_bytes()
+    with pytest.raises(UserError, match="updates is .*no whole number"):
+        record.resume(Run())
+    assert record.path.read_bytes() == before
+
+
+def test_a_record_that_lacks_a_field_is_another_run(record):
+    write(record, {name: value for name, value in NOW.items() if name != "network"})
+    assert record.load(Run) == Run()
+    write(record, {"updates": 100, "task": "a", "network": None})
+    with pytest.raises(UserError, match="was started with task = a, which now is metaworld/reach"):
+        record.resume(Run())
+    write(record, NOW | {"network": "none"})
+    with pytest.raises(UserError, match=r"was started without network\.layer\.units"):
+        record.resume(Run())
 
 
 # ----------------------------------------------------------------- the toolkit's configurations

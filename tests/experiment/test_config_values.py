@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from errors import UserError
-from experiment.config_values import from_plain, refuse_not_finite, shown
+from experiment.config_values import check_numbers, from_plain, shown
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,26 @@ def test_a_value_in_an_error_is_short_and_printable():
     nested: object = "deep"
     for _ in range(100):
         nested = {f"key {number}": nested for number in range(10)}
-    for value in ("", "a" * 10_000, "\x1b[2J", "a\nb", list(range(10_000)), nested, 10**300):
+    for value in (
+        "",
+        "a" * 10_000,
+        "\x1b[2J",
+        "a\nb",
+        list(range(10_000)),
+        nested,
+        10**300,
+        10**5000,
+    ):
         assert shown(value).isprintable()
         assert 0 < len(shown(value)) < 400
 
 
-def test_numbers_that_are_not_finite_are_refused_by_name():
-    refuse_not_finite(Network("a/b"))
+def test_numbers_that_a_record_could_not_give_back_are_refused_by_name():
+    check_numbers(Network("a/b"))
     for config, name in (
         (Network("a/b", layer=Layer(rate=math.nan)), "layer.rate is nan"),
         (Network("a/b", betas=(0.9, math.inf)), r"betas\[1\] is inf"),
+        (Network("a/b", repeat=2**63), "repeat is 9223372036854775808; it must be at most"),
     ):
         with pytest.raises(UserError, match=name):
-            refuse_not_finite(config)
+            check_numbers(config)
