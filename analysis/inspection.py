@@ -71,7 +71,8 @@ def describe(recording: Recording) -> str:
         f"actions      {'lowest':>8} {'1 %':>8} {'median':>8} {'99 %':>8} {'highest':>8}",
     ]
     for number, column in enumerate(np.concatenate(actions).T):
-        values = np.percentile(column, [0, 1, 50, 99, 100])
+        with np.errstate(invalid="ignore"):  # infinite ones are among the faults
+            values = np.percentile(column, [0, 1, 50, 99, 100])
         lines.append(f"  {number:<11}" + " ".join(f"{value:8.3f}" for value in values))
     lines += ["", *_coverage(recording, counts)]
     if faults:

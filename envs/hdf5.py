@@ -209,15 +209,16 @@ def _plain(owner: h5py.Group, name: str) -> object:
     try:
         if name not in owner.attrs:
             return None
-        if owner.attrs.get_id(name).get_storage_size() > LARGEST_ATTRIBUTE:
+        stored = owner.attrs.get_id(name)
+        if not stored.get_space().get_simple_extent_npoints():
+            return None
+        if stored.get_storage_size() > LARGEST_ATTRIBUTE:
             raise UserError(f"{_where(owner, name)} is larger than {LARGEST_ATTRIBUTE >> 20} MiB")
         value = owner.attrs[name]
     except (OSError, *DAMAGED) as error:
         raise UserError(f"{_where(owner, name)} cannot be read: {error}") from error
     while isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
-    if isinstance(value, h5py.Empty) or (isinstance(value, np.ndarray) and value.size == 0):
-        return None
     return value.item() if isinstance(value, np.generic) else value
 
 
