@@ -30,6 +30,7 @@ REMEDIES = {
     errno.EEXIST: AWAY,
     errno.ELOOP: AWAY,
     errno.ENAMETOOLONG: "give a shorter name",
+    errno.ETIMEDOUT: "end it, or try again later",
 }
 """What a user can do about each reason."""
 

@@ -71,6 +71,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     shifts = visual.listed(options.shifts) if options.shifts is not None else []
 
     folder = RunFolder.open(options.logdir)
+    if options.video:
+        folder.check_videos()
     if folder.of_imitation:
         evaluate_imitation(options, folder, shifts)
         return

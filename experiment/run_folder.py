@@ -28,7 +28,7 @@ from experiment.learning_curve import draw_curve
 from experiment.locks import FolderLock
 from experiment.metrics_log import MetricsLog
 from experiment.notes import note
-from experiment.own_folder import own_folder, refuse_strangers
+from experiment.own_folder import own_folder, refuse_other_kind, refuse_strangers
 from experiment.video import write_video
 
 Config = TypeVar("Config")
@@ -258,6 +258,15 @@ class RunFolder:
             own_folder(path.parent)
             write_video(path, frames, fps)
         return path
+
+    def check_videos(self) -> None:
+        """Find out now whether ``write_video`` would follow a link or meet a file.
+
+        Raises:
+            UserError: it would.
+        """
+        with writing(self.path / "videos"):
+            refuse_other_kind(self.path / "videos", "folder")
 
     def show_video(self, name: str, frames: np.ndarray, fps: float) -> None:
         """``write_video`` for training, which goes on without."""
