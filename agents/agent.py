@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from agents.mask_world_model_config import DataSpec
 from agents.replay import Replay
+from envs.windows import Reads
 from world_models.layers import OptimizerConfig
 
 
@@ -108,8 +109,9 @@ class TaskDescription(NamedTuple):
     """Its id."""
     instruction: str
     """In words."""
-    goals: np.ndarray
-    """Pictures (K, S, S, 3) uint8 of the third-person camera at the ends of demonstrations."""
+    goals: np.ndarray = np.zeros((0, 1, 1, 3), np.uint8)
+    """Pictures (K, S, S, 3) uint8 of the first camera at the ends of demonstrations; none where
+    there is none."""
 
 
 class Stage(NamedTuple):
@@ -131,6 +133,12 @@ class Imitator(Protocol):
     """What the demonstrations fix."""
     statistics: Mapping[str, Sequence[float]]
     """Of actions and proprioception (`envs.windows.statistics`)."""
+    stages: tuple[str, str]
+    """Names, in order: to predict, then to act on what is predicted."""
+
+    def reads(self, name: str) -> Reads:
+        """What windows hold for a stage."""
+        ...
 
     def stage(self, name: str) -> Stage:
         """What a stage trains."""
@@ -148,8 +156,8 @@ class Imitator(Protocol):
         """A stage's loss on a batch of windows, a scalar, and metrics."""
         ...
 
-    def caption(self, instructions: Sequence[str]) -> dict[str, Tensor]:
-        """Instructions as the tensors that batches hold of them."""
+    def describe(self, tasks: Sequence[TaskDescription]) -> dict[str, Tensor]:
+        """Tasks as the tensors (tasks, ...) that batches hold of them, on the device."""
         ...
 
     def update_ema(self, updates: int) -> None:
@@ -169,8 +177,9 @@ class Imitator(Protocol):
         """Take over what stage 1 of another run has left."""
         ...
 
-    def actor(self, instruction: str, seed: int = 0, drawn: bool = False) -> FilmingActor:
-        """The agent at work on one instruction; `drawn`: it also films what it sees."""
+    def actor(self, task: TaskDescription, seed: int = 0, drawn: bool = False) -> FilmingActor:
+        """The agent at work on one task, whose goals it may know itself; `drawn`: it also films
+        what it sees. Raises UserError where it does not know what to do."""
         ...
 
     def parameter_counts(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from agents.agent import Actor
+from agents.agent import Actor, TaskDescription
 from agents.imitation_loading import load_agent as load_imitator
 from agents.online_loading import load_agent as load_online_agent
 from envs import action_repeat
@@ -103,7 +103,7 @@ def _imitator(
     agent, _, view, _ = load_imitator(logdir, trusted=trusted)
 
     def actor(seed: int) -> Actor:
-        return agent.actor(environment.instruction, seed)
+        return agent.actor(TaskDescription(environment.task, environment.instruction), seed)
 
     sizes = agent.data_spec.action_size, agent.data_spec.proprio_size
     return Trained(actor, view.camera, view.size, view.action_repeat, *sizes)

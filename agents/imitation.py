@@ -3,12 +3,12 @@ page."""
 
 from collections.abc import Collection
 
-from agents.imitation_config import ImitationConfig
+from agents.imitation_config import RunConfig
 from agents.imitation_run import ImitationRun
 from experiment.run_folder import RunFolder
 
 
-def imitate(config: ImitationConfig, folder: RunFolder, trusted: Collection[str] = ()) -> None:
+def imitate(config: RunConfig, folder: RunFolder, trusted: Collection[str] = ()) -> None:
     """Learn every stage, from the folder's checkpoint where it has one.
 
     Args:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from agents.mask2act_config import Mask2ActConfig
 from agents.mask_world_model_config import MaskWorldModelConfig
 from envs.alignment import Alignment
 from envs.environment_config import Quality
@@ -12,16 +13,14 @@ from envs.recording_header import SHORT_CAMERA_NAMES, Recording
 from errors import UserError, refuse_below
 from experiment.config_values import check_numbers
 from experiment.seed import check_seed
-from world_models.targets import reads
-from world_models.video_targets import make_video_target
 
-STAGES = ("dynamics", "policy")
-"""Stages of learning, in order: to predict, then to act on what is predicted."""
+AgentConfig = MaskWorldModelConfig | Mask2ActConfig
 
 
 @dataclass(frozen=True)
-class ImitationConfig:
-    """A whole imitation run: both stages on the same demonstrations. Steps are updates."""
+class RunConfig:
+    """A whole imitation run, whatever its method: both stages, demonstrations, evaluation. Steps
+    are updates."""
 
     MAY_GROW: ClassVar[str] = "policy_steps"
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_seconds"})
@@ -31,6 +30,16 @@ class ImitationConfig:
     task: str
     """What is evaluated: task ids separated by commas, or a suite (libero/object, metaworld/mt10).
     """
+    agent: AgentConfig
+    """The agent."""
+    method: str = ""
+    """What learns: mask-world-model, or mask2act."""
+    videos: int = 0
+    """Demonstrations of each task that stage 1 learns from; 0: all. Which ones, the seed decides
+    (written to demonstrations.json in the run folder)."""
+    demonstrations: int = 0
+    """Demonstrations of each task that stage 2 learns from, some of those of stage 1 where it has
+    more; 0: all."""
     filter_key: str | None = None
     """One of each file's own lists of demonstrations to learn from (robomimic's filter keys, train
     for example); None is all of them."""
@@ -38,17 +47,15 @@ class ImitationConfig:
     """Whether pictures show what was seen before or after the action of their row, of files that do
     not say it and whose states do not tell."""
     dynamics_steps: int = 100_000
-    """Updates of stage 1, the world model."""
+    """Updates of stage 1, the world model or planner."""
     policy_steps: int = 100_000
-    """Updates of stage 2, the policy; a larger number continues a finished run."""
+    """Updates of stage 2, the policy or executor; a larger number continues a finished run."""
     seed: int = 0
     """Seed of everything random: initial weights, windows, noise, evaluation."""
     device: str = "auto"
     """torch device; auto takes CUDA when there is one."""
     threads: int = 0
     """CPU threads of the learner; 0 leaves PyTorch's choice."""
-    agent: MaskWorldModelConfig = field(default_factory=MaskWorldModelConfig)
-    """The agent."""
     dynamics_from: str = ""
     """Run folder whose finished stage 1 is taken over in place of learning it here."""
     batch: int = 128
@@ -75,34 +82,52 @@ class ImitationConfig:
         refuse_below(
             1, self, "batch", "evaluate_every", "evaluate_episodes", "evaluate_envs", "report_every"
         )
-        refuse_below(0, self, "dynamics_steps", "policy_steps", "micro_batch", "workers", "threads")
+        refuse_below(
+            0, self, "dynamics_steps", "policy_steps", "micro_batch", "workers", "threads",
+            "videos", "demonstrations",
+        )  # fmt: skip
         check_seed(self.seed)
         check_numbers(self)
         if self.micro_batch and self.batch % self.micro_batch:
             raise UserError(
                 f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})"
             )
-        if self.agent.world_model != "video" and self.dynamics_from:
+        if self.dynamics_from and not self.agent.predicts:
             raise UserError(
-                f"world_model {self.agent.world_model} has no stage 1 to take over; leave out"
-                " dynamics_from"
+                "an agent that predicts nothing has no stage 1; leave out dynamics_from"
             )
-        if self.target == "masks" and self.agent.dynamics.future_frames < 1:
-            raise UserError("future_frames must be at least 1")
-
-    @property
-    def target(self) -> str:
-        """What windows hold as their future: "masks", "pixels" or "none"."""
-        if self.agent.world_model != "video":
-            return "none"
-        target = make_video_target(self.agent.dynamics.target)
-        return "masks" if "mask" in reads(target) else "pixels"
 
     @property
     def first_stage_steps(self) -> int:
-        """Updates of stage 1 in this run; none without a world model or with another run's."""
-        skipped = self.agent.world_model != "video" or self.dynamics_from
-        return 0 if skipped else self.dynamics_steps
+        """Updates of stage 1 in this run; none without a prediction or with another run's."""
+        return self.dynamics_steps if self.agent.predicts and not self.dynamics_from else 0
+
+
+@dataclass(frozen=True)
+class ImitationConfig(RunConfig):
+    """A run of Mask World Model."""
+
+    agent: MaskWorldModelConfig = field(default_factory=MaskWorldModelConfig)
+    """The agent."""
+    method: Literal["mask-world-model"] = "mask-world-model"
+    """What learns: mask-world-model, or mask2act."""
+
+
+@dataclass(frozen=True)
+class Mask2ActRunConfig(RunConfig):
+    """A run of Mask2Act."""
+
+    agent: Mask2ActConfig = field(default_factory=Mask2ActConfig)
+    """The agent."""
+    method: Literal["mask2act"] = "mask2act"
+    """What learns: mask-world-model, or mask2act."""
+
+
+METHODS: dict[str, type[RunConfig]] = {
+    "mask-world-model": ImitationConfig,
+    "mask2act": Mask2ActRunConfig,
+}
+"""Configurations by what `--method` of `run.py imitate` says."""
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,30 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from gymnasium import spaces
 
 import envs
-from agents.agent import Actor, Imitator
+from agents.agent import Actor, Imitator, TaskDescription
 from agents.evaluation import Keep, measure, noise_seed, pruning_area, retained, summarise
 from agents.imitation_config import View
 from agents.imitation_loading import load_agent, load_predictor
+from agents.mask2act import Mask2Act
+from agents.mask_world_model import MaskWorldModel
 from agents.mask_world_model_config import DataSpec
 from agents.replay import entries_for
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
+from envs.demonstrations import read_headers
+from envs.episode_choice import last_pictures
 from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.checkpoint import fingerprint
 from experiment.evaluation_record import EvaluationRecord, Start
 from experiment.run_folder import RunFolder
+
+Goals = Mapping[str, np.ndarray]
+"""By task, pictures (K, S, S, 3) uint8 of it done."""
 
 
 @contextlib.contextmanager
@@ -76,6 +85,7 @@ def evaluate(
     instruction: str | None = None,
     film: list | None = None,
     ended: Keep | None = None,
+    goals: Goals | None = None,
 ) -> list[dict]:
     """Closed-loop episodes of one task, one from each of `seeds`, until its first success.
 
@@ -88,6 +98,7 @@ def evaluate(
         instruction: what the agent is told; None is the task's own.
         film: takes frames (H, W, 3) of what is seen and predicted in the first environment.
         ended: as of `run_episodes`.
+        goals: pictures of the task done, by task; None: those that the agent knows.
 
     Returns:
         As `run_episodes`.
@@ -97,7 +108,7 @@ def evaluate(
     """
     options = {"init_state": "seed"} if envs.recorded_starts(task) else None
     noise = noise_seed(seed, seeds, *final_seeds(task, seed, 1))
-    return run_task(agent, vector, seeds, noise, options, instruction, film, ended)
+    return run_task(agent, vector, task, seeds, noise, options, instruction, film, ended, goals)
 
 
 def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Space) -> None:
@@ -127,22 +138,26 @@ def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Spac
 def run_task(
     agent: Imitator | None,
     vector: VectorEnvironment,
+    task: str,
     seeds: Sequence[int],
     seed: int,
     options: dict | None = None,
     instruction: str | None = None,
     film: list | None = None,
     ended: Keep | None = None,
+    goals: Goals | None = None,
 ) -> list[dict]:
     """Episodes from `seeds`, each until its first success; `seed`: of the noise, `options`: of
-    every reset, `ended`: as of `run_episodes`."""
+    every reset, `ended`: as of `run_episodes`, the others as of `evaluate`."""
     space = vector.single_action_space
     actor: Actor = RandomAgent(space, seed)
     filmed: list = []
     if agent is not None:
         check_agreement(agent.data_spec, vector.single_observation_space, space)
         told = vector.get_attr("instruction")[0] if instruction is None else instruction
-        actor = filming = agent.actor(told, seed, film is not None)
+        known = {} if goals is None or task not in goals else {"goals": goals[task]}
+        described = TaskDescription(task, told, **known)
+        actor = filming = agent.actor(described, seed, film is not None)
         filmed = filming.film if filming.film is not None else []
     episodes = run_episodes(
         actor, vector, list(seeds), options=options, until_success=True, ended=ended
@@ -152,6 +167,8 @@ def run_task(
     return episodes
 
 
+GOALS = 8
+"""Pictures of each task done that are read from `--goals`."""
 MOST_PROCESSES = 20
 """Environments kept open at the same time."""
 
@@ -182,6 +199,8 @@ class Evaluation:
         n_action_steps: actions of a chunk that are taken before the next one; None: the run's.
         device: torch device.
         trusted: what the run's configuration may load from outside (`load_agent`).
+        goals: demonstration files whose last pictures show what is to be done, in place of those
+            that the agent knows.
 
     Raises:
         UserError: the run cannot be evaluated, or not so.
@@ -199,20 +218,48 @@ class Evaluation:
         n_action_steps: int | None = None,
         device: str = "auto",
         trusted: Collection[str] = (),
+        goals: Sequence[str] = (),
     ):
         self.folder = RunFolder.open(logdir)
         self.agent, self.config, self.view, self.updates = load_agent(logdir, device, trusted)
         self.tasks = list(tasks or envs.expand(self.config.task))
         self.episodes, self.seed = episodes, seed
         if n_action_steps is not None:
-            chunk = self.config.agent.policy.chunk
+            if not isinstance(self.agent, MaskWorldModel):
+                raise UserError(
+                    f"--n-action-steps is for chunks of actions; {self.config.method} predicts one"
+                )
+            chunk = self.agent.config.policy.chunk
             if not 1 <= n_action_steps <= chunk:
                 raise UserError(
                     f"--n-action-steps is {n_action_steps}; the agent predicts {chunk} actions"
                 )
             self.agent.n_action_steps = n_action_steps
+        self.goals = self._read_goals(goals)
         self._open: dict[tuple[str, str, int], VectorEnvironment] = {}
         self._stack = contextlib.ExitStack()
+
+    def _read_goals(self, files: Sequence[str]) -> dict[str, np.ndarray] | None:
+        if not files:
+            return None
+        if not isinstance(self.agent, Mask2Act):
+            raise UserError(f"--goals is for agents of mask2act; this one is {self.config.method}")
+        recordings = read_headers(files)
+        for recording in recordings:
+            if recording.task not in self.tasks:
+                raise UserError(
+                    f"{recording.path} shows {recording.task} done, which is not evaluated:"
+                    f" {', '.join(self.tasks)}; give demonstrations of these as --goals"
+                )
+            here, there = recording.size, self.agent.data_spec.size
+            if here != there:
+                raise UserError(
+                    f"{recording.path} has pictures of {here} pixels, the agent sees {there}"
+                )
+        return {
+            task: last_pictures(recordings, task, GOALS)
+            for task in {recording.task for recording in recordings}
+        }
 
     def measure(
         self,
@@ -259,7 +306,7 @@ class Evaluation:
             "seed": self.seed,
             "n_action_steps": self.agent.n_action_steps,
             "shift": rows[0].shift or None,
-            "weights": fingerprint(self.agent.state_dict()),
+            "weights": fingerprint(self._acting()),
         }
         record = EvaluationRecord(self.folder.evaluation_path, conditions)
         record.check_room()
@@ -267,6 +314,13 @@ class Evaluation:
             if row.told and record.content.get("instructions", row.told) != row.told:
                 record.forget(row.name)
         return record
+
+    def _acting(self) -> Any:
+        """What decides how the agent acts."""
+        if self.goals is None:
+            return self.agent.state_dict()
+        goals = {task: torch.from_numpy(pictures) for task, pictures in self.goals.items()}
+        return [self.agent.state_dict(), goals]
 
     def _computed(self, rows: Sequence[Row], found: Mapping[str, Any]) -> dict[str, Any]:
         """What is said of several rows together."""
@@ -291,8 +345,10 @@ class Evaluation:
         return computed
 
     def film(self, episodes: int, shift: str = "") -> list:
-        """Frames of the first episodes of every task, what stage 1 predicts laid over them."""
-        self.agent.predictor = load_predictor(self.agent, self.folder.path)
+        """Frames of the first episodes of every task, Mask World Model's predictions laid over
+        them."""
+        if isinstance(self.agent, MaskWorldModel):
+            self.agent.predictor = load_predictor(self.agent, self.folder.path)
         frames: list = []
         for task in self.tasks:
             seeds = final_seeds(task, self.seed, min(episodes, self.episodes))
@@ -320,9 +376,9 @@ class Evaluation:
     def _check(self, rows: Sequence[Row]) -> None:
         if not any(row.pruning for row in rows):
             return
-        if self.config.agent.world_model != "video":
+        if not isinstance(self.agent, MaskWorldModel) or not self.agent.config.predicts:
             raise UserError(
-                f"{self.folder.path} has no world model, so it has no video tokens to prune"
+                f"{self.folder.path} has no video model, so it has no video tokens to prune"
             )
         without = [task for task in self.tasks if envs.suite(task) == "dmc"]
         if without:
@@ -338,9 +394,9 @@ class Evaluation:
 
                 self._play(task, seeds, row, ended=ended)
 
-        self.agent.pruning = row.pruning
+        if isinstance(self.agent, MaskWorldModel):
+            self.agent.pruning = row.pruning
         episodes = measure(self.record, row.name, starts, play)
-        self.agent.pruning = 0.0
         by_task = {
             task: summarise([e for e in episodes if e["task"] == task])["success"]
             for task in self.tasks
@@ -359,7 +415,8 @@ class Evaluation:
     ) -> None:
         vector = self._vector(task, row.shift, 1 if film is not None else len(seeds))
         agent = None if row.random else self.agent
-        evaluate(agent, vector, task, seeds, self.seed, row.told.get(task), film, ended)
+        told = row.told.get(task)
+        evaluate(agent, vector, task, seeds, self.seed, told, film, ended, self.goals)
 
     def _vector(self, task: str, shift: str, count: int) -> VectorEnvironment:
         """Environments for one row of one task, those of an earlier row where they are open still.

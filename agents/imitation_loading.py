@@ -9,7 +9,9 @@ from typing import Any
 
 from agents.agent import Imitator
 from agents.device import choose_device
-from agents.imitation_config import ImitationConfig, View
+from agents.imitation_config import METHODS, RunConfig, View
+from agents.mask2act import Mask2Act
+from agents.mask2act_config import Mask2ActConfig
 from agents.mask_world_model import MaskWorldModel
 from agents.mask_world_model_config import DataSpec
 from agents.size_limit import limited_by
@@ -22,22 +24,40 @@ from experiment.run_folder import RunFolder
 from world_models.mask_dynamics import MaskDynamics
 
 STAGE_1 = "dynamics.pt"
-"""File of a run folder with what stage 1 ended with: the world model."""
+"""File of a run folder with what stage 1 ended with: the world model, or the planner."""
 
 
 def make_imitator(
-    config: ImitationConfig,
+    config: RunConfig,
     data_spec: DataSpec,
     statistics: Mapping[str, Sequence[float]],
     device: str,
-) -> MaskWorldModel:
+) -> MaskWorldModel | Mask2Act:
     """A fresh imitator for what the data fixes."""
+    if isinstance(config.agent, Mask2ActConfig):
+        return Mask2Act(config.agent, data_spec, statistics, choose_device(device))
     return MaskWorldModel(config.agent, data_spec, statistics, choose_device(device))
+
+
+def read_config(logdir: Path | str, trusted: Collection[str] = ()) -> RunConfig:
+    """The configuration of an imitation run, whatever its method.
+
+    Raises:
+        UserError: there is none, or it does not fit; it needs something that is not trusted.
+    """
+    # Runs from before there were methods do not say theirs.
+    method = RunFolder.open(logdir).config.read()["config"].get("method", "mask-world-model")
+    if method not in METHODS:
+        raise UserError(
+            f"{logdir} is a run of method {method!r:.60}, which this version does not know, but"
+            f" {' and '.join(METHODS)}; use the commit that its config.yaml names"
+        )
+    return RunFolder.read_config(logdir, METHODS[method], trusted)
 
 
 def load_agent(
     logdir: Path | str, device: str = "auto", trusted: Collection[str] = ()
-) -> tuple[MaskWorldModel, ImitationConfig, View, int]:
+) -> tuple[MaskWorldModel | Mask2Act, RunConfig, View, int]:
     """The agent of a run folder's checkpoint, its configuration, how it sees, and its updates.
 
     Args:
@@ -50,22 +70,22 @@ def load_agent(
         UserError: no such folder, no checkpoint in it, one that cannot be read, or whose second
             stage has not begun; the agent needs something that is not trusted.
     """
-    config = RunFolder.read_config(logdir, ImitationConfig, trusted)
+    config = read_config(logdir, trusted)
     agent, state = load_state(logdir, config, device)
     path = RunFolder(logdir).checkpoint_path
     expect(state, path, stage=str, updates=int, view=dict)
-    if state["stage"] != "policy":
+    if state["stage"] != agent.stages[-1]:
         raise UserError(
-            f"{logdir} has made {state['updates']} updates of its world model and has no policy"
-            " yet; let the same command go on"
+            f"{logdir} has made {state['updates']} updates of its {agent.stages[0]} and has no"
+            f" {agent.stages[-1]} yet; let the same command go on"
         )
     with fitting(path):
         return agent, config, from_plain(state["view"], View), state["updates"]
 
 
 def load_state(
-    logdir: Path | str, config: ImitationConfig, device: str
-) -> tuple[MaskWorldModel, dict]:
+    logdir: Path | str, config: RunConfig, device: str
+) -> tuple[MaskWorldModel | Mask2Act, dict]:
     """The agent of a run folder's checkpoint, and all of the checkpoint.
 
     Raises:
@@ -94,7 +114,7 @@ def load_state(
 
 
 def load_first_stage(
-    agent: Imitator, config: ImitationConfig, logdir: Path, trusted: Collection[str] = ()
+    agent: Imitator, config: RunConfig, logdir: Path, trusted: Collection[str] = ()
 ) -> None:
     """Take over what stage 1 of another run ended with.
 
@@ -108,13 +128,13 @@ def load_first_stage(
     Raises:
         UserError: it has not ended, or was made with other options.
     """
-    theirs = RunFolder.read_config(logdir, ImitationConfig, {*trusted, *names_loaded(config)})
-    for name in ("world_model", "dynamics", "n_obs_steps", "stride", "language"):
+    theirs = read_config(logdir, {*trusted, *names_loaded(config)})
+    if theirs.method != config.method:
+        raise UserError(f"{logdir} is a run of {theirs.method}, not of {config.method}")
+    for name in config.agent.FIRST_STAGE:
         if getattr(theirs.agent, name) != getattr(config.agent, name):
             option = f"--agent.{name.replace('_', '-')}"
-            raise UserError(
-                f"the world model of {logdir} was made with another {option}; give the same"
-            )
+            raise UserError(f"stage 1 of {logdir} was made with another {option}; give the same")
     _load_stage_1(agent.load_first_stage_state_dict, logdir)
 
 
@@ -141,6 +161,6 @@ def _load_stage_1(load: Callable[[dict], Any], logdir: Path) -> None:
         load(state)
     except UNREADABLE as error:
         raise UserError(
-            f"{logdir / STAGE_1} is no world model of these sizes and cameras; put the run's own"
+            f"{logdir / STAGE_1} holds no stage 1 of these sizes and cameras; put the run's own"
             " file back"
         ) from error

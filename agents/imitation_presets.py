@@ -1,6 +1,7 @@
-"""Presets of imitation: complete configurations by name, less data and task.
+"""Presets of imitation: complete configurations by method and name, less data and task.
 
-`paper` is Mask World Model's size, `gpu` what one GPU trains in an hour, `cpu` learns on two cores.
+`paper` is the method's published size, `gpu` what one GPU trains in an hour, `cpu` learns on two
+cores.
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agents.diffusion_policy import DiffusionPolicyConfig
-from agents.imitation_config import ImitationConfig
+from agents.executor import ExecutorConfig
+from agents.imitation_config import METHODS, ImitationConfig, Mask2ActRunConfig, RunConfig
+from agents.mask2act_config import Mask2ActConfig
 from agents.mask_world_model_config import MaskWorldModelConfig
 from errors import UserError
 from world_models.image_encoder import ImageEncoderConfig
 from world_models.layers import OptimizerConfig
 from world_models.mask_dynamics import MaskDynamicsConfig, small
+from world_models.planner import CausalTransformerConfig, PlannerConfig
+from world_models.resnet import ResNetConfig
 from world_models.video_transformer import TransformerConfig
 from world_models.video_vae import VideoVAEConfig
 
@@ -22,14 +27,18 @@ LTX_VIDEO = "Lightricks/LTX-Video"
 PRESETS = ("cpu", "gpu", "paper")
 
 
-def preset(name: str) -> ImitationConfig:
-    """The configuration `name`; `data` and `task` are left empty.
+def preset(name: str, method: str = "mask-world-model") -> RunConfig:
+    """The configuration `name` of a method; `data` and `task` are left empty.
 
     Raises:
-        UserError: no such preset.
+        UserError: no such preset or method.
     """
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")
+    if method == "mask2act":
+        return {"cpu": _mask2act_cpu, "gpu": _mask2act_gpu, "paper": _mask2act_paper}[name]()
     return {"cpu": _cpu, "gpu": _gpu, "paper": _paper}[name]()
 
 
@@ -105,4 +114,69 @@ def _cpu() -> ImitationConfig:
         batch=16,
         evaluate_every=5_000,
         evaluate_episodes=10,
+    )
+
+
+# ---------------------------------------------------------------------------------- Mask2Act
+
+
+def _mask2act_paper() -> Mask2ActRunConfig:
+    # Encoders and transformers are the classes' defaults; how long and in what batches it learns,
+    # the paper does not say.
+    return Mask2ActRunConfig(
+        data=(),
+        task="",
+        videos=50,
+        demonstrations=10,
+        batch=128,
+        workers=8,
+        evaluate_envs=10,
+        evaluate_episodes=20,
+    )
+
+
+def _mask2act_gpu() -> Mask2ActRunConfig:
+    transformer = CausalTransformerConfig(width=256, layers=6, heads=8)
+    encoder = ResNetConfig(width=32, pool_stem=False)
+    return Mask2ActRunConfig(
+        data=(),
+        task="",
+        dynamics_steps=20_000,
+        policy_steps=20_000,
+        agent=Mask2ActConfig(
+            planner=PlannerConfig(encoder, transformer),
+            executor=ExecutorConfig(encoder, transformer),
+            dynamics=replace(_gpu().agent.dynamics, target="pixels"),
+        ),
+        videos=50,
+        demonstrations=10,
+        batch=64,
+        workers=8,
+        evaluate_every=5_000,
+        evaluate_episodes=20,
+        evaluate_envs=8,
+    )
+
+
+def _mask2act_cpu() -> Mask2ActRunConfig:
+    transformer = CausalTransformerConfig(width=128, layers=3, heads=4)
+    encoder = ResNetConfig(width=16, pool_stem=False)
+    return Mask2ActRunConfig(
+        data=(),
+        task="",
+        dynamics_steps=6_000,
+        policy_steps=6_000,
+        agent=Mask2ActConfig(
+            planner=PlannerConfig(encoder, transformer),
+            executor=ExecutorConfig(encoder, transformer),
+            dynamics=_sparing(replace(small("pixels"), future_frames=5)),
+            n_obs_steps=4,
+            planner_optimizer=_optimizer(1e-3),
+            executor_optimizer=_optimizer(1e-3),
+        ),
+        videos=50,
+        demonstrations=10,
+        batch=16,
+        evaluate_every=6_000,
+        evaluate_episodes=5,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import envs
-from agents.agent import Imitator
+from agents.agent import Imitator, TaskDescription
 from agents.evaluation import summarise
-from agents.imitation_config import STAGES, ImitationConfig, View
+from agents.imitation_config import RunConfig, View
 from agents.imitation_evaluation import check_agreement, opened, run_task
 from agents.imitation_loading import STAGE_1, load_first_stage, make_imitator
 from agents.mask_world_model_config import DataSpec
 from agents.rollout import EVALUATION, episode_seed
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
+from atomic_file import atomic_file
+from envs.demonstrations import read_headers
+from envs.episode_choice import choose, last_pictures, names
 from envs.recording_header import Recording
-from envs.windows import open_windows, statistics
+from envs.windows import Windows, statistics
 from envs.workers import WorkerContext
 from errors import UserError
 from experiment.checkpoint import fitting, save_checkpoint
@@ -30,6 +34,8 @@ from world_models.layers import Optimizer
 
 REPORTED_WINDOWS = 4
 """Windows whose predicted future is drawn."""
+GOALS = 8
+"""Pictures of each task done."""
 
 
 class ImitationRun(TrainingRun):
@@ -40,33 +46,44 @@ class ImitationRun(TrainingRun):
     the context says in one line that one of them has died, whenever it did.
     """
 
-    shown = ("dynamics/flow", "policy/action_flow", "eval/success")
+    shown = (
+        "dynamics/flow", "policy/action_flow", "planner/loss", "executor/loss", "eval/success",
+    )  # fmt: skip
 
-    def __init__(self, config: ImitationConfig, folder: RunFolder, trusted: Collection[str] = ()):
+    def __init__(self, config: RunConfig, folder: RunFolder, trusted: Collection[str] = ()):
         super().__init__(config, folder)
         self.trusted = trusted
         self.tasks = envs.expand(config.task)
-        self.windows = open_windows(
-            config.data,
-            config.agent.windows(),
-            config.target,
-            filter_key=config.filter_key,
-            obs_alignment=config.obs_alignment,
-        )
-        recordings = self.windows.recordings
-        self.view = View.of(recordings[0])
+        recordings = read_headers(config.data, config.filter_key, config.obs_alignment)
+        acted = choose(recordings, config.demonstrations, config.seed, "demonstrations")
+        self.view = View.of(acted[0])
         torch.manual_seed(config.seed)
-        data_spec = data_spec_of(recordings[0])
-        self.agent: Imitator = make_imitator(
-            config, data_spec, statistics(recordings), config.device
-        )
+        data_spec = data_spec_of(acted[0])
+        self.agent: Imitator = make_imitator(config, data_spec, statistics(acted), config.device)
+        self.stages = self.agent.stages
+        self.windows: dict[str, Windows] = {}
+        """What each stage learns from; no first one where this run has no such stage."""
+        if config.first_stage_steps:
+            seen = choose(recordings, config.videos, config.seed, "videos")
+            self.windows[self.stages[0]] = Windows(seen, self.agent.reads(self.stages[0]))
+        self.windows[self.stages[1]] = Windows(acted, self.agent.reads(self.stages[1]))
         self._check_tasks(data_spec)
-        instructions = {r.task: r.instruction for r in recordings}
-        self.captions = self.agent.caption([instructions[task] for task in self.windows.tasks])
-        self.updates, self.stage = 0, STAGES[0]
+        self.described = {stage: self._describe(stage) for stage in self.windows}
+        """What batches hold of each task of a stage's data."""
+        self.updates, self.stage = 0, self.stages[0]
         self.optimizer = self._make_optimizer()
         self.reported = 0  # updates at the last report
         self._batches: Iterator[dict[str, Tensor]] | None = None
+
+    def _describe(self, stage: str) -> dict[str, Tensor]:
+        windows = self.windows[stage]
+        words = {recording.task: recording.instruction for recording in windows.recordings}
+        return self.agent.describe(
+            [
+                TaskDescription(task, words[task], last_pictures(windows.recordings, task, GOALS))
+                for task in windows.tasks
+            ]
+        )
 
     @property
     def position(self) -> int:
@@ -100,31 +117,39 @@ class ImitationRun(TrainingRun):
             load_checked(self.agent, state, self.config.task, self.folder.checkpoint_path)
             self._check_data(state)
             with fitting(self.folder.checkpoint_path):
-                self.updates, self.stage = state["updates"], STAGES[STAGES.index(state["stage"])]
+                self.updates, self.stage = state["updates"], state["stage"]
+                self.stages.index(self.stage)
                 self.agent.resume(self.stage)
                 self.optimizer = self._make_optimizer()
                 self.optimizer.load_state_dict(state["optimizer"])
                 set_random_state(state["random"])
             self.evaluated, self.reported = state["evaluated"], state["reported"]
         self.start_log(state, self.updates)
-        if self.windows.note:
-            print(self.windows.note, flush=True)
+        windows = next(iter(self.windows.values()))
+        if windows.note:
+            print(windows.note, flush=True)
+        chosen = {stage: names(found.recordings) for stage, found in self.windows.items()}
+        with atomic_file(self.folder.demonstrations_path) as file:
+            file.write(json.dumps(chosen, indent=1).encode() + b"\n")
         counts = self.agent.parameter_counts()
-        episodes = sum(len(recording.episodes) for recording in self.windows.recordings)
-        print(
-            f"{len(self.windows):,} windows of {episodes} demonstrations of"
-            f" {len(self.windows.tasks)} tasks; parameters: "
-            + ", ".join(f"{name} {count:,}" for name, count in counts.items()),
-            flush=True,
-        )
-        self.start_bar(self.end_of(STAGES[-1]), "update", self.stage)
+        for stage, found in self.windows.items():
+            episodes = sum(len(recording.episodes) for recording in found.recordings)
+            print(
+                f"{stage}: {len(found):,} windows of {episodes} demonstrations of"
+                f" {len(found.tasks)} tasks",
+                flush=True,
+            )
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        print(f"parameters: {parts}", flush=True)
+        self.start_bar(self.end_of(self.stages[-1]), "update", self.stage)
 
     def _check_data(self, state: dict[str, Any]) -> None:
         """Refuse to go on with other data than the run began with."""
         path = self.folder.path
-        if state["windows"] != len(self.windows):
+        found = len(self.windows[self.stages[-1]])
+        if state["windows"] != found:
             raise UserError(
-                f"the data has {len(self.windows)} windows, {state['windows']} when the run in"
+                f"the data has {found} windows, {state['windows']} when the run in"
                 f" {path} began; put it back, or choose another --logdir"
             )
         if state["agent"]["statistics"] != dict(self.agent.statistics):
@@ -137,16 +162,16 @@ class ImitationRun(TrainingRun):
 
     def stages_left(self) -> tuple[str, ...]:
         """The stage the run is in, and those after it."""
-        return STAGES[STAGES.index(self.stage) :]
+        return self.stages[self.stages.index(self.stage) :]
 
     def start_of(self, stage: str) -> int:
         """Updates of the run when a stage begins."""
-        return 0 if stage == STAGES[0] else self.config.first_stage_steps
+        return 0 if stage == self.stages[0] else self.config.first_stage_steps
 
     def end_of(self, stage: str) -> int:
         """Updates of the run when a stage has ended."""
         first = self.config.first_stage_steps
-        return first if stage == STAGES[0] else first + self.config.policy_steps
+        return first if stage == self.stages[0] else first + self.config.policy_steps
 
     def begin(self, stage: str) -> None:
         """Go over to a stage, unless the run is in it."""
@@ -157,7 +182,7 @@ class ImitationRun(TrainingRun):
         if self.config.dynamics_from:
             logdir = Path(self.config.dynamics_from)
             load_first_stage(self.agent, self.config, logdir, self.trusted)
-        self.stage = stage
+        self.stage, self._batches = stage, None
         self.agent.begin(stage)
         self.optimizer = self._make_optimizer()
         left = self.agent.first_stage_state_dict()
@@ -198,10 +223,11 @@ class ImitationRun(TrainingRun):
         """Micro-batches on the device, from the one that comes next."""
         config = self.config
         size = config.micro_batch or config.batch
+        windows, described = self.windows[self.stage], self.described[self.stage]
         start = self.updates * (config.batch // size)
         loader: DataLoader[dict[str, Tensor]] = DataLoader(
-            self.windows,  # type: ignore[arg-type]  # a sequence is all that DataLoader needs
-            batch_sampler=self.windows.batches(size, config.seed, start),
+            windows,  # type: ignore[arg-type]  # a sequence is all that DataLoader needs
+            batch_sampler=windows.batches(size, config.seed, start),
             num_workers=config.workers,
             pin_memory=self.agent.device.type == "cuda",
             multiprocessing_context=WorkerContext() if config.workers else None,
@@ -210,7 +236,7 @@ class ImitationRun(TrainingRun):
         for batch in _readable(loader):
             moved = {n: part.to(self.agent.device, non_blocking=True) for n, part in batch.items()}
             task = moved.pop("task")
-            yield moved | {name: part[task] for name, part in self.captions.items()}
+            yield moved | {name: part[task] for name, part in described.items()}
 
     # Reports, evaluations, checkpoints
 
@@ -218,21 +244,21 @@ class ImitationRun(TrainingRun):
     def report_due(self) -> bool:
         """Whether `report_every` updates of stage 1 have been made since the last report."""
         since = self.updates - self.reported
-        return self.stage == STAGES[0] and since >= self.config.report_every
+        return self.stage == self.stages[0] and since >= self.config.report_every
 
     def report(self) -> None:
         """Draw what stage 1 predicts of some windows beside what came."""
         self.reported = self.updates
         kept = random_state()
-        count, device = len(self.windows), self.agent.device
-        indices = np.linspace(0, count - 1, REPORTED_WINDOWS + 2).astype(int)[1:-1]
-        windows = [self.windows[int(index)] for index in indices]
+        found, device = self.windows[self.stages[0]], self.agent.device
+        numbers = np.linspace(0, len(found) - 1, REPORTED_WINDOWS + 2).astype(int)[1:-1]
+        windows = [found[int(number)] for number in numbers]
         batch = {
             name: torch.from_numpy(np.stack([window[name] for window in windows])).to(device)
-            for name in ("image", "future")
+            for name in windows[0]
         }
-        task = torch.tensor([int(window["task"]) for window in windows], device=device)
-        batch |= {name: part[task] for name, part in self.captions.items()}
+        task = batch.pop("task")
+        batch |= {name: part[task] for name, part in self.described[self.stages[0]].items()}
         picture, metrics = self.agent.report(batch, self.config.seed)
         self.folder.write_picture(f"prediction-{self.updates:07}", picture, self.updates)
         self.log({f"report/{name}": value for name, value in metrics.items()})
@@ -241,9 +267,9 @@ class ImitationRun(TrainingRun):
     @property
     def evaluation_due(self) -> bool:
         """Whether a multiple of `evaluate_every` updates of stage 2 has been made."""
-        done = self.updates - self.start_of(STAGES[-1])
+        done = self.updates - self.start_of(self.stages[-1])
         return (
-            self.stage == STAGES[-1]
+            self.stage == self.stages[-1]
             and done > 0
             and done % self.config.evaluate_every == 0
             and self.evaluated < self.updates
@@ -265,7 +291,7 @@ class ImitationRun(TrainingRun):
                 self.stop.at_once(),
                 opened(self.view, task, count, quality=config.quality) as vector,
             ):
-                episodes = run_task(self.agent, vector, seeds, config.seed)
+                episodes = run_task(self.agent, vector, task, seeds, config.seed)
             found = summarise(episodes)
             # Where the suite knows no success, the return is what there is.
             kind = "return" if found["success"] is None else "success"
@@ -287,7 +313,7 @@ class ImitationRun(TrainingRun):
             "optimizer": self.optimizer.state_dict(),
             "stage": self.stage,
             "view": vars(self.view),
-            "windows": len(self.windows),
+            "windows": len(self.windows[self.stages[-1]]),
             "reported": self.reported,
             "updates": self.updates,
         }

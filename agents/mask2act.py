@@ -20,6 +20,7 @@ from agents.device import autocast
 from agents.executor import Executor
 from agents.mask2act_config import Mask2ActConfig
 from agents.mask_world_model_config import DataSpec
+from envs.windows import Kind, Read, Reads
 from errors import UserError
 from world_models.language import make_language
 from world_models.mask_dynamics import MaskDynamics
@@ -27,9 +28,12 @@ from world_models.plan_targets import MaskPlan, PlanTarget, plan_target_class
 from world_models.planner import Planner
 
 ACTION_RANGE = (-1.0, 1.0)
-VIDEO_HISTORY, VIDEO_STRIDE = 4, 4
+VIDEO_FRAMES, VIDEO_STRIDE = 4, 4
 """Frames that the video model sees, and steps between those of history and future (Mask World
 Model)."""
+VIDEO_HISTORY = Read(
+    "rgb", [-VIDEO_STRIDE * n for n in range(VIDEO_FRAMES - 1, -1, -1)], (0,), "first"
+)
 REPORTED = 6
 """Windows whose foretold future is drawn."""
 
@@ -119,6 +123,8 @@ class Mask2Act:
     """
 
     stages = ("planner", "executor")
+    chunk = n_action_steps = 1
+    """Actions that are predicted at once, and taken before the next ones are."""
 
     def __init__(
         self,
@@ -138,33 +144,28 @@ class Mask2Act:
 
     # What is learned from
 
-    def reads(self, stage: str) -> dict[str, tuple]:
-        """What a window of a stage holds (`envs.windows.Read`). Stage 1 reads no action, no
-        proprioception, and one camera."""
-        steps = self.config.steps
-        if stage == "executor":
-            reads: dict[str, tuple] = {
-                "image": ("rgb", steps, [0], "all"),
-                "proprio": ("proprio", steps, [0]),
-                "action": ("action", steps, [0]),
+    def reads(self, name: str) -> Reads:
+        """What windows hold for a stage. Stage 1 reads no action, no proprioception, and one
+        camera."""
+        steps, video = self.config.steps, self.config.plan == "video"
+        if name == "executor":
+            reads = {
+                "image": Read("rgb", steps),
+                "proprio": Read("proprio", steps),
+                "action": Read("action", steps),
             }
-            if self.config.plan == "video":
-                reads["video"] = self._video_reads()["image"]
-            return reads
-        if self.config.plan == "video":
-            return self._video_reads()
+            return reads | ({"video": VIDEO_HISTORY} if video else {})
+        if video:
+            frames = range(1, self.config.dynamics.future_frames + 1)
+            ahead = [VIDEO_STRIDE * frame for frame in frames]
+            return {"image": VIDEO_HISTORY, "future": Read("rgb", [0], ahead, "first")}
         if self.config.plan == "none":
             return {}
         _, target = self.networks.foretelling
-        return {"view": ("rgb", steps, [0], "first")} | {
-            name: (*read, "first") for name, read in target.reads(steps).items()
+        return {"view": Read("rgb", steps, cameras="first")} | {
+            part: Read(cast(Kind, kind), from_, ahead, "first")
+            for part, (kind, from_, ahead) in target.reads(steps).items()
         }
-
-    def _video_reads(self) -> dict[str, tuple]:
-        past = [-VIDEO_STRIDE * back for back in range(VIDEO_HISTORY - 1, -1, -1)]
-        frames = self.config.dynamics.future_frames
-        ahead = [VIDEO_STRIDE * (frame + 1) for frame in range(frames)]
-        return {"image": ("rgb", past, [0], "first"), "future": ("rgb", [0], ahead, "first")}
 
     def describe(self, tasks: Sequence[TaskDescription]) -> dict[str, Tensor]:
         """What batches hold of each task, (tasks, ...): ``text``, ``text_mask``, ``goals``."""
@@ -185,10 +186,8 @@ class Mask2Act:
     def _planner_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         networks = self.networks
         if isinstance(networks.planner, MaskDynamics):
-            image, future = (batch[part][:, None] for part in ("image", "future"))
-            valid = torch.ones(future.shape[0], future.shape[2], dtype=torch.bool)
-            seen = {"image": image, "future": future, "future_valid": valid.to(self.device)}
-            return networks.planner.loss(batch | seen)
+            views = {name: batch[name][:, None] for name in ("image", "future")}  # V is 1
+            return networks.planner.loss(batch | views)
         planner, target = networks.foretelling
         plan, _ = planner(self._with_goal(batch))
         return target.loss(plan.float(), batch, self.ema.foretelling[0].encoder)
@@ -460,7 +459,7 @@ class PlanActor:
     def _video_plan(
         self, networks: Networks, planner: MaskDynamics, view: Tensor, plan: Tensor, first: Tensor
     ) -> Tensor:
-        self._remember("video", view, first, VIDEO_STRIDE * (VIDEO_HISTORY - 1) + 1)
+        self._remember("video", view, first, VIDEO_STRIDE * (VIDEO_FRAMES - 1) + 1)
         video = self.past["video"][:, ::VIDEO_STRIDE][:, None]
         text, mask = (part.expand(len(view), *part.shape[1:]) for part in self.text.values())
         tokens = planner.features(video, text, mask, generator=self.generator)[-1]

@@ -66,6 +66,11 @@ class Mask2ActConfig:
     """Of the networks; losses are float32."""
 
     LOADS: ClassVar = {"plan": classes_named, "language": weights_named}
+    FIRST_STAGE: ClassVar = (
+        "plan", "planner", "dynamics", "n_obs_steps", "stride", "ahead", "objects",
+        "most_objects", "language",
+    )  # fmt: skip
+    """Fields that have to be alike for one run to take over another's stage 1."""
 
     def __post_init__(self) -> None:
         if ":" not in self.plan and self.plan not in (*PLANS, *WITHOUT_TOKENS):
@@ -83,6 +88,11 @@ class Mask2ActConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must be at least 0 and below 1, not {self.ema_decay}")
+
+    @property
+    def predicts(self) -> bool:
+        """Whether there is a stage 1."""
+        return self.plan != "none"
 
     @property
     def steps(self) -> list[int]:

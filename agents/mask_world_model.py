@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from agents.action_chunks import ActionQueue, Normaliser
-from agents.agent import Stage
+from agents.agent import Stage, TaskDescription
 from agents.device import autocast
 from agents.diffusion_policy import DiffusionPolicy
 from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
+from envs.windows import Reads
 from world_models.image_encoder import ImageEncoder
 from world_models.language import make_language
 from world_models.mask_dynamics import MaskDynamics
+from world_models.targets import reads
 from world_models.video_targets import VideoTarget, to_unit
 
 ACTION_RANGE = (-1.0, 1.0)
@@ -98,7 +100,25 @@ class MaskWorldModel:
         self.n_action_steps = config.policy.n_action_steps
         self.predictor: MaskDynamics | None = None
 
+    stages = ("dynamics", "policy")
+
+    @property
+    def chunk(self) -> int:
+        """Actions that are predicted at once."""
+        return self.config.policy.chunk
+
     # Learning
+
+    def reads(self, name: str) -> Reads:
+        """What windows hold for a stage; stage 2 reads no future."""
+        if name == "policy" or not self.config.predicts:
+            return self.config.windows().reads("none")
+        masks = "mask" in reads(self.networks.dynamics.target)
+        return self.config.windows().reads("masks" if masks else "pixels")
+
+    def describe(self, tasks: Sequence[TaskDescription]) -> dict[str, Tensor]:
+        """What batches hold of each task: ``text`` and ``text_mask``."""
+        return self.caption([task.instruction for task in tasks])
 
     def caption(self, instructions: Sequence[str]) -> dict[str, Tensor]:
         """``text`` (B, L, C) and ``text_mask`` (B, L) of instructions."""
@@ -115,7 +135,7 @@ class MaskWorldModel:
 
         Args:
             batch: ``image`` (B, V, H, S, S, 3) uint8, ``text``, ``text_mask``, ``action``
-                (B, H', A), ``action_valid`` (B, H') bool, ``proprio`` (B, D).
+                (B, H', A), ``action_valid`` (B, H') bool, ``proprio`` (B, 1, D).
         """
         frozen = self.config.world_model == "video" and not self.config.train_backbone
         with self._autocast():
@@ -124,7 +144,7 @@ class MaskWorldModel:
             return self.networks.policy.loss(
                 self.actions.normalise(batch["action"]),
                 batch["action_valid"],
-                self.proprio.normalise(batch["proprio"]),
+                self.proprio.normalise(batch["proprio"][:, -1]),
                 context,
             )
 
@@ -283,9 +303,9 @@ class MaskWorldModel:
     def _predicting(self) -> MaskDynamics:
         return self.predictor or self.ema.dynamics
 
-    def actor(self, instruction: str, seed: int = 0, drawn: bool = False) -> ChunkActor:
-        """This agent at work on one instruction, for `run_episodes`; `drawn`: see `ChunkActor`."""
-        return ChunkActor(self, instruction, seed, drawn)
+    def actor(self, task: TaskDescription, seed: int = 0, drawn: bool = False) -> ChunkActor:
+        """This agent at work on one task, for `run_episodes`; `drawn`: see `ChunkActor`."""
+        return ChunkActor(self, task.instruction, seed, drawn)
 
     def _features(
         self,

@@ -62,6 +62,8 @@ class MaskWorldModelConfig:
     are float32."""
 
     LOADS: ClassVar = {"language": weights_named}
+    FIRST_STAGE: ClassVar = ("world_model", "dynamics", "n_obs_steps", "stride", "language")
+    """Fields that have to be alike for one run to take over another's stage 1."""
     RENAMED: ClassVar = {"history": "n_obs_steps", "averaging": "ema_decay"}
 
     def __post_init__(self) -> None:
@@ -74,6 +76,11 @@ class MaskWorldModelConfig:
                 f"n_obs_steps {self.n_obs_steps} and stride {self.stride} reach more than"
                 f" {LONGEST_HISTORY} steps back"
             )
+
+    @property
+    def predicts(self) -> bool:
+        """Whether there is a stage 1."""
+        return self.world_model == "video"
 
     def windows(self) -> WindowConfig:
         """What a training window holds."""

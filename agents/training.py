@@ -200,11 +200,11 @@ class TrainingRun(abc.ABC):
         self.stop.__enter__()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         try:
             self.close()
         finally:
-            self.stop.__exit__(*exception)
+            self.stop.__exit__(kind, error, trace)
 
     def stop_if_requested(self) -> None:
         """End with a checkpoint if the process was told to stop. Raises Stopped then."""

@@ -25,6 +25,9 @@ class Annotate:
     """Of the rendering; the file's own when not given (full where it does not say)."""
     size: int | None = None
     """Pixels a side; the file's own when not given."""
+    tracks: bool = False
+    """Add tracks of points and of the end effector in the first camera's pictures, too, which some
+    plans of imitate --method mask2act are learned from."""
     obs_alignment: Alignment | None = None
     """Of files that do not say whether their pictures show what was seen before or after the action
     of their row, and whose states do not tell."""
@@ -42,7 +45,7 @@ def annotate(arguments: Sequence[str]) -> None:
         if out != path and out.exists():
             print(f"{out} is there already", flush=True)
             continue
-        if out == path and _has_masks(path, options):
+        if out == path and _is_annotated(path, options):
             print(f"{path} has masks already", flush=True)
             continue
         with progress_bar(path.name, None) as bar:
@@ -57,6 +60,7 @@ def annotate(arguments: Sequence[str]) -> None:
                 quality=options.quality,
                 size=options.size,
                 obs_alignment=options.obs_alignment,
+                tracks=options.tracks,
                 progress=show,
                 apart=True,
             )
@@ -87,10 +91,11 @@ def _files(options: Annotate) -> list[tuple[pathlib.Path, pathlib.Path]]:
     return [(path, out) for out, path in becoming.items()]
 
 
-def _has_masks(path: pathlib.Path, options: Annotate) -> bool:
+def _is_annotated(path: pathlib.Path, options: Annotate) -> bool:
     """Whether a file has what is asked for."""
     from envs.demonstrations import read_header
 
     header = read_header(path)
     asked = options.quality or header.quality, options.size or header.size
-    return header.masks == header.cameras and asked == (header.quality, header.size)
+    tracks = header.tracks or not options.tracks
+    return tracks and header.masks == header.cameras and asked == (header.quality, header.size)

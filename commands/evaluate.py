@@ -43,6 +43,9 @@ class Evaluate:
     see whether it listens."""
     n_action_steps: int | None = None
     """Of an agent of imitate: actions of a chunk that are executed before the next one."""
+    goals: tuple[str, ...] = ()
+    """Of an agent of mask2act: demonstration files whose last pictures show it what is to be done,
+    in place of those it learned from."""
     video: bool = False
     """Write the first episodes to videos/evaluation.mp4, predictions laid over them where there
     are any."""
@@ -76,8 +79,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     if folder.of_imitation:
         evaluate_imitation(options, folder, shifts)
         return
-    for name in ("task", "token_pruning", "n_action_steps", "swap_instructions"):
-        if getattr(options, name) not in (None, False):
+    for name in ("task", "token_pruning", "n_action_steps", "swap_instructions", "goals"):
+        if getattr(options, name) not in (None, False, ()):
             flag = name.replace("_", "-")
             raise UserError(
                 f"--{flag} is for agents of imitate; {options.logdir} was trained online"
@@ -163,6 +166,7 @@ def evaluate_imitation(options: Evaluate, folder: Any, shifts: list[str]) -> Non
         options.n_action_steps,
         options.device,
         options.trust,
+        options.goals,
     )
     plain = "" if shifts else options.shift or ""
     rows = [Row("agent", plain)]
@@ -177,8 +181,7 @@ def evaluate_imitation(options: Evaluate, folder: Any, shifts: list[str]) -> Non
     under = f" under {options.shift}" if options.shift else ""
     print(
         f"{options.logdir} after {evaluation.updates:,} updates{under}: {options.episodes} episodes"
-        f" a task, seed {options.seed}, {agent.n_action_steps} of {agent.config.policy.chunk}"
-        " actions executed\n"
+        f" a task, seed {options.seed}, {agent.n_action_steps} of {agent.chunk} actions executed\n"
     )
     width = max(8, *(len(row.name) for row in rows), *map(len, tasks))
 

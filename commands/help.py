@@ -7,6 +7,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -85,9 +86,12 @@ def _metavar(kind: Any) -> str:
 
 
 def field_docstrings(config_class: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass, as one line each."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(config_class)))
+    """The docstring below each field of a dataclass, those it inherits too, as one line each."""
     found: dict[str, str] = {}
+    for base in config_class.__bases__:
+        if is_dataclass(base):
+            found |= field_docstrings(base)
+    tree = ast.parse(textwrap.dedent(inspect.getsource(config_class)))
     (definition,) = tree.body
     assert isinstance(definition, ast.ClassDef)
     for field, below in zip(definition.body, definition.body[1:], strict=False):

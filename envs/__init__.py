@@ -172,7 +172,9 @@ def make(
         shift,
         orientation,
     )
-    return _ENVIRONMENTS[suite(task)](task.partition("/")[2], config, seed)
+    environment = _ENVIRONMENTS[suite(task)](task.partition("/")[2], config, seed)
+    environment.task = task
+    return environment
 
 
 def make_vector(task: str, num_envs: int, **options) -> VectorEnvironment:

@@ -44,6 +44,7 @@ def annotate(
     quality: Quality | None = None,
     size: int | None = None,
     obs_alignment: Alignment | None = None,
+    tracks: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
     apart: bool = False,
 ) -> None:
@@ -59,6 +60,7 @@ def annotate(
         quality: of the rendering; None is the file's own (full where it does not say).
         size: edge of the pictures, pixels; None is the file's own.
         obs_alignment: of a file that does not say it and whose replay does not tell.
+        tracks: add tracks of points and of the end effector (``envs/tracks.py``), too.
         progress: called after every episode with those done and those there are.
         apart: in a process of its own, whose death is one sentence: the simulator loads a model
             that the file brings.
@@ -68,7 +70,7 @@ def annotate(
             proprioception, by how much; the file does not hold what replaying needs.
     """
     make = functools.partial(
-        Annotation, pathlib.Path(path), pathlib.Path(out), quality, size, obs_alignment
+        Annotation, pathlib.Path(path), pathlib.Path(out), quality, size, obs_alignment, tracks
     )
     with _Apart(str(path), make) if apart else _Here(make()) as call:
         names = call("begin")
@@ -140,7 +142,7 @@ class Annotation:
     open inside ``write`` and ``finish`` only: it survives the death of the process elsewhere.
 
     Args:
-        path, out, quality, size, obs_alignment: of ``annotate``.
+        path, out, quality, size, obs_alignment, tracks: of ``annotate``.
 
     Raises:
         UserError: as ``annotate``.
@@ -153,9 +155,10 @@ class Annotation:
         quality: Quality | None,
         size: int | None,
         obs_alignment: Alignment | None,
+        tracks: bool,
     ):
         recording = read_header(path, obs_alignment=obs_alignment)
-        self._quality = quality or recording.quality
+        self._quality, self._tracks = quality or recording.quality, tracks
         self._size = recording.size if size is None else size
         refuse_what_cannot_be_replayed(recording)
         if out.exists() and not (path.exists() and out.samefile(path)):
@@ -176,7 +179,7 @@ class Annotation:
                 self._recording = recording = dataclasses.replace(recording, alignment=told)
             status = recording.path.stat()
             settings = f"{status.st_size} {status.st_mtime_ns} {self._quality} {self._size}"
-            settings += f" {recording.alignment}"
+            settings += f" {recording.alignment}" + (" tracks" if self._tracks else "")
             with writing(self._out):
                 self._out.parent.mkdir(parents=True, exist_ok=True)
             done = _done_with(self._partial, settings)
@@ -207,7 +210,8 @@ class Annotation:
         if episode.name in self._done:
             return
         with _reading(recording.path) as source:
-            self._frames = StateReplay(recording, episode, self._environment, source).frames()
+            replay = StateReplay(recording, episode, self._environment, source)
+            self._frames = replay.frames(self._tracks)
 
     def write(self, number: int) -> None:
         """Write what was drawn, and copy the rest of the episode."""

@@ -10,6 +10,9 @@ One file holds the episodes of one task:
         robot_states (T, 9)     LIBERO only
         obs/<camera>_rgb        (T, H, W, 3) uint8
         obs/<camera>_mask       (T, H, W) uint8 class ids (``mask_classes``), gzip
+        obs/<camera>_tracks     (T, N, 2) float32 pixels, x before y: points through the episode
+        obs/<camera>_visible    (T, N) bool, whether each is seen
+        obs/<camera>_effector   (T, 2) float32 pixels; these three of the first camera
         obs/proprio             (T, D) float32, what the environment calls ``proprio``
         obs/joint_states, gripper_states, ee_states, ee_pos, ee_ori     LIBERO only
         drawn/*, model/*        ours: what else replaying needs (mocap bodies, the reset's edits)
@@ -176,6 +179,10 @@ class _Header:
             instruction=self._instruction(),
             cameras=cameras,
             masks=masks,
+            tracks=all(
+                isinstance(member(demo, f"obs/{cameras[0]}_tracks"), h5py.Dataset)
+                for demo in demos.values()
+            ),
             size=size,
             action_size=action_size,
             proprio_size=sum(widths),

@@ -205,6 +205,10 @@ class Libero(MujocoEnvironment):
         parts = robot["joint_states"], robot["gripper_states"], robot["ee_pos"]
         return np.concatenate(parts).astype(np.float32)
 
+    def effector(self) -> np.ndarray:
+        """The place between the fingers in the world, (3,) metres."""
+        return self.robot_state()["ee_pos"]
+
     def robot_state(self) -> dict[str, np.ndarray]:
         """What LIBERO's demonstrations record of the robot, read from the simulation.
 

@@ -212,7 +212,11 @@ class MetaWorld(MujocoEnvironment):
         self._shown_markers = state["drawn/markers"]
         return super().show(state)
 
-    def _upside_down(self, camera: int) -> bool:
+    def effector(self) -> np.ndarray:
+        """The hand's place in the world, (3,) metres."""
+        return self._state()[:3]
+
+    def upside_down(self, camera: int) -> bool:
         """Fixed cameras whose own up axis points down: corner, corner2, corner4.
 
         The published observations are corner2's pictures flipped vertically.

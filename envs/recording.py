@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,12 +17,14 @@ from envs.experts import expert
 from envs.libero import Libero
 from envs.recording_header import short_name
 from envs.simulation import MujocoEnvironment
+from envs.tracks import Tracker
 from errors import UserError
 from versions import installed_versions
 
 PACKAGES = ("numpy", "mujoco", "metaworld", "dm_control", "hf-libero", "robosuite")
 DEMONSTRATIONS = 3  # a stream of episode seeds of its own, beside those of agents/rollout.py
 NOISE = 1  # keeps what is added to actions apart from what the task draws
+TRACKED = 2  # keeps the choice of points apart from both
 PATIENCE = 20
 """Failed episodes in a row after which recording gives up."""
 
@@ -135,7 +137,7 @@ def _record(
     """One episode, as arrays (T, ...) by dataset, and whether it succeeded (None: nobody says)."""
     observation, _ = environment.reset(seed=seed)
     actor.begin(seed)
-    model = environment.recorded_model()
+    model, tracker = environment.recorded_model(), Tracker(environment, "upright")
     steps: dict[str, list] = {}
     succeeded_for, over = 0, False
     while not over and succeeded_for <= after_success:
@@ -143,6 +145,7 @@ def _record(
             steps.setdefault(name, []).append(value)
         for name, value in observed(environment, observation).items():
             steps.setdefault(f"obs/{name}", []).append(value)
+        tracker.observe()
         space = environment.action_space
         action = np.clip(actor.action(observation), space.low, space.high).astype(np.float32)
         observation, reward, terminated, truncated, info = environment.step(action)
@@ -153,11 +156,28 @@ def _record(
         steps.setdefault("dones", []).append(np.uint8(over))
     recorded: dict[str, Any] = {name: np.stack(values) for name, values in steps.items()}
     recorded["dones"][-1] = 1
+    recorded |= tracks(environment, tracker, recorded)
     if "obs/robot_states" in recorded:
         recorded["robot_states"] = recorded.pop("obs/robot_states")
     for name, part in model.items():
         recorded[name if isinstance(part, str) else f"model/{name}"] = part
     return recorded, succeeded_for > 0 if "success" in info else None
+
+
+def tracks(
+    environment: MujocoEnvironment, tracker: Tracker, frames: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Tracks of the first camera by dataset; the same points for the same episode.
+
+    Args:
+        environment: that was tracked.
+        tracker: that observed all frames.
+        frames: pictures and masks (T, ...) by dataset.
+    """
+    camera = short_name(environment.cameras[0])
+    masks = frames.get(f"obs/{camera}_mask")
+    rng = np.random.default_rng([TRACKED, *frames[f"obs/{camera}_rgb"].shape])
+    return {f"obs/{camera}_{n}": part for n, part in tracker.datasets(masks, rng).items()}
 
 
 def observed(environment: MujocoEnvironment, observation: dict) -> dict[str, np.ndarray]:

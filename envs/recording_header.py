@@ -50,6 +50,8 @@ class Recording:
     """As datasets call them."""
     masks: tuple[str, ...]
     """The cameras that have masks."""
+    tracks: bool
+    """Whether the first camera has tracks of points (``envs/tracks.py``)."""
     size: int
     """Edge of the pictures, pixels."""
     action_size: int

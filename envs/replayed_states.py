@@ -14,7 +14,7 @@ from envs.demonstration_values import fault_of_actions, fault_of_table, refuse
 from envs.environment_config import Quality
 from envs.hdf5 import member, text
 from envs.libero import Libero
-from envs.recording import observed
+from envs.recording import observed, tracks
 from envs.recording_header import (
     SHORT_CAMERA_NAMES,
     Episode,
@@ -23,6 +23,7 @@ from envs.recording_header import (
     unknown_alignment,
 )
 from envs.simulation import MujocoEnvironment
+from envs.tracks import Tracker
 from errors import UserError
 
 EXACT, TOLERANCE = 1e-4, 0.02
@@ -119,8 +120,9 @@ class StateReplay:
         """Where the robot is in the first states, (steps, D)."""
         return np.stack([self._show(step)["proprio"] for step in range(min(steps, self._steps))])
 
-    def frames(self) -> dict[str, np.ndarray]:
-        """Pictures and masks of all steps, by dataset.
+    def frames(self, with_tracks: bool = False) -> dict[str, np.ndarray]:
+        """Pictures and masks of all steps, by dataset; `with_tracks` also tracks
+        (``envs/tracks.py``).
 
         Raises:
             UserError: the robot is elsewhere than it was recorded, by how much.
@@ -131,6 +133,7 @@ class StateReplay:
         # Ours hold what was seen when the action was chosen, and replay exactly.
         ours = lag == 0 and "made_by" in self._demo.parent.attrs
         tolerance = EXACT if ours else TOLERANCE
+        tracker = Tracker(environment, self._recording.orientation) if with_tracks else None
         frames: dict[str, list] = {}
         # obs[j] shows states[j + lag]; of the last one of LIBERO's files only the action before it
         # is known, so that step is simulated.
@@ -147,7 +150,10 @@ class StateReplay:
             for name, value in observed(environment, observation).items():
                 if name.endswith(("_rgb", "_mask")):
                     frames.setdefault(f"obs/{name}", []).append(value)
-        return {name: np.stack(values) for name, values in frames.items()}
+            if tracker is not None:
+                tracker.observe()
+        drawn = {name: np.stack(values) for name, values in frames.items()}
+        return drawn if tracker is None else drawn | tracks(environment, tracker, drawn)
 
     def _show(self, step: int) -> dict[str, np.ndarray]:
         with self._named():

@@ -175,6 +175,8 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
     for whoever asks for the physics alone."""
     name: str
     """Of the task, within its suite."""
+    task: str
+    """Id of the task, as ``envs.make`` was given it."""
     action_space: gymnasium.spaces.Box
     observation_space: gymnasium.spaces.Dict
     _snapshot: ModelSnapshot
@@ -261,9 +263,13 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         """A context in which ``data`` is as it should be drawn; leaves it as it was."""
         return contextlib.nullcontext()
 
-    def _upside_down(self, camera: int) -> bool:
+    def upside_down(self, camera: int) -> bool:
         """Whether pictures of this camera are flipped vertically."""
         return False
+
+    def effector(self) -> np.ndarray | None:
+        """Where the end effector is in the world, (3,) metres; None without one."""
+        return None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Start an episode; see the class for what ``seed`` promises. ``options``: the suite's."""
@@ -362,7 +368,7 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         """Give ``renderer``, of the present model, what one camera sees now."""
         with self._as_drawn():
             renderer.update(self.data, camera)
-        renderer.upside_down = self._upside_down(camera)
+        renderer.upside_down = self.upside_down(camera)
 
     @property
     def classes(self) -> dict[int, np.ndarray]:

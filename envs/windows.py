@@ -1,16 +1,11 @@
-"""Training windows straight from demonstration files: history, future, and the actions between.
+"""Training windows straight from demonstration files: what learning reads around a step.
 
-A window stands at one step t of one episode, the instant at which ``actions[t]`` was chosen:
+A window stands at one step t of one episode, the instant at which ``actions[t]`` was chosen. What
+it holds is a method's choice, a ``Read`` by name: which frames, masks, actions, proprioception or
+tracks, at which steps before t and at which instants after those. Before an episode's first step
+its first frame is repeated, after its last one its last frame and zero actions.
 
-    image    (V, H, S, S, 3)  what was seen at t - (H-1)·d, ..., t - d, t
-    future   (V, F, S, S[, 3])  masks (or pictures) at t + d, ..., t + F·d
-    action   (A', A)          actions t, t + 1, ..., t + A' - 1
-    proprio  (D,)             at t
-
-V cameras, H frames of history, F of future, d the stride in steps, A' the chunk, A an action's
-size, D proprioception's, S the edge in pixels. Before an episode's first step its first frame is
-repeated, after its last one its last frame and zero actions, marked in ``future_valid`` (F,) and
-``action_valid`` (A',).
+V cameras, S the edge of a picture in pixels, A an action's size, D proprioception's.
 """
 
 import collections
@@ -18,8 +13,8 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -28,27 +23,56 @@ from envs.alignment import Alignment
 from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table, refuse
 from envs.demonstrations import read_headers
 from envs.environment_config import ORIENTATIONS
-from envs.hdf5 import DAMAGED, open_file, opened
+from envs.hdf5 import DAMAGED, member, open_file, opened
 from envs.recording_header import Episode, Recording, proprio_of
 from errors import UserError
 
 OPEN_FILES = 128
 """Files that a process keeps open at a time: half of what macOS allows it, an eighth of Linux."""
+POINTS = 64
+"""Points whose tracks a window holds."""
 PERCENTILES = (1.0, 99.0)  # Mask World Model: actions and state are mapped from these to [-1, 1]
+
+
+Kind = Literal["rgb", "mask", "tracks", "visible", "effector", "proprio", "action"]
+
+
+class Read(NamedTuple):
+    """Something that windows hold: an array of ``len(steps) * len(ahead)`` rows."""
+
+    kind: Kind
+    """rgb (S, S, 3) uint8, mask (S, S) uint8, tracks (``POINTS``, 2) float32 pixels (x, y), visible
+    (``POINTS``,) bool, effector (2,) float32 pixels, proprio (D,), action (A,)."""
+    steps: Sequence[int]
+    """Relative to t; those outside of the episode are its first or last one."""
+    ahead: Sequence[int] = (0,)
+    """Rows of each step relative to it; those of the first step come first. Of ``ahead`` other than
+    0, windows also say under ``<name>_valid`` which rows the episode has."""
+    cameras: Literal["all", "first"] = "all"
+    """all: a leading axis V."""
+
+
+Reads = Mapping[str, Read]
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowConfig:
-    """Which frames and actions a window holds."""
+    """What Mask World Model reads: history, future, and a chunk of actions.
+
+    image    (V, H, S, S, 3)    what was seen at t - (H-1)·d, ..., t - d, t
+    future   (V, F, S, S[, 3])  masks (or pictures) at t + d, ..., t + F·d
+    action   (A', A)            actions t, t + 1, ..., t + A' - 1
+    proprio  (1, D)             at t
+    """
 
     n_obs_steps: int = 4
-    """Frames seen, the present one included (Mask World Model: 4)."""
+    """Frames seen H, the present one included (Mask World Model: 4)."""
     future: int = 9
-    """Frames predicted; 1 more than a multiple of the video model's temporal factor."""
+    """Frames predicted F; 1 more than a multiple of the video model's temporal factor."""
     stride: int = 4
-    """Steps between frames."""
+    """Steps d between frames."""
     chunk: int = 36
-    """Actions, from the present step on (Mask World Model: 36)."""
+    """Actions A', from the present step on (Mask World Model: 36)."""
 
     def __post_init__(self):
         for field, least in (("n_obs_steps", 1), ("future", 0), ("stride", 1), ("chunk", 1)):
@@ -63,6 +87,18 @@ class WindowConfig:
         """Steps of the future frames relative to the present one, (F,) int."""
         return np.arange(1, self.future + 1) * self.stride
 
+    def reads(self, target: Literal["masks", "pixels", "none"] = "masks") -> dict[str, Read]:
+        """What windows hold when ``future`` is masks, pictures, or left out."""
+        reads = {
+            "image": Read("rgb", self.past().tolist()),
+            "proprio": Read("proprio", [0]),
+            "action": Read("action", [0], range(self.chunk)),
+        }
+        if target != "none":
+            kind: Literal["mask", "rgb"] = "mask" if target == "masks" else "rgb"
+            reads["future"] = Read(kind, [0], self.ahead().tolist())
+        return reads
+
 
 class Windows:
     """Every window of the successful episodes of some demonstration files, read when asked for.
@@ -72,23 +108,20 @@ class Windows:
 
     Args:
         recordings: headers of the files, all with the same cameras, sizes and action size.
-        config: which frames and actions.
-        target: what ``future`` holds: "masks", "pixels", or "none", and it is left out.
+        reads: what a window holds.
+
+    Attributes:
+        tasks: ids of the tasks; a window's ``task`` is a number of one.
 
     Raises:
-        UserError: the files do not go together; masks are wanted and missing, or hold what is no
-            class (one of each episode is looked at, the others as they are read); no episode can
-            be learned from; what an observation shows is not known. Reading a window: it holds
-            what cannot be learned from (``envs/demonstration_values.py``).
+        UserError: the files do not go together; masks or tracks are wanted and missing, or masks
+            hold what is no class (one of each episode is looked at, the others as they are read);
+            no episode can be learned from; what an observation shows is not known. Reading a
+            window: it holds what cannot be learned from (``envs/demonstration_values.py``).
     """
 
-    def __init__(
-        self,
-        recordings: Sequence[Recording],
-        config: WindowConfig,
-        target: str = "masks",
-    ):
-        self.recordings, self.config, self.target = tuple(recordings), config, target
+    def __init__(self, recordings: Sequence[Recording], reads: Reads):
+        self.recordings, self.reads = tuple(recordings), dict(reads)
         first = self.recordings[0]
         for other in self.recordings:
             for field in ("cameras", "size", "action_size", "proprio_size", "action_repeat",
@@ -98,12 +131,6 @@ class Windows:
                         f"{other.path} has {field} {getattr(other, field)}, {first.path}"
                         f" {getattr(first, field)}; train on files that go together"
                     )
-            if target == "masks" and set(other.masks) != set(other.cameras):
-                without = sorted(set(other.cameras) - set(other.masks))
-                raise UserError(
-                    f"{other.path} has no masks for {', '.join(without)}; add them with"
-                    f" `python run.py annotate --data {other.path}`"
-                )
         told: dict[str, Recording] = {}
         for recording in self.recordings:
             before = told.setdefault(recording.task, recording)
@@ -126,9 +153,34 @@ class Windows:
                 f"{first.path} holds no successful episode that is long enough for a window"
             )
         self._files: dict[int, collections.OrderedDict[pathlib.Path, h5py.File]] = {}
-        if target == "masks":
+        self._check_reads()
+
+    def _check_reads(self) -> None:
+        """Refuse files that lack what windows are to hold."""
+        for read in self.reads.values():
+            if read.kind in ("rgb", "proprio", "action"):  # every header has been checked for them
+                continue
             for recording, episode in self._episodes:
-                self._frames(recording, episode, "mask", np.array([episode.steps // 2]))
+                for camera in self._cameras(recording, read):
+                    self._check_there(recording, episode, camera, read.kind)
+                if read.kind == "mask":
+                    self._frames(recording, episode, read, np.array([episode.steps // 2]))
+
+    def _check_there(self, recording: Recording, episode: Episode, camera: str, kind: str) -> None:
+        name = f"data/{episode.name}/obs/{camera}_{kind}"
+        with self._reading(recording, episode) as demo:
+            found = member(demo, f"obs/{camera}_{kind}")
+            shape = found.shape if isinstance(found, h5py.Dataset) else None
+        option = "" if kind == "mask" else " --tracks"
+        what = "masks" if kind == "mask" else f"{kind} of points and effector"
+        remedy = f"add them with `python run.py annotate --data {recording.path}{option}`"
+        if shape is None:
+            raise UserError(f"{recording.path} has no {what} for {camera} ({name}); {remedy}")
+        points = shape[1] if kind in ("tracks", "visible") and len(shape) > 1 else 0
+        size = recording.size
+        wanted = {"mask": (size, size), "tracks": (points, 2), "visible": (points,)}.get(kind, (2,))
+        if shape != (episode.steps, *wanted) or 0 in shape:
+            raise UserError(f"{recording.path}: {name} has shape {shape}; {remedy}")
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -155,24 +207,28 @@ class Windows:
         if not 0 <= index < len(self):
             raise IndexError(index)
         recording, episode, step = self.locate(index)
-        config, lag = self.config, recording.lag
-        last = episode.steps - lag - 1
-        past = np.clip(step + config.past(), 0, last)
-        ahead = step + config.ahead()
-        seen = episode.steps - 1  # the last picture; with a lag it shows what the last action did
-        taken = step + np.arange(config.chunk)
-        window: dict[str, Any] = {
-            "image": self._frames(recording, episode, "rgb", past),
-            "proprio": self._proprio(recording, episode, step),
-            "action": self._actions(recording, episode, taken, last),
-            "action_valid": taken <= last,
-            "future_valid": ahead <= seen,
-            "task": np.int64(self.tasks.index(recording.task)),
-        }
-        if self.target != "none":
-            kind = "mask" if self.target == "masks" else "rgb"
-            window["future"] = self._frames(recording, episode, kind, np.minimum(ahead, seen))
+        window: dict[str, Any] = {"task": np.int64(self.tasks.index(recording.task))}
+        last = episode.steps - recording.lag - 1  # the last with an observation and an action
+        for name, read in self.reads.items():
+            from_ = np.clip(step + np.asarray(read.steps), 0, last)
+            rows = (from_[:, None] + np.asarray(read.ahead)).ravel()
+            # With a lag there is one picture more, of what the last action did.
+            end = last if read.kind == "action" else episode.steps - 1
+            if tuple(read.ahead) != (0,):
+                window[f"{name}_valid"] = rows <= end
+            if read.kind == "action":
+                window[name] = self._actions(recording, episode, rows, last)
+            elif read.kind == "proprio":
+                window[name] = self._proprio(recording, episode, np.minimum(rows, end))
+            elif read.kind in ("rgb", "mask"):
+                window[name] = self._frames(recording, episode, read, np.minimum(rows, end))
+            else:
+                window[name] = self._tracks(recording, episode, read, np.minimum(rows, end), index)
         return window
+
+    @staticmethod
+    def _cameras(recording: Recording, read: Read) -> Sequence[str]:
+        return recording.cameras if read.cameras == "all" else recording.cameras[:1]
 
     def batches(self, size: int, seed: int, start: int = 0) -> Iterator[list[int]]:
         """Indices of batch `start`, `start` + 1, ... for ever, each a function of seed and number.
@@ -215,44 +271,69 @@ class Windows:
                 f"{recording.path}: data/{episode.name} cannot be read: {error}"
             ) from error
 
-    def _proprio(self, recording: Recording, episode: Episode, step: int) -> np.ndarray:
+    def _proprio(self, recording: Recording, episode: Episode, rows: np.ndarray) -> np.ndarray:
+        """(rows, D) float32."""
+        first, last = int(rows.min()), int(rows.max())
         with self._reading(recording, episode) as demo:
-            proprio = proprio_of(demo, slice(step, step + 1))
+            proprio = proprio_of(demo, slice(first, last + 1))
         where = f"{recording.path}: data/{episode.name}, proprioception"
-        refuse(fault_of_table(proprio, step), where)
-        return proprio[0]
+        refuse(fault_of_table(proprio, first), where)
+        return proprio[rows - first]
 
     def _actions(
-        self, recording: Recording, episode: Episode, taken: np.ndarray, last: int
+        self, recording: Recording, episode: Episode, rows: np.ndarray, last: int
     ) -> np.ndarray:
-        """Those `taken` up to the `last` with an observation, zeros behind, (A', A)."""
-        lag = recording.lag
-        start, stop = taken[0] + lag, min(taken[-1], last) + lag + 1
+        """Those of `rows` up to the `last` with an observation, zeros behind, (rows, A)."""
+        first, end = int(rows.min()) + recording.lag, min(int(rows.max()), last) + recording.lag + 1
         with self._reading(recording, episode) as demo:
-            recorded = demo["actions"][start:stop].astype(np.float32)
+            recorded = demo["actions"][first:end].astype(np.float32)
         where = f"{recording.path}: data/{episode.name}/actions"
-        refuse(fault_of_actions(recorded, recording.task, start), where)
-        padded = np.zeros((len(taken), recorded.shape[1]), np.float32)
-        padded[: len(recorded)] = recorded
-        return padded
+        refuse(fault_of_actions(recorded, recording.task, first), where)
+        taken = recorded[np.minimum(rows, last) + recording.lag - first]
+        return np.where(rows[:, None] <= last, taken, np.float32(0))
+
+    def _tracks(
+        self, recording: Recording, episode: Episode, read: Read, rows: np.ndarray, index: int
+    ) -> np.ndarray:
+        """Tracks, visibility or the effector of one camera, upright; of tracks the same
+        ``POINTS``, whatever their number in the file."""
+        camera = recording.cameras[0]
+        name = f"obs/{camera}_{read.kind}"
+        unique, where = np.unique(rows, return_inverse=True)
+        with self._reading(recording, episode) as demo:
+            found = demo[name][unique][where]
+        if read.kind == "visible":
+            found = found.astype(bool)
+        else:
+            found = found.astype(np.float32)
+            place = f"{recording.path}: data/{episode.name}/{name}"
+            refuse(fault_of_table(found.reshape(len(rows), -1), int(unique[0])), place)
+            flips = {"opengl": 1, "mirrored": 0}
+            if recording.orientation in flips:
+                axis = flips[recording.orientation]
+                found[..., axis] = recording.size - 1 - found[..., axis]
+        if read.kind != "effector" and found.shape[1] != POINTS:
+            rng = np.random.default_rng(index)
+            found = found[:, rng.choice(found.shape[1], POINTS, replace=found.shape[1] < POINTS)]
+        return found
 
     def _frames(
-        self, recording: Recording, episode: Episode, kind: str, rows: np.ndarray
+        self, recording: Recording, episode: Episode, read: Read, rows: np.ndarray
     ) -> np.ndarray:
-        """Frames of all cameras, (V, rows, S, S[, 3]), upright; a repeated row is read once."""
+        """Frames ([V,] rows, S, S[, 3]), upright; a repeated row is read once."""
         turn = ORIENTATIONS[recording.orientation]
         unique, where = np.unique(rows, return_inverse=True)
         views = []
-        for camera in recording.cameras:
+        for camera in self._cameras(recording, read):
             with self._reading(recording, episode) as demo:
-                dataset = demo[f"obs/{camera}_{kind}"]
+                dataset = demo[f"obs/{camera}_{read.kind}"]
                 frames = np.stack([turn(dataset[row]) for row in unique])
-            if kind == "mask":
+            if read.kind == "mask":
                 for row, mask in zip(unique, frames, strict=True):
                     place = f"{recording.path}: data/{episode.name}/obs/{camera}_mask"
                     refuse(fault_of_masks(mask[None], row), place)
             views.append(frames[where])
-        return np.stack(views)
+        return np.stack(views) if read.cameras == "all" else views[0]
 
 
 def statistics(recordings: Sequence[Recording]) -> dict[str, list[float]]:
@@ -286,8 +367,7 @@ def statistics(recordings: Sequence[Recording]) -> dict[str, list[float]]:
 
 def open_windows(
     data: Sequence[str | os.PathLike],
-    config: WindowConfig,
-    target: str = "masks",
+    reads: Reads,
     *,
     filter_key: str | None = None,
     obs_alignment: Alignment | None = None,
@@ -296,10 +376,10 @@ def open_windows(
 
     Args:
         data: files, or folders of them.
-        config, target: of ``Windows``.
+        reads: of ``Windows``.
         filter_key, obs_alignment: of ``read_header``.
 
     Raises:
         UserError: as ``read_headers`` and ``Windows``.
     """
-    return Windows(read_headers(data, filter_key, obs_alignment), config, target)
+    return Windows(read_headers(data, filter_key, obs_alignment), reads)

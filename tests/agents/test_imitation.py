@@ -17,6 +17,7 @@ import torch
 
 import envs
 from agents import imitation_evaluation, imitation_loading, imitation_presets, imitation_run
+from agents.agent import TaskDescription
 from agents.imitation import imitate
 from agents.imitation_config import ImitationConfig, View
 from agents.imitation_evaluation import Evaluation, Row
@@ -79,9 +80,9 @@ def test_a_run_leaves_what_a_user_looks_for(finished):
 
 
 def test_a_loaded_agent_acts_like_the_one_saved(data, tmp_path):
-    window = open_windows([data], TINY.windows())[5]
+    window = open_windows([data], TINY.windows().reads())[5]
     image = torch.from_numpy(window["image"][None])
-    proprio = torch.from_numpy(window["proprio"][None])
+    proprio = torch.from_numpy(window["proprio"])
 
     def chunk(agent):
         return agent.act(image, proprio, agent.caption(["x"]), torch.Generator().manual_seed(1))
@@ -206,7 +207,7 @@ def test_a_finished_stage_one_can_be_taken_over(data, finished, tmp_path):
     copied = tmp_path / "copied"
     shutil.copytree(finished, copied)
     shutil.copy(copied / "checkpoint.pt", copied / "dynamics.pt")
-    with pytest.raises(UserError, match="is no world model of these sizes"):
+    with pytest.raises(UserError, match="holds no stage 1 of these sizes"):
         trained(replace(config, dynamics_from=str(copied)), tmp_path / "other")
 
 
@@ -328,7 +329,7 @@ def test_frames_of_history_are_the_strided_past_and_begin_with_the_first(finishe
         return torch.zeros(len(image), 4, 4)
 
     agent.act = act
-    actor = agent.actor("x")
+    actor = agent.actor(TaskDescription("metaworld/drawer-close", "x"))
     for step in range(7):
         image = np.full((2, 32, 32, 3), 10 * step, np.uint8)
         image[1] += 1

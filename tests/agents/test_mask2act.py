@@ -75,10 +75,12 @@ def make(plan="masks", **changes):
 def window(reads, seed):
     """What `envs.windows` would give for some reads."""
     rng, found = rng_of(seed), {}
-    for name, (kind, steps, ahead, *cameras) in reads.items():
+    for name, (kind, steps, ahead, cameras) in reads.items():
         rows = len(steps) * len(ahead)
+        if tuple(ahead) != (0,):
+            found[f"{name}_valid"] = np.ones(rows, bool)
         if kind == "rgb":
-            many = [V] if cameras == ["all"] else []
+            many = [V] if cameras == "all" else []
             found[name] = pictures(*many, rows, seed=seed)
         elif kind == "mask":
             found[name] = rng.choice([0, HAND, OBJECT], (rows, S, S)).astype(np.uint8)
@@ -178,7 +180,7 @@ def test_planning_reads_no_action_no_state_and_one_camera():
         reads = make(plan).reads("planner")
         kinds = {kind for kind, *_ in reads.values()}
         assert kinds <= {"rgb", "mask", "tracks", "visible", "effector"}
-        assert all(cameras == ["first"] for _, _, _, *cameras in reads.values())
+        assert all(read.cameras == "first" for read in reads.values())
 
 
 def test_acting_step_by_step_is_acting_on_the_window():
@@ -215,7 +217,7 @@ def test_an_episode_that_begins_forgets_the_one_before():
 def test_a_task_without_a_goal_picture_is_refused():
     agent = make("masks")
     with pytest.raises(UserError, match=r"no goal picture of task/c, it learned task/a, task/b"):
-        agent.actor(TaskDescription("task/c", "do c", np.zeros((0, S, S, 3), np.uint8)))
+        agent.actor(TaskDescription("task/c", "do c"))
 
 
 def test_what_was_saved_acts_the_same():

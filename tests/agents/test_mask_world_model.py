@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 
 def test_an_agent_that_has_overfitted_one_episode_repeats_its_actions(data):
     """On a world model and without one, the recorded chunk comes out."""
-    windows = open_windows([data], TINY.windows())
+    windows = open_windows([data], TINY.windows().reads())
     recording = windows.recordings[0]
     count = min(24, recording.episodes[0].steps)
     chosen = [windows[index] for index in range(count)]
@@ -56,7 +56,7 @@ def test_an_agent_that_has_overfitted_one_episode_repeats_its_actions(data):
             )
             agent.update_ema(update)
         chunk = agent.act(
-            batch["image"], batch["proprio"], caption, torch.Generator().manual_seed(0)
+            batch["image"], batch["proprio"][:, -1], caption, torch.Generator().manual_seed(0)
         )
         error = (chunk - batch["action"]).abs()[batch["action_valid"]]
         assert error.mean() < 0.1, world_model
@@ -65,7 +65,7 @@ def test_an_agent_that_has_overfitted_one_episode_repeats_its_actions(data):
 @pytest.mark.parametrize("world_model", ["video", "none", "blind"])
 def test_what_the_actions_depend_on(data, world_model):
     """Pictures, unless the agent is blind; proprioception and words always."""
-    windows = open_windows([data], TINY.windows())
+    windows = open_windows([data], TINY.windows().reads())
     one, other = windows[2], windows[20]
     torch.manual_seed(0)
     config = replace(TINY, world_model=world_model)
@@ -76,7 +76,7 @@ def test_what_the_actions_depend_on(data, world_model):
         part += 0.05 * torch.randn_like(part)
 
     def act(image, proprio, words):
-        image, proprio = (torch.from_numpy(part[None]) for part in (image, proprio))
+        image, proprio = (torch.from_numpy(part[None]) for part in (image, proprio[-1]))
         return agent.act(image, proprio, agent.caption([words]), torch.Generator().manual_seed(1))
 
     chunk = act(one["image"], one["proprio"], "close it")

@@ -114,11 +114,17 @@ def test_annotating_a_stripped_file_gives_the_recorded_masks_back(task, tmp_path
     collect(task, 1, original, ScriptedActor, SEEN, seed=1)
     shutil.copy(original, stripped)
     strip_masks(stripped)
-    assert read_header(stripped).masks == ()
-    annotate(stripped, tmp_path / "c.hdf5")
+    with h5py.File(stripped, "r+") as file:
+        for demo in file["data"].values():
+            for name in ("tracks", "visible", "effector"):
+                del demo[f"obs/corner2_{name}"]
+    header = read_header(stripped)
+    assert (header.masks, header.tracks) == ((), False)
+    annotate(stripped, tmp_path / "c.hdf5", tracks=True)
     same_file(original, tmp_path / "c.hdf5")
     assert differing(original, tmp_path / "c.hdf5") == {"rgb": 0, "mask": 0}
-    annotate(stripped, stripped)  # in place
+    annotate(stripped, stripped, tracks=True)  # in place
+    assert read_header(stripped).tracks
     same_file(original, stripped)
 
 

@@ -173,7 +173,7 @@ def test_several_cameras_show_what_each_shows_alone(environment):
         "proprio": (4,),
     }
     assert both.render().shape == (64, 128, 3)
-    assert [both._upside_down(number) for number in both.camera_numbers] == [True, False]
+    assert [both.upside_down(number) for number in both.camera_numbers] == [True, False]
     for index, camera in enumerate(both.cameras):
         one = environment("metaworld/reach", camera=camera, quality="fast", masks=True)
         one.reset(seed=4)
