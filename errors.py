@@ -11,14 +11,14 @@ class UserError(Exception):
 
 
 def refuse_below(least: int, config: object, *names: str) -> None:
-    """Raise ``UserError`` for the first of a configuration's named fields that is below ``least``."""
+    """Raise ``UserError`` for the first of a configuration's fields that is below ``least``."""
     for name in names:
         if getattr(config, name) < least:
             raise UserError(f"{name} must be at least {least}, not {getattr(config, name)}")
 
 
 def refuse_above(most: int, config: object, *names: str) -> None:
-    """Raise ``UserError`` for the first of a configuration's named fields that is above ``most``."""
+    """Raise ``UserError`` for the first of a configuration's fields that is above ``most``."""
     for name in names:
         if getattr(config, name) > most:
             raise UserError(f"{name} must be at most {most}, not {getattr(config, name)}")

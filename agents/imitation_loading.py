@@ -46,11 +46,12 @@ def read_config(logdir: Path | str, trusted: Collection[str] = ()) -> RunConfig:
         UserError: there is none, or it does not fit; it needs something that is not trusted.
     """
     # Runs from before there were methods do not say theirs.
-    method = RunFolder.open(logdir).config.read()["config"].get("method", "mask-world-model")
-    if method not in METHODS:
+    record = RunFolder.open(logdir).config
+    method = record.read()["config"].get("method", "mask-world-model")
+    if not isinstance(method, str) or method not in METHODS:
         raise UserError(
-            f"{logdir} is a run of method {method!r:.60}, which this version does not know, but"
-            f" {' and '.join(METHODS)}; use the commit that its config.yaml names"
+            f"{record.path} is of method {method!r:.60}, which this version does not know, but"
+            f" {' and '.join(METHODS)}; use the commit that it names"
         )
     return RunFolder.read_config(logdir, METHODS[method], trusted)
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from agents.device import Precision
 from agents.executor import ExecutorConfig
-from errors import UserError
+from agents.mask_world_model_config import LONGEST_HISTORY
+from errors import UserError, refuse_above, refuse_below
 from world_models.language import weights_named
 from world_models.layers import OptimizerConfig
 from world_models.mask_dynamics import MaskDynamicsConfig
@@ -78,9 +79,13 @@ class Mask2ActConfig:
             raise UserError(
                 f"unknown plan {self.plan!r}; use one of {known}, or package.module:Class"
             )
-        for name in ("n_obs_steps", "stride", "ahead", "most_objects"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        refuse_below(1, self, "n_obs_steps", "stride", "ahead", "most_objects")
+        refuse_above(LONGEST_HISTORY, self, "ahead")
+        if (self.n_obs_steps - 1) * self.stride > LONGEST_HISTORY:
+            raise UserError(
+                f"n_obs_steps {self.n_obs_steps} and stride {self.stride} reach more than"
+                f" {LONGEST_HISTORY} steps back"
+            )
         unknown = [name for name in self.objects if name not in OBJECTS]
         if unknown or not self.objects:
             raise UserError(

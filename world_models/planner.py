@@ -14,8 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, refuse_above
 from world_models.image_encoder import InstructionSummary
+from world_models.layers import MOST_LAYERS
 from world_models.resnet import ResNet18, ResNetConfig
 
 
@@ -38,6 +39,7 @@ class CausalTransformerConfig:
                 f"a transformer of width {self.width}, {self.layers} layers and {self.heads} heads"
                 " cannot be: the width must be a multiple of the heads"
             )
+        refuse_above(MOST_LAYERS, self, "layers")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
