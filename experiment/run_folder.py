@@ -25,7 +25,7 @@ from errors import UserError
 from experiment.checkpoint import expect, load_checkpoint, save_checkpoint
 from experiment.config_record import ConfigRecord
 from experiment.learning_curve import draw_curve
-from experiment.locks import FolderLock
+from experiment.locks import FolderLock, exclusive
 from experiment.metrics_log import MetricsLog
 from experiment.notes import note
 from experiment.own_folder import own_folder, refuse_other_kind, refuse_strangers
@@ -256,7 +256,8 @@ class RunFolder:
         path = self.path / "videos" / f"{name}.mp4"
         with writing(path):
             own_folder(path.parent)
-            write_video(path, frames, fps)
+            with exclusive(path.with_suffix(".lock")):  # of two evaluations at the same time
+                write_video(path, frames, fps)
         return path
 
     def check_videos(self) -> None:

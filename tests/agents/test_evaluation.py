@@ -2,7 +2,8 @@
 
 import pytest
 
-from agents.evaluation import retained, summarise
+from agents.evaluation import measure, noise_seed, retained, summarise
+from experiment.evaluation_record import EvaluationRecord, Start
 
 
 def episodes(returns, successes=None):
@@ -65,3 +66,27 @@ def test_nothing_can_be_retained_of_nothing():
     left = retained(plain, {"noise:1": episodes([0.0, 0.0], [True, False])})
     assert left["retain"] is left["interval"] is None
     assert left["ood"] == 0.5
+
+
+def test_a_row_is_played_once_and_comes_in_the_order_of_its_starts(tmp_path):
+    starts = [Start("metaworld/reach", seed) for seed in (5, 3, 9)]
+    played = []
+
+    def play(left, keep):
+        for start in reversed(left):
+            played.append(start.seed)
+            keep({"seed": start.seed, "return": 0.0, "success": None, "length": 1})
+
+    for some in (starts[:1], starts, starts):
+        record = EvaluationRecord(
+            tmp_path / "evaluation.json", {"task": "metaworld/reach", "seed": 0}
+        )
+        found = measure(record, "agent", some, play)
+        assert [episode["seed"] for episode in found] == [start.seed for start in some]
+    assert played == [5, 9, 3]
+
+
+def test_an_evaluation_that_goes_on_draws_other_noise_than_it_began_with():
+    seeds = [11, 12, 13]
+    assert noise_seed(0, seeds, 11) == 0
+    assert noise_seed(0, seeds[1:], 11) == 12

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -395,6 +397,16 @@ def test_elapsed_counts_on_from_before(folder):
 
 
 # ------------------------------------------------------------------------- pictures
+
+
+def test_videos_written_at_the_same_time_are_whole(folder):
+    frames = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    with ThreadPoolExecutor(3) as pool:
+        for written in [pool.submit(folder.write_video, "film", frames, 10) for _ in range(3)]:
+            path = written.result()
+    _, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
+    assert seconds == pytest.approx(2)
+    assert os.listdir(path.parent) == ["film.mp4"]
 
 
 def is_png(path):
