@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import envs
+from agents.agent import TaskDescription
 from agents.demonstrator import Demonstrator
 from agents.imitation_config import View
 from agents.imitation_loading import load_agent as load_imitator
@@ -77,7 +78,7 @@ def test_an_imitator_acts_as_it_does_when_it_is_evaluated(runs, make):
     environment = make(size=32)
     recorded = episode(Demonstrator(runs["imitation"], environment), environment, 3)
     agent, *_ = load_imitator(runs["imitation"], "cpu")
-    evaluated = agent.actor(environment.instruction, 3)
+    evaluated = agent.actor(TaskDescription(environment.task, environment.instruction), 3)
     observation, _ = environment.reset(seed=3)
     for step, action in enumerate(recorded):
         one = {name: observation[name][None] for name in ("image", "proprio")}
