@@ -315,7 +315,7 @@ class Optimizer:
         Raises:
             TypeError, ValueError: it is no such state, or of other parameters than these.
         """
-        if not isinstance(state["adam"], dict):
+        if not (isinstance(state, dict) and isinstance(state.get("adam"), dict)):
             raise TypeError("the optimizer's state is no dict")
         (group,) = self.adam.param_groups
         configured = {name: value for name, value in group.items() if name != "params"}
