@@ -37,7 +37,7 @@ def presets(arguments: Sequence[str]) -> None:
 
 def tables() -> dict[str, str]:
     """A Markdown table each: ``train`` (on Meta-World), ``dmc`` (what differs on DeepMind Control),
-    and ``imitate``."""
+    ``imitate`` (Mask World Model) and ``mask2act``."""
     from agents import imitation_presets
     from agents import presets as online_presets
 
@@ -48,12 +48,16 @@ def tables() -> dict[str, str]:
         for name in online_presets.PRESETS
         for suite, configs in (("Meta-World", metaworld), ("DMC", dmc))
     }
-    imitation = {n: imitation_presets.preset(n) for n in imitation_presets.PRESETS}
+    imitation, mask2act = (
+        {f"`{n}`": imitation_presets.preset(n, method) for n in imitation_presets.PRESETS}
+        for method in ("mask-world-model", "mask2act")
+    )
     by_suite = {option for name in dmc for option in differences([metaworld[name], dmc[name]])}
     return {
         "train": table({f"`{n}`": config for n, config in metaworld.items()}),
         "dmc": table(suites, by_suite),
-        "imitate": table({f"`{n}`": config for n, config in imitation.items()}),
+        "imitate": table(imitation),
+        "mask2act": table(mask2act),
     }
 
 

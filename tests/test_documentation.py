@@ -88,7 +88,9 @@ def test_readme_is_short():
 def test_tables_of_presets_are_those_of_the_code():
     """`python run.py presets --write docs/presets.md` makes them so."""
     text = (ROOT / "docs" / "presets.md").read_text()
-    assert set(re.findall(r"<!-- presets: (\w+) -->", text)) == {"train", "dmc", "imitate"}
+    assert set(re.findall(r"<!-- presets: (\w+) -->", text)) == {
+        "train", "dmc", "imitate", "mask2act",
+    }  # fmt: skip
     assert filled(text) == text
 
 
@@ -133,8 +135,10 @@ def known_options(command: str) -> frozenset[str]:
     everything = "--help-all" if command in ("train", "imitate") else "--help"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as text:
         patch.setenv("COLUMNS", "400")
-        with contextlib.suppress(SystemExit):
-            run.main([command, everything])
+        methods = ([], ["--method", "mask2act"]) if command == "imitate" else ([],)
+        for method in methods:
+            with contextlib.suppress(SystemExit):
+                run.main([command, *method, everything])
     return frozenset(OPTION.findall(text.getvalue())) | {"--help", everything}
 
 
