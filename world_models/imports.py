@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol, Self, TypeVar
+from collections.abc import Mapping
+from typing import Any, Protocol, Self, TypeVar
 
 from errors import UserError
 
@@ -12,7 +13,9 @@ class Published(Protocol):
     """A class of diffusers whose weights can be had."""
 
     @classmethod
-    def from_pretrained(cls, name: str, /, *, subfolder: str, use_safetensors: bool) -> Self: ...
+    def from_pretrained(
+        cls, name: str, /, *, subfolder: str, use_safetensors: bool, output_loading_info: bool
+    ) -> tuple[Self, dict[str, Any]]: ...
 
 
 Model = TypeVar("Model", bound=Published)
@@ -48,7 +51,30 @@ def pretrained(model: type[Model], name: str, part: str) -> Model:
         UserError: there is none, or it cannot be loaded.
     """
     try:
-        return model.from_pretrained(name, subfolder=part, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"no {part} can be loaded from {name!r}: {reason}") from error
+        made, found = model.from_pretrained(
+            name, subfolder=part, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # whatever the library makes of the files
+        raise UserError(f"no {part} can be loaded from {name!r}: {first_line(error)}") from error
+    refuse_missing(f"the {part} of {name!r}", found)
+    return made
+
+
+def refuse_missing(what: str, found: Mapping[str, Any]) -> None:
+    """Refuse weights that are not all there: the libraries make up the others.
+
+    Args:
+        what: has weights, for the error.
+        found: what `from_pretrained` tells of its loading.
+
+    Raises:
+        UserError: some are missing.
+    """
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UserError(f"{what} lacks {len(missing)} of its weights, {missing[0]} for example")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -13,16 +13,21 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from errors import UserError
-from world_models.imports import hide_broken_torchvision
+from world_models.imports import first_line, hide_broken_torchvision, refuse_missing
 
 T5_XXL = "google/t5-v1_1-xxl"
 """The text encoder that LTX-Video was trained with: 4,096 wide, 4.8 billion parameters."""
+
+TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model")
+"""Files of which one holds a tokenizer's vocabulary; without, transformers makes an empty one."""
 
 
 class LanguageEncoder(ABC):
@@ -129,20 +134,26 @@ class T5(LanguageEncoder):
             from transformers import AutoTokenizer, T5EncoderModel
         # A library that is there and broken, or meets a broken one, raises what it likes.
         except (ImportError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 f"language t5 needs the library transformers (pip install '.[t5]'): {reason}"
             ) from error
+        folder = Path(model)
+        if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZERS):
+            raise UserError(f"cannot load the T5 encoder {model}: there is no {TOKENIZERS[0]}")
+        loaded: Any
         try:
             # A folder may bring code of its own, and pickles: neither is run.
             self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-            encoder = T5EncoderModel.from_pretrained(
-                model, trust_remote_code=False, weights_only=True
+            loaded = T5EncoderModel.from_pretrained(
+                model, trust_remote_code=False, weights_only=True, output_loading_info=True
             )
-            self._model = encoder.eval().requires_grad_(False)
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # whatever the library makes of the files
+            reason = first_line(error)
             raise UserError(f"cannot load the T5 encoder {model}: {reason}") from error
+        encoder, found = loaded
+        refuse_missing(f"the T5 encoder {model}", found)
+        self._model = encoder.eval().requires_grad_(False)
         self.width = self._model.config.d_model
 
     @torch.no_grad()

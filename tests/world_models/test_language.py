@@ -1,13 +1,16 @@
 """Instructions as tokens: the same everywhere, new words welcome, order kept, padding marked."""
 
 import inspect
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from errors import UserError
 from world_models.imports import hide_broken_torchvision
@@ -175,6 +178,64 @@ def test_t5_without_weights_is_one_sentence(tiny_t5, tmp_path):
     with pytest.raises(UserError, match=f"cannot load the T5 encoder {tmp_path}") as caught:
         make_language(f"t5:{tmp_path}")
     assert "\n" not in str(caught.value)
+
+
+class Command:
+    """A pickle that runs a command when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def with_code(folder, executed):
+    """Files may name code of their own, for transformers to import."""
+    code = f"open({str(executed)!r}, 'w')\nclass Evil: pass\n"
+    (folder / "payload.py").write_text(code)
+    own = {"AutoConfig": "payload.Evil", "AutoTokenizer": ["payload.Evil", "payload.Evil"]}
+    for name in ("config.json", "tokenizer_config.json"):
+        given = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(given | {"auto_map": own, "tokenizer_class": "Evil"}))
+
+
+def with_pickle(folder, executed):
+    (folder / "model.safetensors").unlink()
+    torch.save({"shared.weight": Command(executed)}, folder / "pytorch_model.bin")
+
+
+def without_weights_of_a_layer(folder, executed):
+    file = folder / "model.safetensors"
+    kept = {name: part for name, part in load_file(file).items() if "layer_norm" not in name}
+    save_file(kept, file, {"format": "pt"})
+
+
+DAMAGES = {
+    "code": (with_code, None),
+    "pickle": (with_pickle, "Weights only load failed"),
+    "weights": (without_weights_of_a_layer, "lacks 3 of its weights, encoder.block.0"),
+    "no tokenizer": (lambda f, _: (f / "tokenizer.json").unlink(), "there is no tokenizer.json"),
+    "tokenizer": (lambda f, _: (f / "tokenizer.json").write_text("{}"), "cannot load"),
+    "list": (lambda f, _: (f / "config.json").write_text("[]"), "cannot load"),
+    "sizes": (lambda f, _: (f / "config.json").write_text('{"d_model": -5}'), "cannot load"),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
+def test_a_folder_of_somebody_runs_nothing_and_what_is_wrong_in_it_is_one_line(
+    tiny_t5, tmp_path, damage, words
+):
+    shutil.copytree(tiny_t5, tmp_path / "t5")
+    damage(tmp_path / "t5", tmp_path / "executed")
+    if words is None:
+        assert make_language(f"t5:{tmp_path / 't5'}").width == 6
+    else:
+        with pytest.raises(UserError, match=words) as caught:
+            make_language(f"t5:{tmp_path / 't5'}")
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path) in str(caught.value)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_t5_without_the_library_is_one_sentence(monkeypatch):
