@@ -99,11 +99,13 @@ class _Apart:
 
     def __init__(self, path: str, make: Callable[[], Annotation]):
         self._path, self._doing = path, "its beginning"
+        self._names: list[str] = []
         self._worker = Worker(f"the process that annotates {path}", make)
 
     def __enter__(self) -> Callable[..., Any]:
         try:
-            self._answer()
+            with self._alive():
+                self._worker.answer()
         except BaseException:
             self._worker.end()
             raise
@@ -114,24 +116,31 @@ class _Apart:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         if arguments:
-            self._doing = f"its demonstration number {arguments[0]}"
-        self._worker.ask(method, *arguments)
-        try:
-            return self._answer()
-        except KeyboardInterrupt:
-            if method in ("write", "finish"):  # not cut off: the file would be damaged
-                self._answer()
-            raise
+            self._doing = f"data/{self._names[arguments[0]]}"
+        with self._alive():
+            self._worker.ask(method, *arguments)
+            try:
+                found = self._worker.answer()
+            except KeyboardInterrupt:
+                if method in ("write", "finish"):  # not cut off: the file would be damaged
+                    self._worker.answer()
+                raise
+        if method == "begin":
+            self._names = found
+        return found
 
-    def _answer(self) -> Any:
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """The death of the process names the file and the episode."""
         try:
-            return self._worker.answer()
+            yield
         except UserError as error:
             if self._worker.process.exitcode is None:
                 raise
+            reason = str(error).partition(";")[0]
             raise UserError(
-                f"{self._path} cannot be annotated: the simulator dies of {self._doing}; the file"
-                f" is damaged, or memory is short ({error})"
+                f"{self._path} cannot be annotated, the simulator dies of {self._doing}: the file"
+                f" is damaged, or memory is short ({reason})"
             ) from error
 
 

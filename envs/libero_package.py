@@ -14,15 +14,27 @@ from envs.simulation import import_suite
 from errors import UserError
 
 REQUIREMENT = "hf-libero==0.1.4 robosuite==1.4.0"
+SHOWN = 200
+"""Characters of a model's own words in a message."""
 ASSETS = ("scenes", "articulated_objects", "stable_scanned_objects", "stable_hope_objects")
 
-NAMING_FILES = ("mesh", "texture", "hfield", "skin")
-"""Elements of a model whose attributes may name files."""
-READING = ("include", "extension", "plugin", "model", "attach", "flexcomp", "composite",
-           "replicate")  # fmt: skip
-"""Elements that read further models, load code, or make many of one; LIBERO's models have none."""
+ELEMENTS = (
+    "mujoco", "actuator", "asset", "body", "camera", "compiler", "connect", "contact", "default",
+    "equality", "exclude", "fixed", "force", "freejoint", "general", "geom", "inertial", "joint",
+    "light", "map", "material", "mesh", "motor", "option", "pair", "position", "sensor", "site",
+    "size", "tendon", "texture", "torque", "touch", "velocity", "visual", "weld", "worldbody",
+)  # fmt: skip
+"""What a recorded model is made of. Others read further models, load code, or make many of one."""
+NAMING_FILES = ("mesh", "texture")
+"""Elements whose attributes may name files."""
 FOLDERS = ("meshdir", "texturedir", "assetdir", "strippath")
 """Attributes that say what relative names of files are relative to; those here are absolute."""
+SIZES = ("njmax", "nconmax")
+"""Sizes that a model may ask for: MuJoCo makes room for whatever the others say."""
+MOST_ELEMENTS = 20_000
+"""Of a model; LIBERO's have some 600."""
+LARGEST_TEXTURE = 4096
+"""Pixels a side of a texture that a model asks for; LIBERO's have 512."""
 
 
 def import_libero():
@@ -119,7 +131,7 @@ def with_local_assets(model_file: str) -> str:
     is written anew, so that MuJoCo reads what was looked at here.
 
     Raises:
-        UserError: it names another file, has elements that read files or load code, or is no XML.
+        UserError: it names another file, is made of other elements than LIBERO's, or is no XML.
     """
     import libero.libero
     import robosuite
@@ -130,17 +142,33 @@ def with_local_assets(model_file: str) -> str:
 
     tree = parsed_model(model_file)
     for element in tree.iter():
-        if element.tag in READING:
-            raise UserError(f"the recorded model has an element {element.tag}, which is not read")
+        _check(element)
         if element.tag == "compiler":
             for name in FOLDERS:
                 element.attrib.pop(name, None)
         for name, path in element.attrib.items():
             if name.startswith("file"):
-                if element.tag not in NAMING_FILES:
-                    raise UserError(f"the recorded model has an element {element.tag} with {name}")
                 element.set(name, str(_local(path, places)))
     return ElementTree.tostring(tree, encoding="unicode")
+
+
+def _check(element: ElementTree.Element) -> None:
+    """Refuse what no recorded model of LIBERO's has."""
+    refused = [name for name in element.attrib if name.startswith("file")]
+    if element.tag in NAMING_FILES:
+        refused = []
+    if element.tag == "size":
+        refused += [name for name in element.attrib if name not in SIZES]
+    if element.tag == "texture":
+        refused += [name for name in ("width", "height") if _large(element.get(name, "0"))]
+    if element.tag not in ELEMENTS or refused:
+        what = " ".join([str(element.tag), *refused[:1]])
+        raise UserError(f"the recorded model has {what[:SHOWN]!r}, which LIBERO's models have not")
+
+
+def _large(pixels: str) -> bool:
+    digits = pixels.strip()
+    return not digits.isdecimal() or len(digits) > 9 or int(digits) > LARGEST_TEXTURE
 
 
 def parsed_model(model_file: str) -> ElementTree.Element:
@@ -157,6 +185,8 @@ def parsed_model(model_file: str) -> ElementTree.Element:
         ElementTree.tostring(tree)  # recursive, as reading it again is
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
         raise UserError(f"the recorded model is no XML of a model ({error})") from error
+    if sum(1 for _ in tree.iter()) > MOST_ELEMENTS:
+        raise UserError(f"the recorded model has more than {MOST_ELEMENTS:,} elements")
     return tree
 
 
@@ -178,8 +208,8 @@ def _local(path: str, places: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> pa
             if here.is_relative_to(allowed.resolve()) and here.is_file():
                 return here
     raise UserError(
-        f"the recorded model names the file {path}, which is not one of LIBERO's or robosuite's"
-        " assets here"
+        f"the recorded model names the file {path[:SHOWN]}, which is not one of LIBERO's or"
+        " robosuite's assets here"
     )
 
 
