@@ -108,7 +108,8 @@ class Windows:
 
     Args:
         recordings: headers of the files, all with the same cameras, sizes and action size.
-        reads: what a window holds.
+        reads: what a window holds; a ``WindowConfig`` means its ``reads(target)``.
+        target: see there.
 
     Attributes:
         tasks: ids of the tasks; a window's ``task`` is a number of one.
@@ -120,7 +121,14 @@ class Windows:
             window: it holds what cannot be learned from (``envs/demonstration_values.py``).
     """
 
-    def __init__(self, recordings: Sequence[Recording], reads: Reads):
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        reads: Reads | WindowConfig,
+        target: Literal["masks", "pixels", "none"] = "masks",
+    ):
+        if isinstance(reads, WindowConfig):
+            reads = reads.reads(target)
         self.recordings, self.reads = tuple(recordings), dict(reads)
         first = self.recordings[0]
         for other in self.recordings:
@@ -367,7 +375,8 @@ def statistics(recordings: Sequence[Recording]) -> dict[str, list[float]]:
 
 def open_windows(
     data: Sequence[str | os.PathLike],
-    reads: Reads,
+    reads: Reads | WindowConfig,
+    target: Literal["masks", "pixels", "none"] = "masks",
     *,
     filter_key: str | None = None,
     obs_alignment: Alignment | None = None,
@@ -376,10 +385,10 @@ def open_windows(
 
     Args:
         data: files, or folders of them.
-        reads: of ``Windows``.
+        reads, target: of ``Windows``.
         filter_key, obs_alignment: of ``read_header``.
 
     Raises:
         UserError: as ``read_headers`` and ``Windows``.
     """
-    return Windows(read_headers(data, filter_key, obs_alignment), reads)
+    return Windows(read_headers(data, filter_key, obs_alignment), reads, target)
