@@ -193,7 +193,8 @@ class ImitationRun(TrainingRun):
         self.checkpoint()
 
     def _make_optimizer(self) -> Optimizer:
-        stage = self.agent.stage(self.stage)
+        # A stage that this run leaves out may have nothing to train.
+        stage = self.agent.stage(self.stage if self.stage in self.windows else self.stages[-1])
         return Optimizer(stage.modules, stage.optimizer)
 
     # Learning

@@ -92,6 +92,8 @@ class MaskPlan(nn.Module):
         self.classes = [OBJECTS[name] for name in objects]
         self.decoder = MaskDecoder(width, size)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self._done: int | None = None  # the same number, known without waiting for the device
+        self.register_load_state_dict_post_hook(MaskPlan._forget)
 
     def reads(self, steps: Sequence[int]) -> Reads:
         return {
@@ -146,13 +148,18 @@ class MaskPlan(nn.Module):
         dice = dice_loss(logits.softmax(1)[:, 1:] * known, then.float(), there)
         if self.training:
             self.updates += 1
+            self._done = (self._done or 0) + 1
         metrics = {"cross_entropy": hard.detach(), "dice": dice.detach()}
         return hard + dice, metrics | self._measured(logits.detach(), now, then, there)
 
+    def _forget(self, keys: object) -> None:
+        self._done = None
+
     def _share(self) -> float:
         """Of the pixels that count: all at first, then ever harder ones."""
-        done = min(1.0, float(self.updates) / WARMUP)
-        return 1.0 + (HARDEST - 1.0) * done
+        if self._done is None:
+            self._done = int(self.updates)
+        return 1.0 + (HARDEST - 1.0) * min(1.0, self._done / WARMUP)
 
     @staticmethod
     def _measured(logits: Tensor, now: Tensor, then: Tensor, there: Tensor) -> dict[str, Tensor]:
