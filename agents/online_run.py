@@ -170,6 +170,10 @@ class OnlineRun(TrainingRun):
         if unfinished is not None and self.collector.agent_steps:
             self.agent_state = unfinished["agent_state"]
         self.start_bar(self.config.steps, "step", self.config.task)
+        between_episodes = state is not None and not self.collector.agent_steps
+        if between_episodes and self.evaluation_due:  # the checkpoint is from just before it
+            self.evaluate()
+            self.checkpoint()
 
     def _checked_unfinished(self, kept: dict[str, Any] | None) -> dict[str, Any] | None:
         """What a checkpoint holds of an episode that was going on: the `actions` (t, A) taken in it
@@ -340,8 +344,10 @@ class OnlineRun(TrainingRun):
         return self.steps >= first and self.evaluated < scheduled
 
     def evaluate(self) -> None:
-        """Evaluate, log, and refresh curve and prediction video; training's randomness is
+        """Evaluate, log, and refresh curve and prediction video, with a checkpoint before that: an
+        evaluation that is stopped begins anew, and nothing else is lost. Training's randomness is
         left as it was."""
+        self.checkpoint()
         config = self.config
         if self.evaluation_envs is None:
             count = min(config.evaluate_episodes, config.evaluate_envs)

@@ -278,6 +278,15 @@ def test_run_told_to_stop_in_an_episode_goes_on_in_its_middle(straight, tmp_path
     assert records(path) == records(straight)
 
 
+def test_evaluation_that_was_stopped_begins_anew(straight, album, tmp_path):
+    """Its checkpoint is the first at its step: nothing had been evaluated there."""
+    killed = shutil.copytree(interrupted(album, 3 * EPISODE, 0), tmp_path / "run")
+    assert checkpoint(killed)["evaluated"] == 2 * EPISODE
+    run(killed, tiny())
+    assert differences(killed, straight) == []
+    assert lines(killed) == lines(straight)
+
+
 LAZY = tiny(checkpoint_seconds=1e9)
 
 
