@@ -168,7 +168,7 @@ def test_what_does_not_fit_the_run_is_named(demonstrations, tmp_path):
         opened(demonstrations, replace(config(), environment=replace(VIEW, size=128), agent=larger))
     with pytest.raises(UserError, match="has camera corner2, this run topview; give the same"):
         opened(demonstrations, camera="topview")
-    with pytest.raises(UserError, match="there is no replay in"):
+    with pytest.raises(UserError, match=r"is not a run folder \(no config.yaml\)"):
         opened(tmp_path)
     with pytest.raises(UserError, match=r"there is no .*nothing\.hdf5; --recorded takes"):
         opened(tmp_path / "nothing.hdf5")
