@@ -33,7 +33,7 @@ LIBERO_STEPS ?= --policy-steps 8000 --evaluate-every 1500
 SWAPPED_STEPS ?= --agent.n-obs-steps 1 --policy-steps 4000 --evaluate-every 2000
 DYNAMICS_STEPS ?= --dynamics-steps 2000
 
-.PHONY: help setup unit test lint demo curves robustness imitation
+.PHONY: help setup unit test faults lint demo curves robustness imitation
 
 # The recorded curves of results/curves: hours on two cores, stopped and continued at will.
 CURVE_TASKS ?= metaworld/button-press metaworld/plate-slide metaworld/reach-wall \
@@ -46,6 +46,7 @@ help:
 	@echo "make setup   environment in $(VENV), with exact versions (Python 3.11 or 3.12)"
 	@echo "make unit    the tests without a simulator, for while you write"
 	@echo "make test    every test"
+	@echo "make faults  2,500 damaged inputs, 100 kills, 70 full disks: results/faults.md (20 minutes)"
 	@echo "make lint    style, likely bugs and types"
 	@echo "make demo    train $(DEMO_TASK) on the CPU, evaluate it beside a random policy"
 	@echo "             SEED=$(SEED) DEMO_STEPS=$(DEMO_STEPS) DEMO_DIR=$(DEMO_DIR)"
@@ -124,6 +125,10 @@ unit: $(VENV)/.renders
 
 test: $(VENV)/.renders
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
+# Processes are forked from one that has imported PyTorch, whose threads would not be.
+faults: $(VENV)/.renders
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --out results/faults
 
 lint: $(VENV)/.renders
 	$(BIN)/ruff check .
