@@ -46,7 +46,7 @@ help:
 	@echo "make setup   environment in $(VENV), with exact versions (Python 3.11 or 3.12)"
 	@echo "make unit    the tests without a simulator, for while you write"
 	@echo "make test    every test"
-	@echo "make faults  2,500 damaged inputs, 100 kills, 70 full disks: results/faults.md (20 minutes)"
+	@echo "make faults  2,050 damaged inputs, 100 kills, 42 full disks: results/faults.md (minutes)"
 	@echo "make lint    style, likely bugs and types"
 	@echo "make demo    train $(DEMO_TASK) on the CPU, evaluate it beside a random policy"
 	@echo "             SEED=$(SEED) DEMO_STEPS=$(DEMO_STEPS) DEMO_DIR=$(DEMO_DIR)"

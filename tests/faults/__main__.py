@@ -29,11 +29,11 @@ MODULE = "tests.faults"
 class Faults:
     """Put faults into every kind of input, kill processes and fill disks."""
 
-    tries: int = 2500
+    tries: int = 2050
     """Inputs with a fault."""
     kills: int = 100
     """Processes to kill."""
-    disks: int = 70
+    disks: int = 42
     """Disks to fill."""
     only: tuple[str, ...] = ()
     """Kinds of input (config, events, ...), each with all of --tries, or KIND:NUMBER for one try;

@@ -12,21 +12,21 @@ from tests.faults.command_lines import command_line
 from tests.faults.place import Fault, Place
 
 KINDS: dict[Callable[[random.Random, Place], Fault], int] = {
-    run_folders.config: 300,
-    run_folders.metrics: 200,
-    run_folders.checkpoint: 200,
-    run_folders.replay: 150,
-    run_folders.evaluation: 150,
-    run_folders.folder: 200,
-    other_files.demonstrations: 300,
-    other_files.scores_json: 200,
-    other_files.scores_csv: 200,
-    other_files.events: 200,
-    other_files.scores_replaced: 100,
-    other_files.out_paths: 100,
-    command_line: 250,
+    run_folders.config: 250,
+    run_folders.metrics: 160,
+    run_folders.checkpoint: 150,
+    run_folders.replay: 80,
+    run_folders.evaluation: 130,
+    run_folders.folder: 120,
+    other_files.demonstrations: 200,
+    other_files.scores_json: 210,
+    other_files.scores_csv: 190,
+    other_files.events: 230,
+    other_files.scores_replaced: 80,
+    other_files.out_paths: 50,
+    command_line: 200,
 }
-"""How many of 2,500 tries are of each kind."""
+"""How many of 2,050 tries are of each kind; those that a simulator follows take the longest."""
 
 
 def fault(kind: Callable, seed: int, number: int, place: Place) -> Fault:
