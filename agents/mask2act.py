@@ -23,6 +23,7 @@ from agents.mask_world_model_config import DataSpec
 from envs.windows import Kind, Read, Reads
 from errors import UserError
 from world_models.language import make_language
+from world_models.layers import move_average
 from world_models.mask_dynamics import MaskDynamics
 from world_models.plan_targets import MaskPlan, PlanTarget, plan_target_class
 from world_models.planner import Planner
@@ -283,18 +284,9 @@ class Mask2Act:
             if part is not None
         }
 
-    @torch.no_grad()
     def update_ema(self, updates: int) -> None:
-        """Move the averaged weights towards the latest; early averages forget faster."""
-        decay = min(self.config.ema_decay, (1 + updates) / (10 + updates))
-        if not self.config.ema_decay:
-            decay = 0.0
-        pairs = zip(self.ema.parameters(), self.networks.parameters(), strict=True)
-        moving = [(kept, new.detach()) for kept, new in pairs if new.requires_grad]
-        kept_ones: list[Tensor] = [kept for kept, _ in moving]
-        torch._foreach_lerp_(kept_ones, [new for _, new in moving], 1.0 - decay)
-        for kept, new in zip(self.ema.buffers(), self.networks.buffers(), strict=True):
-            kept.copy_(new)
+        """Move the averaged weights towards the latest (`move_average`)."""
+        move_average(self.ema, self.networks, self.config.ema_decay, updates)
 
     @torch.no_grad()
     def report(self, batch: dict[str, Tensor], seed: int) -> tuple[np.ndarray, dict[str, float]]:

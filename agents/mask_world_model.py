@@ -22,6 +22,7 @@ from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
 from envs.windows import Reads
 from world_models.image_encoder import ImageEncoder
 from world_models.language import make_language
+from world_models.layers import move_average
 from world_models.mask_dynamics import MaskDynamics
 from world_models.targets import reads
 from world_models.video_targets import VideoTarget, to_unit
@@ -193,17 +194,9 @@ class MaskWorldModel:
         parts = {"world model": self.networks.world_model, "policy": self.networks.policy}
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
-    @torch.no_grad()
     def update_ema(self, updates: int) -> None:
-        """Move the averaged weights towards the latest; early averages forget faster."""
-        decay = min(self.config.ema_decay, (1 + updates) / (10 + updates))
-        if not self.config.ema_decay:
-            decay = 0.0
-        ema: list[Tensor] = [p for p in self.ema.parameters() if p.is_floating_point()]
-        latest = [p.detach() for p in self.networks.parameters() if p.is_floating_point()]
-        torch._foreach_lerp_(ema, latest, 1.0 - decay)
-        for kept, new in zip(self.ema.buffers(), self.networks.buffers(), strict=True):
-            kept.copy_(new)
+        """Move the averaged weights towards the latest (`move_average`)."""
+        move_average(self.ema, self.networks, self.config.ema_decay, updates)
 
     # Acting
 

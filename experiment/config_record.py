@@ -30,6 +30,7 @@ from experiment.config_values import from_plain, shown
 from experiment.hardware import hardware
 from experiment.plain_yaml import read_plain_yaml
 from experiment.provenance import provenance
+from regular_file import read_bytes
 
 Config = TypeVar("Config")
 
@@ -48,6 +49,7 @@ class ConfigRecord:
 
     def __init__(self, path: Path):
         self.path = path
+        self._before: bytes | None = None
 
     @property
     def exists(self) -> bool:
@@ -108,9 +110,17 @@ class ConfigRecord:
         self._refuse_differences(flat(recorded), flat(wanted), config)
         if record["config"] == wanted:
             return
+        self._before = read_bytes(self.path)
         record["config"] = wanted
         record["command"] = provenance()["command"]  # the one that gives the whole run
         self._write(record)
+
+    def put_back(self) -> None:
+        """Take back what `resume` has changed."""
+        if self._before is not None:
+            with atomic_file(self.path) as file:
+                file.write(self._before)
+            self._before = None
 
     def _write(self, record: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True, width=100)

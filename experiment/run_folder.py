@@ -54,7 +54,7 @@ class RunFolder:
         self.config = ConfigRecord(self.path / "config.yaml")
         self.metrics = MetricsLog(self.path)
         self._lock: FolderLock | None = None
-        self._is_new = False
+        self._is_new = self._begun = False
         self._previous_seconds = 0.0
         self._clock_started = time.monotonic()
 
@@ -177,10 +177,13 @@ class RunFolder:
             )
 
     def abandon(self) -> None:
-        """Forget a run that could not begin, so that a corrected command may use its folder.
+        """Forget a run that could not begin, so that a corrected command may use its folder; one
+        that was there before has its configuration as it was.
 
         Only what this process made goes, and only while no episode and no metric is in it.
         """
+        if not self._begun:
+            self.config.put_back()
         episodes = self.path / "replay" / "episodes.jsonl"
         if self._is_new and not episodes.exists() and not self.metrics.path.exists():
             with contextlib.suppress(OSError):
@@ -192,6 +195,7 @@ class RunFolder:
 
     def start_clock(self, previous_seconds: float = 0.0) -> None:
         """Begin to count, on top of ``previous_seconds`` spent before a resume."""
+        self._begun = True
         self._previous_seconds = previous_seconds
         self._clock_started = time.monotonic()
 

@@ -335,3 +335,21 @@ def step_together(loss: Tensor, *optimizers: Optimizer) -> list[Tensor]:
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = gradient
     return [optimizer.apply() for optimizer in optimizers]
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, latest: nn.Module, decay: float, updates: int) -> None:
+    """Move averaged weights towards the latest; buffers are copied, what is frozen is left alone.
+
+    Args:
+        average, latest: of the same class and sizes.
+        decay: of the moving average, at least 0 and below 1.
+        updates: made so far; early averages forget faster.
+    """
+    decay = min(decay, (1 + updates) / (10 + updates))
+    pairs = zip(average.parameters(), latest.parameters(), strict=True)
+    moving = [(kept, new.detach()) for kept, new in pairs if new.requires_grad]
+    kept_ones: list[Tensor] = [kept for kept, _ in moving]
+    torch._foreach_lerp_(kept_ones, [new for _, new in moving], 1.0 - decay)
+    for kept, new in zip(average.buffers(), latest.buffers(), strict=True):
+        kept.copy_(new)

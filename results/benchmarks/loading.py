@@ -21,6 +21,7 @@ from envs.workers import WorkerContext
 TASK = "metaworld/drawer-close"
 SIZE = 64
 BATCH = 16
+WINDOWS = WindowConfig(n_obs_steps=4, future=5, stride=4, chunk=16)
 BATCHES = 12
 
 
@@ -36,9 +37,8 @@ def measure_loading(folder: Path, episodes: int, rounds: int) -> dict[str, Any]:
         rounds: turns of each.
     """
     path = folder / "loading.hdf5"
-    config = WindowConfig(n_obs_steps=4, future=5, stride=4, chunk=16)
     collect(TASK, episodes, path, ScriptedActor, EnvironmentConfig(size=SIZE, quality="fast"))
-    windows = open_windows([path], config.reads())
+    windows = open_windows([path], WINDOWS.reads())
     readers = {
         "plain h5py": lambda seed: _plain(path, windows, seed),
         "Windows": lambda seed: (windows[i] for b in _batches(windows, seed) for i in b),
@@ -51,7 +51,7 @@ def measure_loading(folder: Path, episodes: int, rounds: int) -> dict[str, Any]:
             rates[name].append(_rate(reader, turn, per_item=BATCH if "Loader" in name else 1))
     return {
         "episodes": episodes,
-        "frames": config.n_obs_steps + config.future,
+        "frames": WINDOWS.n_obs_steps + WINDOWS.future,
         "size": SIZE,
         "bytes": path.stat().st_size,
         "windows_per_second": {n: statistics.median(found) for n, found in rates.items()},
@@ -83,7 +83,7 @@ def _loader(windows: Windows, seed: int, workers: int) -> DataLoader:
 
 
 def _plain(path: Path, windows: Windows, seed: int) -> Iterator[tuple]:
-    past, ahead = windows.config.past(), windows.config.ahead()
+    past, ahead = WINDOWS.past(), WINDOWS.ahead()
     with h5py.File(path) as file:
         for index in itertools.chain.from_iterable(_batches(windows, seed)):
             _, episode, step = windows.locate(index)
@@ -91,7 +91,7 @@ def _plain(path: Path, windows: Windows, seed: int) -> Iterator[tuple]:
             last = episode.steps - 1
             seen = np.unique(np.clip(step + past, 0, last))
             coming = np.unique(np.minimum(step + ahead, last))
-            stop = min(step + windows.config.chunk, last + 1)
+            stop = min(step + WINDOWS.chunk, last + 1)
             pictures, masks = demo["obs/corner2_rgb"], demo["obs/corner2_mask"]
             yield (
                 [pictures[row] for row in seen],

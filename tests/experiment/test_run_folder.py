@@ -427,3 +427,16 @@ def test_curve_is_drawn_once_there_is_something_to_draw(folder):
     folder.update_curve()
     assert is_png(folder.curve_path)
     assert folder.curve_path.read_bytes() != before
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_larger_budget_that_could_not_begin_is_not_written_down(tmp_path, begun):
+    path = tmp_path / "run"
+    RunFolder.create_or_resume(path, Run()).close()
+    before = (path / "config.yaml").read_bytes()
+    with RunFolder.create_or_resume(path, Run(steps=2000)) as folder:
+        assert (path / "config.yaml").read_bytes() != before
+        if begun:
+            folder.start_clock()
+        folder.abandon()  # as a mistake of the user's does
+    assert ((path / "config.yaml").read_bytes() == before) == (not begun)
