@@ -36,6 +36,14 @@ def run(*arguments, cwd=None):
     )
 
 
+def here(*arguments):
+    """As `run`, but in this process: one of its own would import PyTorch anew."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([str(argument) for argument in arguments])
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
 def refused(*arguments, cwd=None):
     """The one line on standard error of a command that ends with status 2."""
     result = run(*arguments, cwd=cwd)
@@ -320,18 +328,18 @@ def test_training_leaves_a_complete_run_folder(trained):
 @pytest.mark.simulator
 def test_a_finished_run_started_again_has_nothing_left_to_do(trained):
     before = (trained / "metrics.jsonl").read_bytes()
-    result = run("train", *SMALL, "--logdir", trained)
+    result = here("train", *SMALL, "--logdir", trained)
     assert result.returncode == 0, result.stderr
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.simulator
 def test_another_configuration_is_refused_by_field(trained):
-    line = refused("train", *SMALL, "--agent.behaviour.horizon=3", "--logdir", trained)
+    line = refused_after_start("train", *SMALL, "--agent.behaviour.horizon=3", "--logdir", trained)
     assert "agent.behaviour.horizon = 20" in line
     assert "3" in line
     assert "--logdir" in line
-    line = refused("train", *SMALL, "--steps=900", "--logdir", trained)
+    line = refused_after_start("train", *SMALL, "--steps=900", "--logdir", trained)
     assert "1000" in line
     assert "900" in line
 
@@ -374,7 +382,7 @@ def test_a_trained_agent_can_record_demonstrations(trained, tmp_path, capsys, mo
 
 @pytest.mark.simulator
 def test_evaluation_under_shifts_says_what_is_retained(trained):
-    result = run("evaluate", "--logdir", trained, "--episodes", 2, "--shifts", "noise:1,lighting")
+    result = here("evaluate", "--logdir", trained, "--episodes", 2, "--shifts", "noise:1,lighting")
     assert result.returncode == 0, result.stderr
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
     assert all("/2 = " in rows[name] for name in ("agent", "noise:1", "lighting:0.5"))
@@ -384,7 +392,7 @@ def test_evaluation_under_shifts_says_what_is_retained(trained):
         [evaluation[name]["success"]["mean"] for name in evaluation["shifts"]]
     )
     assert evaluation["noise:1"]["return"]["mean"] != evaluation["agent"]["return"]["mean"]
-    result = run("evaluate", "--logdir", trained, "--episodes", 1, "--shift", "noise:1")
+    result = here("evaluate", "--logdir", trained, "--episodes", 1, "--shift", "noise:1")
     assert result.returncode == 0, result.stderr
     assert "under noise:1" in result.stdout
 
@@ -420,7 +428,7 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line(trained, kind, capsys):
 
 
 def refused_after_start(*arguments):
-    result = run(*arguments)
+    result = here(*arguments)
     assert result.returncode == 2, result.stderr
     return result.stderr.splitlines()[-1]
 
