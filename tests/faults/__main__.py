@@ -67,11 +67,10 @@ def main(options: Faults) -> None:
     verdicts: list[Verdict] = []
     with tries.pool(options.jobs) as pool:
         tries.make_originals(pool, work / "originals", options.imitation)
-        planned = [
+        planned = [] if options.only else _hardships(pool, options, work)
+        planned += [
             pool.submit(_judged, kind, options.seed, number, work) for kind, number in chosen
         ]
-        if not options.only:
-            planned += _hardships(pool, options, work)
         for done in as_completed(planned):
             verdicts += done.result()
             for verdict in done.result():

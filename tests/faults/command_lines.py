@@ -36,6 +36,8 @@ def command_line(rng: random.Random, place: Place) -> Fault:
     line = [str(word) for word in lines[rng.choice(("train", "train", "imitate", *lines))]()]
     said = []
     for _ in range(rng.choice((1, 1, 2))):
+        if len(line) == 1:
+            break  # its only word was lost
         at = rng.randrange(1, len(line))
         value = rng.choice(ODD)
         kind = rng.choice(("value", "value", "value", "lose", "double", "insert", "misspell"))
