@@ -316,11 +316,10 @@ class Evaluation:
         return record
 
     def _acting(self) -> Any:
-        """What decides how the agent acts."""
-        if self.goals is None:
-            return self.agent.state_dict()
-        goals = {task: torch.from_numpy(pictures) for task, pictures in self.goals.items()}
-        return [self.agent.state_dict(), goals]
+        """What decides how the agent acts: weights, how the task is seen, goals of the user's."""
+        seen = vars(self.view), self.config.quality
+        goals = {task: torch.from_numpy(each) for task, each in (self.goals or {}).items()}
+        return [self.agent.state_dict(), seen, goals]
 
     def _computed(self, rows: Sequence[Row], found: Mapping[str, Any]) -> dict[str, Any]:
         """What is said of several rows together."""

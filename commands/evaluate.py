@@ -96,6 +96,7 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
     from agents.evaluation import Keep, measure, retained, summarise
     from agents.online_loading import load_agent
     from experiment.checkpoint import fingerprint
+    from experiment.config_record import plain as plain_values
     from experiment.evaluation_record import EvaluationRecord, Start
 
     agent, config, step = load_agent(options.logdir, options.device, options.trust)
@@ -108,7 +109,8 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
         "step": step,
         "seed": options.seed,
         "shift": (config.environment.shift if plain is None else plain) or None,
-        "weights": fingerprint(agent.state_dict()),
+        # Somebody may have changed how the run's folder says that the task is seen.
+        "weights": fingerprint([agent.state_dict(), plain_values(config.environment)]),
     }
     record = EvaluationRecord(folder.evaluation_path, conditions)
     record.check_room()
