@@ -85,15 +85,16 @@ def _names(file: h5py.File) -> list[str]:
 
 
 def _evaluation(one: Path, two: Path) -> str | None:
-    """What an agent samples in an episode depends on the episodes before it in the same process:
-    of its row, the starts of the episodes are compared."""
+    """What is drawn at random in an episode depends on the episodes before it in the same process:
+    of every row, the starts of the episodes are compared."""
     left, right = (read_evaluation(path / "evaluation.json") for path in (one, two))
     assert left is not None
     assert right is not None
-    if left["random"]["episodes"] != right["random"]["episodes"]:
-        return "episodes of the random policy"
-    seeds = [[each["seed"] for each in found["agent"]["episodes"]] for found in (left, right)]
-    return None if seeds[0] == seeds[1] else "starts of the agent's episodes"
+    for row in ("agent", "random"):
+        seeds = [[each["seed"] for each in found[row]["episodes"]] for found in (left, right)]
+        if seeds[0] != seeds[1]:
+            return f"starts of the episodes of {row}"
+    return None
 
 
 def _files(one: Path, two: Path) -> str | None:
