@@ -14,6 +14,9 @@ from experiment.stopping import Interrupts, ignore_signals
 SIGNALLED = 128
 """Added to a signal's number it is the exit status of a process that the signal ended."""
 
+LONGEST = 2000
+"""Characters of an error; the names that it holds may have thousands."""
+
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """A disk that is full, beyond its quota, read-only or broken: no defect of the toolkit."""
 
@@ -52,9 +55,13 @@ def guarded(command: Callable[[], None], stopped: str = "") -> int:
 
 
 def one_line(text: str) -> str:
-    """A text on one line, without what a terminal would obey: it may name files of others."""
+    """A text on one line, without what a terminal would obey, it may name files of others, and not
+    longer than can be read."""
     line = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 def _print_nowhere() -> None:

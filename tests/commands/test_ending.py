@@ -34,3 +34,10 @@ def test_an_error_is_one_line_that_a_terminal_does_not_obey():
     assert status == 2
     assert said == b"error: the file \\x1b[2J\\u202e\\udcff of Zo\\xeb is damaged\n"
     assert one_line("of Zoë") == "of Zoë"
+
+
+def test_an_error_that_nobody_could_read_is_shortened_in_its_middle():
+    shown = one_line(f"cannot read {'9' * 5000}; give another")
+    assert shown.startswith("cannot read 999")
+    assert shown.endswith("999; give another")
+    assert len(shown) < 2100
