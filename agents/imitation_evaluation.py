@@ -397,7 +397,7 @@ class Evaluation:
             self.agent.pruning = row.pruning
         episodes = measure(self.record, row.name, starts, play)
         by_task = {
-            task: summarise([e for e in episodes if e["task"] == task])["success"]
+            task: summarise([e for e in episodes if e.get("task", task) == task])["success"]
             for task in self.tasks
         }
         found = summarise(episodes) | {"tasks": by_task, "episodes": episodes}

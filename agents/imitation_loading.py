@@ -107,7 +107,9 @@ def load_state(
     # Older checkpoints call it `interface`.
     with fitting(folder.checkpoint_path):
         data_spec = from_plain(kept.get("data_spec", kept.get("interface")), DataSpec)
-        ranges = kept["statistics"]
+        ranges = {
+            name: [float(edge) for edge in edges] for name, edges in kept["statistics"].items()
+        }
     with limited_by(kept, config, folder.config.path):
         agent = make_imitator(config, data_spec, ranges, device)
     load_checked(agent, state, config.task, folder.checkpoint_path)

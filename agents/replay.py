@@ -206,7 +206,7 @@ class Replay:
             write_layout(self.folder, self.entries, self.capacity)
         elif read_layout(self.folder) != (self.entries, self.capacity):
             raise UserError(
-                f"the replay in {self.folder} has another layout than this run needs; "
+                f"{self.folder / 'layout.json'} has another layout than this run needs; "
                 "use another --logdir"
             )
 

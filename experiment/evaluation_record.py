@@ -230,6 +230,9 @@ def _check_rows(record: Record, path: Path) -> None:
         for row in {*_rows(record), *unfinished}:
             for episode in _episodes(record, row):
                 whole = isinstance(episode["seed"], int) and isinstance(episode["length"], int)
+                # Of several tasks, each episode says its own.
+                several = "," in record["task"]
+                whole &= isinstance(episode["task"] if several else episode.get("task", ""), str)
                 known = episode["success"] is None or isinstance(episode["success"], bool)
                 if not (whole and known and isinstance(episode["return"], (int, float))):
                     raise ValueError

@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.output import write_report
 from commands.command_line import script
@@ -26,8 +27,6 @@ MODULE = "results.experiments.memory"
 TRAIN = (
     "run.py train --task metaworld/window-close --threads 1 --logdir runs/memory --steps 1000000"
 )
-FIRST = 10
-"""Minutes until everything that grows once has grown: the prefill, pretraining, an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def resident(process: int) -> float:
 
 def watch(options: Memory) -> None:
     """Train, look, write. Raises UserError where the run ends by itself."""
-    command = [sys.executable, *shlex.split(TRAIN)]
+    command, came = [sys.executable, *shlex.split(TRAIN)], provenance()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as run:
         found = []
         try:
@@ -65,18 +64,23 @@ def watch(options: Memory) -> None:
                 found.append(round(resident(run.pid), 1))
         finally:
             run.send_signal(signal.SIGTERM)
-    settled = found[FIRST:] or found
-    text = (
-        "# Memory of a training run\n\n"
-        f"Made by `python -m {MODULE} --minutes {options.minutes}` at"
-        f" {provenance()['commit'][:7]}, {hardware()['processor']}. `python {TRAIN}`, its"
-        " environments' processes included, MB in memory:\n\n"
-        f"after {FIRST} minutes {settled[0]:.0f}, at the end {found[-1]:.0f}, at most"
-        f" {max(settled):.0f}, at least {min(settled):.0f}.\n"
-    )
-    numbers = {"megabytes": found, "train": TRAIN, **provenance(), "hardware": hardware()}
-    write_report(options.out, text, numbers)
+    numbers = {"megabytes": found, "train": TRAIN, **came, "hardware": hardware()}
+    write_report(options.out, page(numbers), numbers)
     print(options.out.with_suffix(".md"))
+
+
+def page(numbers: dict[str, Any]) -> str:
+    """What was seen, every five minutes."""
+    found = numbers["megabytes"]
+    rows = [f"| {minute} | {found[minute - 1]:,.0f} |" for minute in range(5, len(found) + 1, 5)]
+    return (
+        "# Memory of a training run\n\n"
+        f"Made by `python -m {MODULE} --minutes {len(found)}` at {numbers['commit'][:7]},"
+        f" {numbers['hardware']['processor']}. `python {numbers['train']}`: resident memory of the"
+        " process and of those of its environments together. Those of evaluations are started by"
+        " the first one, and stay. Mapped pages of the replay count.\n\n"
+        "| minute | MB |\n|---|---|\n" + "\n".join(rows) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -211,3 +211,18 @@ def test_what_is_in_the_way_is_found_out_before_anything_is_measured(path):
     path.with_name("evaluation.json.tmp").mkdir()
     with pytest.raises(UserError, match=r"evaluation\.json\.tmp.*move away"):
         opened(path).check_room()
+
+
+@pytest.mark.parametrize("task", [None, 3])
+def test_an_episode_of_imitation_that_does_not_say_its_task_is_refused(path, task):
+    conditions = {"task": f"{TASK},metaworld/push", "updates": 5, "seed": 0}
+    record = EvaluationRecord(path, conditions)
+    record.add("agent", {**episode(1), "task": TASK})
+    written = json.loads(path.read_text())
+    kept = written["unfinished"]["agent"][0]
+    del kept["task"]
+    if task is not None:
+        kept["task"] = task
+    path.write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"evaluation\.json is damaged \(row 'agent'\)"):
+        EvaluationRecord(path, conditions)
