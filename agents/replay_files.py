@@ -220,7 +220,11 @@ class RingFiles:
                 state = "is missing" if found is None else f"has {found:,} bytes, not {bytes_:,}"
                 raise UserError(f"{path} {state}; {RESTORE}")
             mode: Literal["r", "r+"] = "r" if read_only else "r+"
-            self._files[name] = file = open(path, f"{mode}b")  # noqa: SIM115 (as long as the array)
+            try:
+                file = open(path, f"{mode}b")  # noqa: SIM115 (as long as the array)
+            except OSError as error:
+                raise UserError(f"cannot open {path} ({error.strerror}); {RESTORE}") from error
+            self._files[name] = file
             self.arrays[name] = np.memmap(file, entry.dtype, mode, shape=(capacity, *entry.shape))
 
     def _make(self, path: Path, bytes_: int) -> None:

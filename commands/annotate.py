@@ -1,5 +1,6 @@
 """annotate: add masks to demonstrations."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def annotate(arguments: Sequence[str]) -> None:
     from envs.annotation import annotate as add_masks
 
     for path, out in _files(options):
-        if out != path and out.exists():
+        if out != path and os.path.exists(out):
             print(f"{out} is there already", flush=True)
             continue
         if out == path and _is_annotated(path, options):

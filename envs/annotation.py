@@ -170,7 +170,7 @@ class Annotation:
         self._quality, self._tracks = quality or recording.quality, tracks
         self._size = recording.size if size is None else size
         refuse_what_cannot_be_replayed(recording)
-        if out.exists() and not (path.exists() and out.samefile(path)):
+        if os.path.exists(out) and not (path.exists() and out.samefile(path)):
             raise UserError(f"{out} exists already; give another name or delete it")
         self._recording, self._out = recording, out
         self._partial = out.with_name(out.name + PARTIAL)
