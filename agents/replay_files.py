@@ -217,8 +217,8 @@ class RingFiles:
                 self._make(path, bytes_)
             found = path.stat().st_size if path.is_file() else None
             if found != bytes_:
-                state = "is missing" if found is None else f"has {found:,} bytes, not {bytes_:,}"
-                raise UserError(f"{path} {state}; {RESTORE}")
+                state = "is missing" if found is None else f"has {found:,} bytes"
+                raise UserError(f"{path} {state}, layout.json says {bytes_:,}; {RESTORE}")
             mode: Literal["r", "r+"] = "r" if read_only else "r+"
             try:
                 file = open(path, f"{mode}b")  # noqa: SIM115 (as long as the array)

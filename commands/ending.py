@@ -14,7 +14,7 @@ from experiment.stopping import Interrupts, ignore_signals
 SIGNALLED = 128
 """Added to a signal's number it is the exit status of a process that the signal ended."""
 
-LONGEST = 2000
+LONGEST = 1000
 """Characters of an error; the names that it holds may have thousands."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)

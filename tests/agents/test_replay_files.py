@@ -144,7 +144,7 @@ def test_layout_that_describes_no_replay_is_refused(folder, layout):
 def test_huge_layout_needs_files_to_match(folder):
     layout = json.loads((folder / "layout.json").read_text())
     (folder / "layout.json").write_text(json.dumps({**layout, "capacity": 2**39}))
-    with pytest.raises(UserError, match="bytes, not"):
+    with pytest.raises(UserError, match="bytes, layout.json says"):
         Replay.at(folder)
 
 
