@@ -126,9 +126,8 @@ unit: $(VENV)/.renders
 test: $(VENV)/.renders
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-# Processes are forked from one that has imported PyTorch, whose threads would not be.
 faults: $(VENV)/.renders
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --out results/faults
+	$(BIN)/python -m tests.faults --out results/faults
 
 lint: $(VENV)/.renders
 	$(BIN)/ruff check .

@@ -153,14 +153,16 @@ class View:
         """How many."""
         return len(self.camera.split(","))
 
-    def options(self, shift: str = "", quality: str | None = None) -> dict[str, Any]:
-        """Of `envs.make`: RGB and proprioception, never a mask."""
+    def options(
+        self, shift: str = "", quality: str | None = None, masks: bool = False
+    ) -> dict[str, Any]:
+        """Of `envs.make`: RGB and proprioception; masks for pictures for people, never to act."""
         return {
             "camera": self.camera,
             "size": self.size,
             "quality": quality or self.quality,
             "action_repeat": self.action_repeat,
             "proprio": True,
-            "masks": False,
+            "masks": masks,
             "shift": shift,
         }

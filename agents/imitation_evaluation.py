@@ -40,18 +40,25 @@ Goals = Mapping[str, np.ndarray]
 
 @contextlib.contextmanager
 def opened(
-    view: View, task: str, environments: int, shift: str = "", quality: str | None = None
+    view: View,
+    task: str,
+    environments: int,
+    shift: str = "",
+    quality: str | None = None,
+    masks: bool = False,
 ) -> Iterator[VectorEnvironment]:
     """Environments of one task in processes of their own, closed at the end.
 
     Args:
-        view: how the agent sees the task: RGB and proprioception, never a mask.
+        view: how the agent sees the task: RGB and proprioception.
         task: id.
         environments: how many.
         shift: visual shifts to act under (`envs.shifts`).
         quality: of the pictures; None is that of the data.
+        masks: whether masks are shown too, to lay what is foretold over them in a video.
     """
-    vector = envs.make_vector(task, environments, **view.options(shift=shift, quality=quality))
+    options = view.options(shift=shift, quality=quality, masks=masks)
+    vector = envs.make_vector(task, environments, **options)
     try:
         yield vector
     finally:
@@ -236,7 +243,7 @@ class Evaluation:
                 )
             self.agent.n_action_steps = n_action_steps
         self.goals = self._read_goals(goals)
-        self._open: dict[tuple[str, str, int], VectorEnvironment] = {}
+        self._open: dict[tuple[str, str, int, bool], VectorEnvironment] = {}
         self._stack = contextlib.ExitStack()
 
     def _read_goals(self, files: Sequence[str]) -> dict[str, np.ndarray] | None:
@@ -344,8 +351,7 @@ class Evaluation:
         return computed
 
     def film(self, episodes: int, shift: str = "") -> list:
-        """Frames of the first episodes of every task, Mask World Model's predictions laid over
-        them."""
+        """Frames of the first episodes of every task, with what the agent foretells."""
         if isinstance(self.agent, MaskWorldModel):
             self.agent.predictor = load_predictor(self.agent, self.folder.path)
         frames: list = []
@@ -412,25 +418,29 @@ class Evaluation:
         film: list | None = None,
         ended: Keep | None = None,
     ) -> None:
-        vector = self._vector(task, row.shift, 1 if film is not None else len(seeds))
+        drawn = film is not None
+        masks = drawn and isinstance(self.agent, Mask2Act) and self.agent.films_masks
+        vector = self._vector(task, row.shift, 1 if drawn else len(seeds), masks)
         agent = None if row.random else self.agent
         told = row.told.get(task)
         evaluate(agent, vector, task, seeds, self.seed, told, film, ended, self.goals)
 
-    def _vector(self, task: str, shift: str, count: int) -> VectorEnvironment:
+    def _vector(
+        self, task: str, shift: str, count: int, masks: bool = False
+    ) -> VectorEnvironment:
         """Environments for one row of one task, those of an earlier row where they are open still.
 
         Starting a process takes seconds, and most rows want the same environments.
         """
         count = min(count, self.config.evaluate_envs)
-        key = task, shift, count
+        key = task, shift, count, masks
         if key not in self._open:
             if (len(self._open) + 1) * self.config.evaluate_envs > MOST_PROCESSES or any(
-                shift != before for _, before, _ in self._open
+                shift != before for _, before, _, _ in self._open
             ):
                 self.close()
             self._open[key] = self._stack.enter_context(
-                opened(self.view, task, count, shift, self.config.quality)
+                opened(self.view, task, count, shift, self.config.quality, masks)
             )
         return self._open[key]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from errors import UserError
 from world_models.language import make_language
 from world_models.layers import move_average
 from world_models.mask_dynamics import MaskDynamics
-from world_models.plan_targets import MaskPlan, PlanTarget, plan_target_class
+from world_models.plan_targets import FeaturePlan, MaskPlan, PlanTarget, plan_target_class
 from world_models.planner import Planner
 
 ACTION_RANGE = (-1.0, 1.0)
@@ -101,6 +101,8 @@ def make_target(config: Mask2ActConfig, width: int, size: int) -> nn.Module:
     kind = plan_target_class(config.plan)
     if kind is MaskPlan:
         return MaskPlan(width, size, config.ahead, config.objects, config.most_objects)
+    if kind is FeaturePlan:
+        return FeaturePlan(width, size, config.ahead)
     try:
         return kind(width, size)
     except UserError:
@@ -333,6 +335,15 @@ class Mask2Act:
 
     # Acting
 
+    @property
+    def films_masks(self) -> bool:
+        """Whether what it foretells can only be drawn where the objects' masks are seen."""
+        target = self.networks.target
+        if target is None or not hasattr(target, "film"):
+            return False
+        reads = cast(PlanTarget, target).reads(self.config.steps)
+        return any(kind == "mask" for kind, *_ in reads.values())
+
     def actor(self, task: TaskDescription, seed: int = 0, drawn: bool = False) -> PlanActor:
         """This agent at work on one task, for `run_episodes`; `drawn`: see `PlanActor`.
 
@@ -374,7 +385,8 @@ class PlanActor:
     """Plans and acts at every step in n environments of one task.
 
     What the encoders made of earlier pictures is kept, so that every picture is encoded once. With
-    `drawn`, `film` collects what every camera of the first environment sees.
+    `drawn`, `film` collects what every camera of the first environment sees and what is foretold
+    there, of masks where `mask` is shown.
 
     Args:
         agent: acts with its averaged weights.
@@ -396,6 +408,7 @@ class PlanActor:
         self.back = [-step for step in agent.config.steps]  # (H,), how many steps ago, the last 0
         self.past: dict[str, Tensor] = {}  # by what: (n, steps back, ...), the present one last
         self.task: Tensor | None = None  # (n, 1, W)
+        self.present: Tensor | None = None  # (n, W), the plan of now
 
     @torch.no_grad()
     def policy(self, observation: dict, state: None, explore: bool) -> tuple[np.ndarray, None]:
@@ -414,9 +427,8 @@ class PlanActor:
         with autocast(agent.config.precision, device):
             action = self._act(image, torch.from_numpy(observation["proprio"]).to(device), first)
         if self.film is not None:
-            self.film.append(
-                np.concatenate(list(observation["image"][0].reshape(-1, *image.shape[2:])), 1)
-            )
+            pictures = [*image[0], *self._foretold(image, observation.get("mask"))]
+            self.film.append(torch.cat(pictures, 1).cpu().numpy())
         return agent.actions.denormalise(action).cpu().numpy(), None
 
     def _act(self, image: Tensor, proprio: Tensor, first: Tensor) -> Tensor:
@@ -431,12 +443,30 @@ class PlanActor:
             self._remember("view", planner.encoder(image[:, 0]), first)
             view = self._recall("view")
             plan = planner.plan(view, self._task_token(planner, first))
+            self.present = plan[:, -1].float()
             view = None if self.agent.config.executor.own_view else view
         else:
             plan = torch.zeros(*proprio.shape[:2], networks.plan_width, device=proprio.device)
             if planner is not None:
                 plan = self._video_plan(networks, planner, image[:, 0], plan, first)
         return networks.executor.act(cameras, proprio, plan, view)[:, -1]
+
+    def _foretold(self, image: Tensor, mask: np.ndarray | None) -> list[Tensor]:
+        """Pictures (S, S, 3) of what the first environment's plan foretells, if its target draws.
+
+        Args:
+            image: (n, V, S, S, 3).
+            mask: (n, [V,] S, S).
+        """
+        agent, target = self.agent, self.agent.ema.target
+        needs_mask = agent.films_masks
+        if self.present is None or not hasattr(target, "film") or (needs_mask and mask is None):
+            return []
+        seen = {"view": image[:1, :1]}
+        if needs_mask:
+            first = torch.from_numpy(np.array(mask[0])).to(image.device)
+            seen["mask"] = first.view(1, -1, *first.shape[-2:])[:, :1]
+        return list(cast(Any, target).film(self.present[:1], seen)[0])
 
     def _task_token(self, planner: Planner, first: Tensor) -> Tensor:
         """(n, 1, W); every episode begins with a goal picture of its own."""

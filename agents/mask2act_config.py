@@ -8,7 +8,7 @@ from typing import ClassVar
 from agents.device import Precision
 from agents.executor import ExecutorConfig
 from agents.mask_world_model_config import LONGEST_HISTORY
-from errors import UserError, refuse_above, refuse_below
+from errors import UserError, refuse_below
 from world_models.language import weights_named
 from world_models.layers import OptimizerConfig
 from world_models.mask_dynamics import MaskDynamicsConfig
@@ -38,8 +38,8 @@ class Mask2ActConfig:
     """Steps h that are seen, the present one included (ours: the paper does not say)."""
     stride: int = 1
     """Environment steps between them."""
-    ahead: int = 4
-    """Steps from a mask to the one that is foretold, and to the features (ours)."""
+    ahead: tuple[int, ...] = (4,)
+    """Steps from now to each of the masks that are foretold, or the features (ours)."""
     objects: tuple[str, ...] = tuple(OBJECTS)
     """Which objects are tracked, the more important first: of robot, object, second, goal,
     fixture."""
@@ -79,8 +79,12 @@ class Mask2ActConfig:
             raise UserError(
                 f"unknown plan {self.plan!r}; use one of {known}, or package.module:Class"
             )
-        refuse_below(1, self, "n_obs_steps", "stride", "ahead", "most_objects")
-        refuse_above(LONGEST_HISTORY, self, "ahead")
+        refuse_below(1, self, "n_obs_steps", "stride", "most_objects")
+        if not self.ahead or min(self.ahead) < 1 or max(self.ahead) > LONGEST_HISTORY:
+            raise UserError(
+                f"ahead must be one or several numbers from 1 to {LONGEST_HISTORY}, not"
+                f" {' '.join(map(str, self.ahead)) or 'none'}"
+            )
         if (self.n_obs_steps - 1) * self.stride > LONGEST_HISTORY:
             raise UserError(
                 f"n_obs_steps {self.n_obs_steps} and stride {self.stride} reach more than"

@@ -48,7 +48,11 @@ _ENVIRONMENTS: dict[str, _Suite] = {
     "dmc": dmc.DeepMindControl,
     "libero": libero.Libero,
 }
-_GROUPS = {"metaworld/mt10": metaworld.MT10} | {
+_GROUPS = {
+    "metaworld/mt10": metaworld.MT10,
+    "metaworld/ml10-train": metaworld.ML10_TRAIN,
+    "metaworld/ml10-test": metaworld.ML10_TEST,
+} | {
     f"libero/{part}": [f"{part}/{number}" for number in range(count)]
     for part, count in libero.SUITES.items()
 }

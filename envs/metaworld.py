@@ -83,6 +83,21 @@ MT10 = (
     "window-close",
 )
 """The ten tasks of metaworld's multi-task benchmark."""
+ML10_TRAIN = (
+    "reach",
+    "push",
+    "pick-place",
+    "door-open",
+    "drawer-close",
+    "button-press-topdown",
+    "peg-insert-side",
+    "window-open",
+    "sweep",
+    "basketball",
+)
+"""The tasks that metaworld's meta-learning benchmark learns first."""
+ML10_TEST = ("drawer-open", "door-close", "shelf-place", "sweep-into", "lever-pull")
+"""Those that it is tried on then."""
 MAX_ENV_STEPS = 500  # SawyerXYZEnv.max_path_length
 CORNER2_POSITION = (0.75, 0.075, 0.7)  # metres
 BUDGETS = {

@@ -4,7 +4,7 @@ It is told which object by the object's own mask, so that it serves any number o
 moves by the plan alone: it never sees a picture. Learning gives plan tokens their meaning; acting
 does without it.
 
-Shape legend: B plans, N objects, S picture edge, W plan width, C channels.
+Shape legend: B plans, N objects, K instants ahead, S picture edge, W plan width, C channels.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ class MaskDecoder(nn.Module):
     Args:
         plan_width: W.
         size: S, a multiple of 8.
+        instants: K, the masks that are foretold of each object.
         channels: C of the largest map; each smaller one has twice as many.
 
     Raises:
         UserError: the size cannot be halved three times.
     """
 
-    def __init__(self, plan_width: int, size: int, channels: int = 16):
+    def __init__(self, plan_width: int, size: int, instants: int = 1, channels: int = 16):
         super().__init__()
         if size % 2**HALVINGS:
             raise UserError(f"masks of {size} pixels cannot be halved {HALVINGS} times")
@@ -47,17 +48,17 @@ class MaskDecoder(nn.Module):
             nn.Conv2d(inputs + before, outputs, 3, padding=1)
             for inputs, before, outputs in zip(smaller, skipped, larger, strict=True)
         )
-        self.head = nn.Conv2d(channels, 1, 1)
+        self.head = nn.Conv2d(channels, instants, 1)
 
     def forward(self, plan: Tensor, mask: Tensor) -> Tensor:
-        """The logits of the object's future mask.
+        """The logits of the object's future masks.
 
         Args:
             plan: (B, W).
             mask: (B, N, S, S), 1 where the object is now.
 
         Returns:
-            (B, N, S, S) float32; each object's depend on its own mask alone.
+            (B, N, K, S, S) float32; each object's depend on its own mask alone.
         """
         features, skipped = mask.flatten(0, 1)[:, None].to(plan.dtype), []
         for layer in self.down:
@@ -69,7 +70,7 @@ class MaskDecoder(nn.Module):
         for layer, before in zip(self.up, reversed(skipped), strict=True):
             features = F.interpolate(features, scale_factor=2, mode="nearest")
             features = F.gelu(layer(torch.cat([features, before], dim=1)))
-        return self.head(features).view(mask.shape).float()
+        return self.head(features).unflatten(0, mask.shape[:2]).float()
 
 
 def soft_aggregation(logits: Tensor) -> Tensor:
@@ -115,9 +116,9 @@ def dice_loss(probability: Tensor, mask: Tensor, there: Tensor) -> Tensor:
     """1 − (2·Σpm + 1) / (Σp + Σm + 1), the mean over objects (XMem).
 
     Args:
-        probability: (B, N, S, S).
-        mask: (B, N, S, S), 0 or 1.
-        there: (B, N) bool, which objects count.
+        probability: (..., S, S) of each object.
+        mask: (..., S, S), 0 or 1.
+        there: (...) bool, which objects count.
     """
     overlap = (probability * mask).sum((-2, -1))
     both = probability.sum((-2, -1)) + mask.sum((-2, -1))

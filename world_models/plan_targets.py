@@ -51,6 +51,9 @@ class PlanTarget(Protocol):
         """What came and what was foretold at the present step, for people: twice (B, K, S, S, 3)
         uint8."""
 
+    # A target may also have `film(plan, batch)`, for evaluation's videos: from plans (B, W) of the
+    # present step, `view` (B, H, S, S, 3) and `mask` (B, H, S, S) pictures (B, K, S, S, 3) uint8.
+
 
 # ------------------------------------------------------------------------------- object masks
 
@@ -65,14 +68,14 @@ OBJECTS: dict[str, tuple[int, ...]] = {
 
 
 class MaskPlan(nn.Module):
-    """Where each object will be a few steps ahead (Mask2Act section 3.2).
+    """Where each object will be some steps ahead (Mask2Act section 3.2).
 
     Bootstrapped cross-entropy over background and objects, and Dice, 1:1.
 
     Args:
         width: W.
         size: S.
-        ahead: steps Δ to the mask that is foretold.
+        ahead: steps Δ to each of the K masks that are foretold.
         objects: names of `OBJECTS`; a window has those of them that it shows.
         most: how many at most, the first ones named.
     """
@@ -83,14 +86,14 @@ class MaskPlan(nn.Module):
         self,
         width: int,
         size: int,
-        ahead: int = 4,
+        ahead: Sequence[int] = (4,),
         objects: Sequence[str] = tuple(OBJECTS),
         most: int = 2,
     ):
         super().__init__()
-        self.ahead, self.most = ahead, most
+        self.ahead, self.most = list(ahead), most
         self.classes = [OBJECTS[name] for name in objects]
-        self.decoder = MaskDecoder(width, size)
+        self.decoder = MaskDecoder(width, size, len(self.ahead))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self._done: int | None = None  # the same number, known without waiting for the device
         self.register_load_state_dict_post_hook(MaskPlan._forget)
@@ -98,7 +101,7 @@ class MaskPlan(nn.Module):
     def reads(self, steps: Sequence[int]) -> Reads:
         return {
             "mask": ("mask", steps, [0]),
-            "mask_ahead": ("mask", steps, [self.ahead]),
+            "mask_ahead": ("mask", steps, self.ahead),
         }
 
     def objects(self, mask: Tensor) -> Tensor:
@@ -117,35 +120,39 @@ class MaskPlan(nn.Module):
         """The first `most` objects that are there now.
 
         Args:
-            mask, ahead: (B, S, S) class ids, now and then.
+            mask: (B, S, S) class ids now.
+            ahead: (B, K, S, S) then.
 
         Returns:
-            (B, N, S, S) bool now and then, and (B, N) bool: whether there is such an object.
+            (B, N, S, S) bool now, (B, N, K, S, S) bool then, and (B, N) bool: whether there is
+            such an object.
         """
-        now, then = self.objects(mask), self.objects(ahead)
+        now, then = self.objects(mask), self.objects(ahead).transpose(1, 2)
         there = now.any(-1).any(-1)  # (B, candidates)
         order = there.float().sort(dim=1, descending=True, stable=True).indices[:, : self.most]
         rows = torch.arange(len(mask), device=mask.device)[:, None]
         return now[rows, order], then[rows, order], there[rows, order]
 
     def logits(self, plan: Tensor, objects: Tensor, there: Tensor) -> Tensor:
-        """Of background and objects, (B, 1 + N, S, S), from plans (B, W)."""
+        """Of background and objects, (B, 1 + N, K, S, S), from plans (B, W)."""
         each = self.decoder(plan, objects)
-        return soft_aggregation(each.masked_fill(~there[:, :, None, None], -torch.inf))
+        return soft_aggregation(each.masked_fill(~there[:, :, None, None, None], -torch.inf))
 
     def loss(
         self, plan: Tensor, batch: dict[str, Tensor], encode: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy + Dice; metrics: both, the objects' mean IoU, and that of masks that stay
         where they are."""
-        mask, ahead = batch["mask"].flatten(0, 1), batch["mask_ahead"].flatten(0, 1)
+        mask = batch["mask"].flatten(0, 1)
+        ahead = batch["mask_ahead"].unflatten(1, (-1, len(self.ahead))).flatten(0, 1)
         now, then, there = self.chosen(mask, ahead)
         logits = self.logits(plan.flatten(0, 1), now, there)
         label = torch.where(then.any(1), then.float().argmax(1) + 1, 0)
-        label = torch.where(ahead == UNLABELLED, -1, label)
-        hard = bootstrapped_cross_entropy(logits, label, self._share())
+        label = torch.where(ahead == UNLABELLED, -1, label)  # (B·H, K, S, S)
+        hard = bootstrapped_cross_entropy(_each(logits), label.flatten(0, 1), self._share())
         known = label[:, None] >= 0
-        dice = dice_loss(logits.softmax(1)[:, 1:] * known, then.float(), there)
+        counted = there[:, :, None].expand(then.shape[:3])
+        dice = dice_loss(logits.softmax(1)[:, 1:] * known, then.float(), counted)
         if self.training:
             self.updates += 1
             self._done = (self._done or 0) + 1
@@ -167,21 +174,34 @@ class MaskPlan(nn.Module):
 
         def iou(left: Tensor, right: Tensor) -> Tensor:
             both = (left & right).sum((-2, -1)) / (left | right).sum((-2, -1))
-            return both[there & (left | right).any(-1).any(-1)].nanmean()
+            return both[there[:, :, None] & (left | right).any(-1).any(-1)].nanmean()
 
-        label = logits.argmax(1)
-        numbers = torch.arange(1, logits.shape[1], device=label.device)[:, None, None]
-        return {"iou/objects": iou(label[:, None] == numbers, then), "iou/still": iou(now, then)}
+        numbers = torch.arange(1, logits.shape[1], device=logits.device)[:, None, None, None]
+        foretold = logits.argmax(1)[:, None] == numbers
+        return {"iou/objects": iou(foretold, then), "iou/still": iou(now[:, :, None], then)}
 
     @torch.no_grad()
     def draw(self, plan: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Masks over a darkened picture of now."""
-        mask, ahead = batch["mask"][:, -1], batch["mask_ahead"][:, -1]
-        now, then, there = self.chosen(mask, ahead)
-        label = self.logits(plan[:, -1], now, there).argmax(1)
+        """Masks at every instant over a darkened picture of now; where they came is outlined in
+        what was foretold."""
+        ahead = batch["mask_ahead"].unflatten(1, (-1, len(self.ahead)))[:, -1]
+        _, then, _ = self.chosen(batch["mask"][:, -1], ahead)
         true = torch.where(then.any(1), then.float().argmax(1) + 1, 0)
-        picture = batch["view"][:, -1]
-        return overlay(picture, true)[:, None], overlay(picture, label)[:, None]
+        foretold = self.film(plan[:, -1], batch)
+        return overlay(batch["view"][:, -1:], true), outlined(foretold, true)
+
+    @torch.no_grad()
+    def film(self, plan: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """As `PlanTarget.film`, of what `mask` (B, H, S, S) shows now."""
+        mask = batch["mask"][:, -1]
+        now, _, there = self.chosen(mask, mask[:, None])
+        label = self.logits(plan, now, there).argmax(1)
+        return overlay(batch["view"][:, -1:], label)
+
+
+def _each(logits: Tensor) -> Tensor:
+    """(B, C, K, S, S) → (B·K, C, S, S)."""
+    return logits.transpose(1, 2).flatten(0, 1)
 
 
 WARMUP = 2_000
@@ -191,34 +211,46 @@ HARDEST = 0.15
 
 
 def overlay(picture: Tensor, label: Tensor) -> Tensor:
-    """Labels (B, S, S), 0 nothing, in colours over pictures (B, S, S, 3) uint8."""
+    """Labels (B, K, S, S), 0 nothing, in colours over pictures (B, 1, S, S, 3) uint8."""
     colours = torch.from_numpy(PALETTE).to(picture.device)
     colour = colours[label.long() % len(colours)]
     return torch.where(label[..., None] > 0, picture // 3 + colour // 3 * 2, picture // 2)
+
+
+def outlined(picture: Tensor, label: Tensor) -> Tensor:
+    """Pictures (B, K, S, S, 3) uint8 with a white line where labels (B, K, S, S) change."""
+    edge = torch.zeros_like(label, dtype=torch.bool)
+    edge[..., 1:, :] |= label[..., 1:, :] != label[..., :-1, :]
+    edge[..., 1:] |= label[..., 1:] != label[..., :-1]
+    return picture.masked_fill(edge[..., None], 255)
 
 
 # ----------------------------------------------------------------------------- other futures
 
 
 class FeaturePlan(nn.Module):
-    """The features of a future picture (PLEX): those of the averaged encoder, which has no
+    """The features of future pictures (PLEX): those of the averaged encoder, which has no
     shortcut to the same features for all pictures, as the latest one has.
 
     Args:
         width: W.
         size: S.
-        ahead: steps to the picture.
+        ahead: steps to each of the K pictures.
     """
 
-    def __init__(self, width: int, size: int, ahead: int = 4):
+    def __init__(self, width: int, size: int, ahead: Sequence[int] = (4,)):
         super().__init__()
-        self.ahead = ahead
+        self.ahead = list(ahead)
         self.head = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width * len(self.ahead))
         )
 
     def reads(self, steps: Sequence[int]) -> Reads:
-        return {"view_ahead": ("rgb", steps, [self.ahead])}
+        return {"view_ahead": ("rgb", steps, self.ahead)}
+
+    def foretold(self, plan: Tensor) -> Tensor:
+        """(..., W) → (..., K, W), of length 1."""
+        return F.normalize(self.head(plan).unflatten(-1, (len(self.ahead), -1)), dim=-1)
 
     def loss(
         self, plan: Tensor, batch: dict[str, Tensor], encode: Callable[[Tensor], Tensor]
@@ -226,62 +258,61 @@ class FeaturePlan(nn.Module):
         """Negative cosine similarity, + 1; `spread` is the features' mean deviation over pictures:
         0 where the encoder tells none from another."""
         with torch.no_grad():
-            target = F.normalize(encode(batch["view_ahead"]), dim=-1)
-        loss = 1.0 - (F.normalize(self.head(plan), dim=-1) * target).sum(-1).mean()
+            target = F.normalize(encode(batch["view_ahead"]), dim=-1)  # (B, H·K, W)
+        loss = 1.0 - (self.foretold(plan).flatten(1, 2) * target).sum(-1).mean()
         return loss, {"spread": target.flatten(0, -2).std(0).mean() * target.shape[-1] ** 0.5}
 
     @torch.no_grad()
     def draw(self, plan: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The future picture, and the one of these whose features are nearest to the foretold."""
+        """The last of the future pictures, and the one of these whose features are nearest to the
+        foretold."""
         future = batch["view_ahead"][:, -1]
-        foretold = F.normalize(self.head(plan[:, -1]), dim=-1)
         features = F.normalize(batch["encoded_ahead"], dim=-1)
-        nearest = (foretold @ features.T).argmax(1)
+        nearest = (self.foretold(plan[:, -1])[:, -1] @ features.T).argmax(1)
         return future[:, None], future[nearest][:, None]
 
 
 class TrajectoryPlan(nn.Module):
-    """The path of the end effector in the picture (MimicPlay).
+    """The path of the end effector in the picture from now on (MimicPlay).
 
     Args:
         width: W.
         size: S.
-        instants: K points of the path.
+        instants: points of the path after the present one; K is one more.
         stride: steps between them.
     """
 
     def __init__(self, width: int, size: int, instants: int = 8, stride: int = 2):
         super().__init__()
         self.size = size
-        self.ahead = [stride * (instant + 1) for instant in range(instants)]
-        self.head = MLP(width, width, 1, 2 * instants)
+        self.ahead = [stride * instant for instant in range(instants + 1)]
+        self.head = MLP(width, width, 1, 2 * len(self.ahead))
 
     def reads(self, steps: Sequence[int]) -> Reads:
-        return {
-            "effector": ("effector", steps, [0]),
-            "effector_ahead": ("effector", steps, self.ahead),
-        }
+        return {"effector_ahead": ("effector", steps, self.ahead)}
 
     def path(self, plan: Tensor) -> Tensor:
-        """(..., W) → (..., K, 2), displacements from now in picture edges."""
-        return self.head(plan).unflatten(-1, (-1, 2))
+        """(..., W) → (..., K, 2) pixels."""
+        return self.size * (0.5 + self.head(plan).unflatten(-1, (-1, 2)))
 
     def loss(
         self, plan: Tensor, batch: dict[str, Tensor], encode: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean absolute distance in picture edges."""
-        now = batch["effector"][:, :, None]
-        true = (batch["effector_ahead"].unflatten(1, (-1, len(self.ahead))) - now) / self.size
-        error = (self.path(plan) - true).abs().mean()
-        return error, {"still": true.abs().mean()}
+        """Mean absolute distance in picture edges; `still`: that of a path that stays."""
+        true = batch["effector_ahead"].unflatten(1, (-1, len(self.ahead)))
+        error = (self.path(plan) - true).abs().mean() / self.size
+        return error, {"still": (true - true[:, :, :1]).abs().mean() / self.size}
 
     @torch.no_grad()
     def draw(self, plan: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The path drawn into the picture of now."""
-        now, picture = batch["effector"][:, -1, None], batch["view"][:, -1]
         true = batch["effector_ahead"].unflatten(1, (-1, len(self.ahead)))[:, -1]
-        foretold = now + self.size * self.path(plan[:, -1])
-        return dotted(picture, true)[:, None], dotted(picture, foretold)[:, None]
+        return dotted(batch["view"][:, -1], true)[:, None], self.film(plan[:, -1], batch)
+
+    @torch.no_grad()
+    def film(self, plan: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """As `PlanTarget.film`."""
+        return dotted(batch["view"][:, -1], self.path(plan))[:, None]
 
 
 class PointPlan(nn.Module):
@@ -351,9 +382,19 @@ class PointPlan(nn.Module):
         foretold = foretold.masked_fill(hidden, -1.0).flatten(1, 2)
         return dotted(picture, true)[:, None], dotted(picture, foretold)[:, None]
 
+    @torch.no_grad()
+    def film(self, plan: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """As `PlanTarget.film`: where the points of a grid go."""
+        edge = (torch.arange(GRID, device=plan.device) + 0.5) * self.size / GRID
+        grid = torch.cartesian_prod(edge, edge).expand(len(plan), -1, -1)
+        foretold = grid[:, :, None] + self.size * self.foretold(plan, grid)
+        return dotted(batch["view"][:, -1], foretold.flatten(1, 2))[:, None]
+
 
 FREQUENCIES = 6
 """Sines and cosines that say where a point is."""
+GRID = 6
+"""Points a side of the grid that a film asks for."""
 
 
 def dotted(picture: Tensor, points: Tensor) -> Tensor:

@@ -145,7 +145,8 @@ def test_both_stages_learn_a_batch_by_heart_and_the_agent_acts(plan):
         assert action.dtype == np.float32
         assert (np.abs(action) <= 1).all()
     assert len(actor.film) == 3
-    assert actor.film[0].shape == (S, V * S, 3)
+    foretold = {"masks": 0, "trajectory": 1, "points": 1}.get(plan, 0)  # no mask is shown
+    assert actor.film[0].shape == (S, (V + foretold) * S, 3)
 
 
 @pytest.mark.parametrize("plan", [name for name in ALL_PLANS if name != "none"])
@@ -173,6 +174,20 @@ def test_acting_needs_neither_masks_nor_the_decoder():
         actions.append(actor.policy(observation(first=True), None, explore=False)[0])
     assert np.array_equal(*actions)
     assert not any("mask" in name for name in observation())
+
+
+def test_a_film_shows_what_is_foretold_of_the_masks_that_are_shown_to_it():
+    agent = make("masks", ahead=(2, 4))
+    assert agent.films_masks
+    assert not make("points").films_masks
+    actor, plain = (agent.actor(tasks()[0], seed=1, drawn=drawn) for drawn in (True, False))
+    seen = observation(first=True)
+    mask = np.zeros((2, V, S, S), np.uint8)
+    mask[:, 0, 4:12, 4:12] = OBJECT
+    action, _ = actor.policy({**seen, "mask": mask}, None, explore=False)
+    assert np.array_equal(action, plain.policy(seen, None, explore=False)[0])
+    assert actor.film[0].shape == (S, (V + 2) * S, 3)
+    assert np.array_equal(actor.film[0][:, :S], seen["image"][0, 0])
 
 
 def test_planning_reads_no_action_no_state_and_one_camera():
@@ -238,6 +253,8 @@ def test_what_was_saved_acts_the_same():
         ({"objects": ("robot", "dog")}, "not dog"),
         ({"objects": ()}, "not none"),
         ({"ema_decay": 1.0}, "ema_decay"),
+        ({"ahead": ()}, "ahead must be one or several numbers from 1 to .* not none"),
+        ({"ahead": (4, 0)}, "not 4 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, words):

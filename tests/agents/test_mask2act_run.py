@@ -114,7 +114,7 @@ def test_another_runs_planner_is_taken_over_bit_for_bit(finished, demos, tmp_pat
     assert (state["updates"], state["stage"]) == (3, "executor")
     taken = load_checkpoint(tmp_path / "run" / "dynamics.pt")
     assert equal(taken, load_checkpoint(finished / "dynamics.pt"))
-    other = configured(demos, dynamics_from=str(finished), agent=replace(TINY, ahead=5))
+    other = configured(demos, dynamics_from=str(finished), agent=replace(TINY, ahead=(5,)))
     with pytest.raises(UserError, match=r"made with another --agent\.ahead"):
         learned(other, tmp_path / "other")
 

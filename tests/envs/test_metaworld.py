@@ -37,6 +37,17 @@ def same(trace, other):
     return len(trace) == len(other) and all(map(np.array_equal, trace, other))
 
 
+def test_groups_of_tasks_are_the_packages_own():
+    from metaworld import env_dict
+
+    def named(tasks):
+        return [f"metaworld/{name.removesuffix('-v3')}" for name in tasks]
+
+    assert set(envs.expand("metaworld/mt10")) == set(named(env_dict.MT10_V3))
+    assert envs.expand("metaworld/ml10-train") == named(env_dict.ML10_V3["train"])
+    assert envs.expand("metaworld/ml10-test") == named(env_dict.ML10_V3["test"])
+
+
 def test_an_episode_is_a_function_of_its_seed(one):
     first = episode(one, seed=3)
     assert not same(first, episode(one, seed=4))

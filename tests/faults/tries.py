@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 
+import torch
+
 from run import COMMANDS
 from tests.faults import originals as made
 from tests.faults.kinds import KINDS
@@ -60,7 +62,8 @@ def planned(tries: int, kinds: Sequence[Callable]) -> list[tuple[Callable, int]]
 
 
 def import_all() -> None:
-    """Import everything that a command may need."""
+    """Import everything that a command may need, without threads, which a fork would not have."""
+    torch.set_num_threads(1)
     for module in IMPORTED:
         importlib.import_module(module)
     # An agent that never succeeds, as the tiny ones here, is given up after its first episode.

@@ -57,9 +57,10 @@ def test_dice_by_hand():
 
 def test_any_number_of_objects_gives_the_same_mask_for_the_same_object():
     torch.manual_seed(0)
-    decoder, plan = MaskDecoder(8, 16, channels=4), torch.randn(3, 8)
+    decoder, plan = MaskDecoder(8, 16, instants=2, channels=4), torch.randn(3, 8)
     masks = (torch.rand(3, 5, 16, 16) > 0.7).float()
     together = decoder(plan, masks)
+    assert together.shape == (3, 5, 2, 16, 16)
     for count in (1, 2, 5):
         torch.testing.assert_close(decoder(plan, masks[:, :count]), together[:, :count])
     backwards = decoder(plan, masks.flip(1)).flip(1)
@@ -95,7 +96,7 @@ def test_a_decoder_learns_to_move_a_square():
             dx, dy = (3 * ways[way[row]]).int().tolist()
             now[row, 0, y : y + 4, x : x + 4] = 1
             then[row, 0, y + dy : y + dy + 4, x + dx : x + dx + 4] = 1
-        logits = soft_aggregation(decoder(ways[way], now))
+        logits = soft_aggregation(decoder(ways[way], now)[:, :, 0])
         loss = bootstrapped_cross_entropy(logits, then[:, 0].long(), 1.0)
         loss = loss + dice_loss(logits.softmax(1)[:, 1:], then, torch.ones(16, 1, dtype=torch.bool))
         optimizer.zero_grad()

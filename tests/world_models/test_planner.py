@@ -123,16 +123,17 @@ def test_objects_are_the_first_that_are_there():
     mask[0, 0, :2] = torch.tensor([ROBOT, HAND])
     mask[0, 5, 5] = OBJECT
     mask[1, 3, 3] = OBJECT
-    now, then, there = target.chosen(mask, mask)
+    now, then, there = target.chosen(mask, torch.stack([mask, 0 * mask], 1))
     assert there.tolist() == [[True, True], [True, False]]
     assert now.sum((-2, -1)).tolist() == [[2, 1], [1, 0]]
-    assert torch.equal(now, then)
+    assert torch.equal(now, then[:, :, 0])
+    assert not then[:, :, 1].any()
 
 
 def test_a_mask_target_reads_now_and_ahead():
-    assert MaskPlan(W, S, ahead=4).reads(STEPS) == {
+    assert MaskPlan(W, S, ahead=(4, 8)).reads(STEPS) == {
         "mask": ("mask", STEPS, [0]),
-        "mask_ahead": ("mask", STEPS, [4]),
+        "mask_ahead": ("mask", STEPS, [4, 8]),
     }
 
 
@@ -148,12 +149,30 @@ def mask_batch():
 def test_unlabelled_pixels_count_in_no_loss(monkeypatch):
     target, one = MaskPlan(W, S), mask_batch()
     one["mask_ahead"][..., :8] = UNLABELLED
-    logits = torch.randn(B * H, 3, S, S, requires_grad=True)
+    logits = torch.randn(B * H, 3, 1, S, S, requires_grad=True)
     monkeypatch.setattr(target, "logits", lambda *_: logits)
     loss, _ = target.loss(torch.randn(B, H, W), one, None)
     loss.backward()
     assert (logits.grad[..., :8] == 0).all()
     assert (logits.grad[..., 8:] != 0).any()
+
+
+def test_every_instant_is_compared_with_its_own_mask(monkeypatch):
+    target = MaskPlan(W, S, ahead=(1, 2), objects=("robot", "object"))
+    now = torch.full((1, 1, S, S), ROBOT, dtype=torch.uint8)
+    now[..., S // 2 :] = OBJECT
+    both = torch.stack([now[:, 0], now[:, 0].flip(-1)], 1)
+    _, then, _ = target.chosen(now[:, 0], both)
+    right = torch.cat([torch.zeros(1, 1, 2, S, S), then.float()], 1) * 40 - 20
+
+    def found(logits):
+        monkeypatch.setattr(target, "logits", lambda *_: logits)
+        one = {"mask": now, "mask_ahead": both}
+        loss, metrics = target.loss(torch.zeros(1, 1, W), one, None)
+        return loss.item(), metrics["iou/objects"].item(), metrics["iou/still"].item()
+
+    assert found(right) == pytest.approx((0.0, 1.0, 0.5), abs=1e-3)
+    assert found(right.flip(2))[:2] == pytest.approx((41.0, 0.0), abs=1.0)
 
 
 def tracks_batch():
@@ -164,8 +183,7 @@ def tracks_batch():
 
     return {
         **batch(),
-        "effector": of(B, H, 2),
-        "effector_ahead": of(B, H * 8, 2),
+        "effector_ahead": of(B, H * 9, 2),
         "tracks": of(B, H, 6, 2),
         "visible": torch.ones(B, H, 6, dtype=torch.bool),
         "tracks_ahead": of(B, H * 4, 6, 2),
@@ -196,6 +214,8 @@ def test_every_target_learns_one_batch_by_heart(planner, name):
     for pictures_ in drawn:
         assert pictures_.dtype == torch.uint8
         assert pictures_.shape == (B, 1, S, S, 3)
+    if hasattr(target, "film"):
+        assert target.film(plan[:, -1], one).shape == (B, 1, S, S, 3)
 
 
 def test_a_point_that_is_hidden_counts_in_no_loss():
@@ -208,14 +228,16 @@ def test_a_point_that_is_hidden_counts_in_no_loss():
     torch.testing.assert_close(target.loss(plan, one, None)[0], before)
 
 
-def test_paths_are_measured_from_now_in_picture_edges():
-    target, one = TrajectoryPlan(W, S), tracks_batch()
-    still = one["effector"][:, :, None].expand(B, H, 8, 2).reshape(B, H * 8, 2) + S / 4
+def test_paths_are_measured_in_picture_edges():
+    """Foretold is the middle of the picture; half of the path is a quarter of it away."""
+    target = TrajectoryPlan(W, S, instants=1)
     torch.nn.init.zeros_(target.head[-1].weight)
     torch.nn.init.zeros_(target.head[-1].bias)
-    loss, metrics = target.loss(torch.randn(B, H, W), {**one, "effector_ahead": still}, None)
-    assert loss.item() == pytest.approx(0.25)
-    assert metrics["still"].item() == pytest.approx(0.25)
+    path = torch.full((B, H, 2, 2), S / 2)
+    path[:, :, 1] += S / 4
+    loss, metrics = target.loss(torch.randn(B, H, W), {"effector_ahead": path.flatten(1, 2)}, None)
+    assert loss.item() == pytest.approx(0.125)
+    assert metrics["still"].item() == pytest.approx(0.125)
 
 
 def test_features_tell_whether_the_encoder_has_collapsed():
