@@ -33,7 +33,13 @@ LIBERO_STEPS ?= --policy-steps 8000 --evaluate-every 1500
 SWAPPED_STEPS ?= --agent.n-obs-steps 1 --policy-steps 4000 --evaluate-every 2000
 DYNAMICS_STEPS ?= --dynamics-steps 2000
 
-.PHONY: help setup unit test faults lint demo curves robustness imitation
+# Mask2Act by what a plan foretells, by demonstrations, on other tasks, under visual change.
+MASK2ACT_PLANS ?= masks points video features trajectory none
+MASK2ACT_COUNTS ?= 5 20 50
+MASK2ACT_SEEDS ?= 0 1
+MASK2ACT_STEPS ?= --dynamics-steps 3000 --policy-steps 4000
+
+.PHONY: help setup unit test faults lint demo curves robustness imitation mask2act
 
 # The recorded curves of results/curves: hours on two cores, stopped and continued at will.
 CURVE_TASKS ?= metaworld/button-press metaworld/plate-slide metaworld/reach-wall \
@@ -58,6 +64,9 @@ help:
 	@echo "             ROBUST_TASKS=... ROBUST_TARGETS=... ROBUST_SEEDS=... ROBUST_OPTIONS=..."
 	@echo "make imitation   record demonstrations, imitate them with masks, pixels and without a"
 	@echo "             world model, evaluate, compare (hours on two cores; resumable)"
+	@echo "make -j2 mask2act  Mask2Act with every plan, numbers of demonstrations, other tasks and"
+	@echo "             visual shifts, two runs at a time (hours on two cores; resumable)"
+	@echo "             MASK2ACT_PLANS=... MASK2ACT_SEEDS=\"$(MASK2ACT_SEEDS)\" MASK2ACT_STEPS=..."
 
 setup: $(VENV)/.renders
 	@echo "ready: $(VENV)"
@@ -195,3 +204,67 @@ imitation: $(VENV)/.renders
 	$(BIN)/python -m results.experiments.shifted_features \
 		$(patsubst %,runs/imitation/mw3-%-seed0,masks frozen pixels none) \
 		--out results/shifted_features
+
+# One thread a run. A file NAME.done says that a run has been measured.
+M2A = runs/mask2act
+TASKS_mt10 = metaworld/mt10
+TASKS_ml10-train = metaworld/ml10-train
+TASKS_ml10-test = metaworld/ml10-test
+TASKS_spatial = libero/spatial/0,libero/spatial/4,libero/spatial/8
+TASKS_swapped = $(SWAPPED_TASKS)
+COLLECT_metaworld = --episodes 50 --noise 0.1 --environment.camera corner2,gripperPOV
+COLLECT_libero = --episodes 50 --noise 0.05
+
+# $(call mask2act_data,NAME,suite)
+define mask2act_data
+runs/demos/mask2act-$(1).done: | $(VENV)/.renders
+	$(BIN)/python run.py collect --task $$(TASKS_$(1)) $$(COLLECT_$(2)) \
+		--environment.size 64 --out runs/demos/mask2act-$(1)
+	touch $$@
+endef
+
+# $(call mask2act_run,NAME,DATA,options of imitate,options of evaluate,run whose planner it takes)
+define mask2act_run
+$(M2A)/$(1).done: runs/demos/mask2act-$(2).done $(if $(5),$(M2A)/$(5).done)
+	$(BIN)/python run.py imitate --method mask2act --preset cpu --threads 1 \
+		--data runs/demos/mask2act-$(2) --task $$(TASKS_$(2)) $$(MASK2ACT_STEPS) \
+		--evaluate-every 100000 --evaluate-episodes 1 $(3) --logdir $(M2A)/$(1) \
+		$(if $(5),--dynamics-from $(M2A)/$(5))
+	$(if $(4),$(BIN)/python run.py evaluate --logdir $(M2A)/$(1) --episodes 20 $(4))
+	touch $$@
+MASK2ACT_RUNS += $(M2A)/$(1).done
+endef
+
+$(eval $(call mask2act_data,mt10,metaworld))
+$(eval $(call mask2act_data,ml10-train,metaworld))
+$(eval $(call mask2act_data,ml10-test,metaworld))
+$(eval $(call mask2act_data,spatial,libero))
+$(eval $(call mask2act_data,swapped,libero))
+
+SHIFTED = --shifts background,distractors
+# Every plan with ten demonstrations.
+$(foreach seed,$(MASK2ACT_SEEDS),$(foreach plan,$(MASK2ACT_PLANS),\
+	$(eval $(call mask2act_run,mt10-$(plan)-10-seed$(seed),mt10,--plan $(plan) --seed $(seed),\
+	$(if $(filter $(plan),masks none features),$(SHIFTED),--video)))))
+# More and fewer demonstrations, with the planner of ten.
+$(foreach seed,$(MASK2ACT_SEEDS),$(foreach count,$(MASK2ACT_COUNTS),\
+	$(eval $(call mask2act_run,mt10-none-$(count)-seed$(seed),mt10,\
+	--plan none --demonstrations $(count) --seed $(seed),--video))\
+	$(eval $(call mask2act_run,mt10-masks-$(count)-seed$(seed),mt10,\
+	--plan masks --demonstrations $(count) --seed $(seed),--video,mt10-masks-10-seed$(seed)))))
+# A planner of ten tasks, an executor of five others.
+$(foreach seed,$(MASK2ACT_SEEDS),$(foreach plan,masks features,\
+	$(eval $(call mask2act_run,ml10-train-$(plan)-10-seed$(seed),ml10-train,\
+	--plan $(plan) --policy-steps 1 --seed $(seed)))\
+	$(eval $(call mask2act_run,ml10-test-$(plan)-10-seed$(seed),ml10-test,\
+	--plan $(plan) --seed $(seed),--video,ml10-train-$(plan)-10-seed$(seed))))\
+	$(eval $(call mask2act_run,ml10-test-none-10-seed$(seed),ml10-test,\
+	--plan none --seed $(seed),--video)))
+$(foreach seed,$(MASK2ACT_SEEDS),$(foreach plan,masks none,$(foreach data,spatial swapped,\
+	$(eval $(call mask2act_run,$(data)-$(plan)-10-seed$(seed),$(data),\
+	--plan $(plan) --agent.most-objects 3 --seed $(seed),--video)))))
+
+mask2act: export OMP_NUM_THREADS = 1
+mask2act: $(MASK2ACT_RUNS)
+	$(BIN)/python -m results.experiments.mask2act \
+		$(patsubst %.done,%,$(filter-out %ml10-train,$(MASK2ACT_RUNS))) --out results/mask2act

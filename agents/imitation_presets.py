@@ -172,6 +172,7 @@ def _mask2act_cpu() -> Mask2ActRunConfig:
             dynamics=_sparing(replace(small("pixels"), future_frames=5)),
             n_obs_steps=4,
             ahead=(4, 8, 16),
+            decoded_steps=1,
             planner_optimizer=_optimizer(1e-3),
             executor_optimizer=_optimizer(1e-3),
         ),

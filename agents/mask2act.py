@@ -100,7 +100,14 @@ def make_target(config: Mask2ActConfig, width: int, size: int) -> nn.Module:
     """
     kind = plan_target_class(config.plan)
     if kind is MaskPlan:
-        return MaskPlan(width, size, config.ahead, config.objects, config.most_objects)
+        return MaskPlan(
+            width,
+            size,
+            config.ahead,
+            config.objects,
+            config.most_objects,
+            config.decoded_steps,
+        )
     if kind is FeaturePlan:
         return FeaturePlan(width, size, config.ahead)
     try:

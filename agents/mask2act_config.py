@@ -45,6 +45,9 @@ class Mask2ActConfig:
     fixture."""
     most_objects: int = 2
     """How many of those that a picture shows (paper: 3 in LIBERO, 2 in Meta-World)."""
+    decoded_steps: int = 0
+    """Of how many steps of a window, drawn at random, masks are decoded an update, which takes most
+    of its time; 0: of all of them."""
     language: str = "words"
     """Encoder of the instruction, where the planner's task is one: words (no download) or
     t5:FOLDER_OR_NAME."""
@@ -80,6 +83,7 @@ class Mask2ActConfig:
                 f"unknown plan {self.plan!r}; use one of {known}, or package.module:Class"
             )
         refuse_below(1, self, "n_obs_steps", "stride", "most_objects")
+        refuse_below(0, self, "decoded_steps")
         if not self.ahead or min(self.ahead) < 1 or max(self.ahead) > LONGEST_HISTORY:
             raise UserError(
                 f"ahead must be one or several numbers from 1 to {LONGEST_HISTORY}, not"

@@ -25,7 +25,8 @@ class MaskDecoder(nn.Module):
         plan_width: W.
         size: S, a multiple of 8.
         instants: K, the masks that are foretold of each object.
-        channels: C of the largest map; each smaller one has twice as many.
+        channels: C of maps of half the picture's size; each smaller one has twice as many, that of
+            the picture's own size, which costs most, half.
 
     Raises:
         UserError: the size cannot be halved three times.
@@ -43,12 +44,13 @@ class MaskDecoder(nn.Module):
         self.plan = nn.Linear(plan_width, widths[-1] * (size // 2**HALVINGS) ** 2)
         self.fuse = nn.Conv2d(2 * widths[-1], widths[-1], 3, padding=1)
         smaller, skipped = widths[::-1], [*widths[-2::-1], 1]
-        larger = [*widths[-2::-1], channels]
+        last = max(channels // 2, 1)
+        larger = [*widths[-2::-1], last]
         self.up = nn.ModuleList(
             nn.Conv2d(inputs + before, outputs, 3, padding=1)
             for inputs, before, outputs in zip(smaller, skipped, larger, strict=True)
         )
-        self.head = nn.Conv2d(channels, instants, 1)
+        self.head = nn.Conv2d(last, instants, 1)
 
     def forward(self, plan: Tensor, mask: Tensor) -> Tensor:
         """The logits of the object's future masks.

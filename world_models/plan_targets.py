@@ -78,6 +78,8 @@ class MaskPlan(nn.Module):
         ahead: steps Δ to each of the K masks that are foretold.
         objects: names of `OBJECTS`; a window has those of them that it shows.
         most: how many at most, the first ones named.
+        decoded: of how many steps of a window, drawn at random, masks are decoded an update; 0:
+            of all.
     """
 
     updates: Tensor
@@ -89,9 +91,10 @@ class MaskPlan(nn.Module):
         ahead: Sequence[int] = (4,),
         objects: Sequence[str] = tuple(OBJECTS),
         most: int = 2,
+        decoded: int = 0,
     ):
         super().__init__()
-        self.ahead, self.most = list(ahead), most
+        self.ahead, self.most, self.decoded = list(ahead), most, decoded
         self.classes = [OBJECTS[name] for name in objects]
         self.decoder = MaskDecoder(width, size, len(self.ahead))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -143,12 +146,18 @@ class MaskPlan(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy + Dice; metrics: both, the objects' mean IoU, and that of masks that stay
         where they are."""
-        mask = batch["mask"].flatten(0, 1)
-        ahead = batch["mask_ahead"].unflatten(1, (-1, len(self.ahead))).flatten(0, 1)
+        windows, steps = plan.shape[:2]
+        count = min(self.decoded or steps, steps)
+        rows = torch.arange(windows, device=plan.device)[:, None]
+        kept = torch.arange(steps, device=plan.device).expand(windows, -1)
+        if count < steps:
+            kept = torch.rand(windows, steps, device=plan.device).topk(count, dim=1).indices
+        plan, mask = plan[rows, kept].flatten(0, 1), batch["mask"][rows, kept].flatten(0, 1)
+        ahead = batch["mask_ahead"].unflatten(1, (-1, len(self.ahead)))[rows, kept].flatten(0, 1)
         now, then, there = self.chosen(mask, ahead)
-        logits = self.logits(plan.flatten(0, 1), now, there)
+        logits = self.logits(plan, now, there)
         label = torch.where(then.any(1), then.float().argmax(1) + 1, 0)
-        label = torch.where(ahead == UNLABELLED, -1, label)  # (B·H, K, S, S)
+        label = torch.where(ahead == UNLABELLED, -1, label)  # (B·steps, K, S, S)
         hard = bootstrapped_cross_entropy(_each(logits), label.flatten(0, 1), self._share())
         known = label[:, None] >= 0
         counted = there[:, :, None].expand(then.shape[:3])

@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from matplotlib import pyplot
 
+import envs
 from agents.imitation_config import Mask2ActRunConfig
 from agents.imitation_loading import read_config
 from analysis import figures
@@ -82,7 +83,7 @@ def read(inputs: Sequence[str]) -> list[dict[str, Any]]:
                 "videos": config.videos,
                 "demonstrations": config.demonstrations,
                 "seed": config.seed,
-                "planner_of_others": bool(config.dynamics_from),
+                "planner_of_others": _planner_of_others(config),
                 "updates": found["updates"],
                 "rows": {n: r["episodes"] for n, r in found.items() if _is_row(r)},
                 "hours": MetricsLog(path).read()[-1]["time"] / 3600,
@@ -95,6 +96,14 @@ def read(inputs: Sequence[str]) -> list[dict[str, Any]]:
     if not runs:
         raise UserError("name at least one run folder")
     return runs
+
+
+def _planner_of_others(config: Mask2ActRunConfig) -> bool:
+    """Whether its planner has learned other tasks than its executor."""
+    if not config.dynamics_from:
+        return False
+    other = read_config(config.dynamics_from)
+    return set(envs.expand(other.task)) != set(envs.expand(config.task))
 
 
 def _is_row(value: Any) -> bool:

@@ -72,6 +72,8 @@ def main(options: Faults) -> None:
             pool.submit(_judged, kind, options.seed, number, work) for kind, number in chosen
         ]
         for done in as_completed(planned):
+            if done.exception() is not None:  # of this suite itself
+                pool.shutdown(wait=False, cancel_futures=True)
             verdicts += done.result()
             for verdict in done.result():
                 if verdict.verdict not in GOOD:

@@ -175,6 +175,28 @@ def test_every_instant_is_compared_with_its_own_mask(monkeypatch):
     assert found(right.flip(2))[:2] == pytest.approx((41.0, 0.0), abs=1.0)
 
 
+def test_masks_are_decoded_of_as_many_steps_as_asked(monkeypatch):
+    """Each with the plan of its own step: foretold masks of steps are told apart by their size."""
+    target, seen = MaskPlan(W, S, objects=("robot",), decoded=2), []
+    mask = torch.zeros(B, H, S, S, dtype=torch.uint8)
+    for step in range(H):
+        mask[:, step, : step + 1] = ROBOT
+    plan = torch.arange(H).float()[None, :, None].expand(B, H, W)
+
+    def logits(plans, objects, there):
+        assert torch.equal(objects[:, 0, :, 0].sum(1), plans[:, 0].long() + 1)
+        seen.append(plans)
+        return torch.zeros(len(plans), 2, 1, S, S)
+
+    monkeypatch.setattr(target, "logits", logits)
+    for _ in range(20):
+        target.loss(plan, {"mask": mask, "mask_ahead": mask}, None)
+    assert all(plans.shape == (B * 2, W) for plans in seen)
+    steps = torch.stack(seen)[..., 0].view(20, B, 2)
+    assert (steps[..., 0] != steps[..., 1]).all()
+    assert set(steps.flatten().tolist()) == set(range(H))
+
+
 def tracks_batch():
     rng = np.random.default_rng(0)
 
