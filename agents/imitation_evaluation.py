@@ -425,9 +425,7 @@ class Evaluation:
         told = row.told.get(task)
         evaluate(agent, vector, task, seeds, self.seed, told, film, ended, self.goals)
 
-    def _vector(
-        self, task: str, shift: str, count: int, masks: bool = False
-    ) -> VectorEnvironment:
+    def _vector(self, task: str, shift: str, count: int, masks: bool = False) -> VectorEnvironment:
         """Environments for one row of one task, those of an earlier row where they are open still.
 
         Starting a process takes seconds, and most rows want the same environments.
