@@ -37,7 +37,7 @@ DYNAMICS_STEPS ?= --dynamics-steps 2000
 MASK2ACT_PLANS ?= masks points video features trajectory none
 MASK2ACT_COUNTS ?= 5 20 50
 MASK2ACT_SEEDS ?= 0 1
-MASK2ACT_STEPS ?= --dynamics-steps 3000 --policy-steps 4000
+MASK2ACT_STEPS ?= --dynamics-steps 3000 --policy-steps 3000
 
 .PHONY: help setup unit test faults lint demo curves robustness imitation mask2act
 
