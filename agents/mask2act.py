@@ -12,20 +12,20 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.action_chunks import Normaliser
 from agents.agent import Stage, TaskDescription
 from agents.device import autocast
-from agents.executor import Executor
 from agents.mask2act_config import Mask2ActConfig
+from agents.mask2act_networks import Networks
 from agents.mask_world_model_config import DataSpec
 from envs.windows import Kind, Read, Reads
 from errors import UserError
 from world_models.language import make_language
 from world_models.layers import move_average
 from world_models.mask_dynamics import MaskDynamics
-from world_models.plan_targets import FeaturePlan, MaskPlan, PlanTarget, plan_target_class
+from world_models.plan_targets import PlanTarget
 from world_models.planner import Planner
 
 ACTION_RANGE = (-1.0, 1.0)
@@ -37,86 +37,6 @@ VIDEO_HISTORY = Read(
 )
 REPORTED = 6
 """Windows whose foretold future is drawn."""
-
-
-class TokenPool(nn.Module):
-    """Tokens (B, N, W) → (B, W): an average with learned weights."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.score = nn.Linear(width, 1)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return (self.score(tokens).softmax(1) * tokens).sum(1)
-
-
-class Networks(nn.Module):
-    """Everything that learns, so that its average is one module too.
-
-    `planner` foretells through `target`, which acting does without; `pool` makes one token of a
-    video model's.
-    """
-
-    def __init__(self, config: Mask2ActConfig, data_spec: DataSpec, caption_width: int):
-        super().__init__()
-        self.planner: Planner | MaskDynamics | None = None
-        self.target: nn.Module | None = None
-        self.pool: TokenPool | None = None
-        steps, size = config.n_obs_steps, data_spec.size
-        if config.plan == "video":
-            self.planner = MaskDynamics(config.dynamics, 1, caption_width)
-            self.pool = TokenPool(self.planner.width)
-        elif config.plan != "none":
-            self.planner = Planner(config.planner, steps, size, caption_width)
-            self.target = make_target(config, self.planner.width, size)
-        shared = isinstance(self.planner, Planner) and not config.executor.own_view
-        plan_width = (
-            config.planner.transformer.width if self.planner is None else self.planner.width
-        )
-        self.plan_width = plan_width
-        self.executor = Executor(
-            config.executor,
-            steps,
-            data_spec.cameras,
-            size,
-            data_spec.action_size,
-            data_spec.proprio_size,
-            plan_width,
-            plan_width if shared else 0,
-        )
-
-    @property
-    def foretelling(self) -> tuple[Planner, PlanTarget]:
-        """Planner and target, where plan tokens foretell something."""
-        assert isinstance(self.planner, Planner)
-        return self.planner, cast(PlanTarget, self.target)
-
-
-def make_target(config: Mask2ActConfig, width: int, size: int) -> nn.Module:
-    """The plan target of a configuration: the head that stage 1 learns with.
-
-    Raises:
-        UserError: as `plan_target_class`, or a user's class cannot be made.
-    """
-    kind = plan_target_class(config.plan)
-    if kind is MaskPlan:
-        return MaskPlan(
-            width,
-            size,
-            config.ahead,
-            config.objects,
-            config.most_objects,
-            config.decoded_steps,
-        )
-    if kind is FeaturePlan:
-        return FeaturePlan(width, size, config.ahead)
-    try:
-        return kind(width, size)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's constructor raises
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"plan {config.plan!r} cannot be made: {reason}") from error
 
 
 class Mask2Act:
@@ -466,11 +386,12 @@ class PlanActor:
             mask: (n, [V,] S, S).
         """
         agent, target = self.agent, self.agent.ema.target
-        needs_mask = agent.films_masks
-        if self.present is None or not hasattr(target, "film") or (needs_mask and mask is None):
+        if self.present is None or not hasattr(target, "film"):
             return []
         seen = {"view": image[:1, :1]}
-        if needs_mask:
+        if agent.films_masks:
+            if mask is None:
+                return []
             first = torch.from_numpy(np.array(mask[0])).to(image.device)
             seen["mask"] = first.view(1, -1, *first.shape[-2:])[:, :1]
         return list(cast(Any, target).film(self.present[:1], seen)[0])
