@@ -117,14 +117,15 @@ class Dreamer(WorldModelAgent):
     def seeing_parts(self) -> dict[str, nn.Module]:
         """Modules that `parameter_counts` counts beside heads, actor and critic."""
         dynamics = self.dynamics
-        parts = {"dynamics/encoder": dynamics.encoder, "dynamics/rssm": dynamics.rssm}
-        picture: nn.Module | None = dynamics.decoder
-        if dynamics.contrast is not None:
-            return {**parts, "dynamics/contrast": dynamics.contrast}
-        assert picture is not None
+        picture = nn.ModuleList(p for p in (dynamics.decoder, dynamics.contrast) if p is not None)
         if dynamics.static_image is not None:
-            picture = nn.ModuleList([picture, nn.ParameterList([dynamics.static_image])])
-        return {**parts, "dynamics/decoder": picture}
+            picture.append(nn.ParameterList([dynamics.static_image]))
+        name = "decoder" if dynamics.contrast is None else "contrast"
+        return {
+            "dynamics/encoder": dynamics.encoder,
+            "dynamics/rssm": dynamics.rssm,
+            f"dynamics/{name}": picture,
+        }
 
     # Showing
 

@@ -143,6 +143,7 @@ class MaskedWorldModel(WorldModelAgent):
 
     def compiled_parts(self) -> list[tuple[Any, str]]:
         """(object, name of its method) of what `compile_updates` compiles."""
+        parts: list[tuple[Any, str]]
         parts = [(self, "_encode"), (self.dynamics, "loss"), (self.behaviour, "losses")]
         if self.device.type == "cuda":
             # Not on a CPU, where its convolutions are slower compiled than eagerly.

@@ -181,6 +181,8 @@ class LatentDynamics(RecurrentWorldModel):
     autoencoder, `action`, `reward`, `is_first`, `is_terminal`.
     """
 
+    config: LatentDynamicsConfig
+
     def __init__(self, config: LatentDynamicsConfig, grid: int, feature_width: int, action: int):
         super().__init__()
         self.config = config

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from errors import refuse_above, refuse_below
 from world_models.layers import MLP, MOST_LAYERS, RunningScale, initialise
-from world_models.pixel_networks import CNNConfig, Kind, ViTConfig, make_decoder, make_encoder
+from world_models.pixel_networks import (
+    CNNConfig,
+    ConvolutionalDecoder,
+    Kind,
+    TransformerDecoder,
+    ViTConfig,
+    make_decoder,
+    make_encoder,
+)
 from world_models.recurrent_world_model import RecurrentWorldModel
 from world_models.rssm import RSSM, RSSMConfig, State
 from world_models.targets import Standardise, make_target, measure
@@ -119,6 +127,11 @@ class PixelWorldModel(RecurrentWorldModel):
         representation: reconstruction or contrastive.
         target: what the decoder predicts (`world_models/targets.py`).
     """
+
+    config: PixelWorldModelConfig
+    decoder: ConvolutionalDecoder | TransformerDecoder | None
+    contrast: InfoNCE | None
+    static_image: nn.Parameter | None
 
     def __init__(
         self,

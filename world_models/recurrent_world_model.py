@@ -31,13 +31,20 @@ class HeadsConfig(Protocol):
     """Loss weights that every such world model has; `LatentDynamicsConfig` explains them."""
 
     @property
-    def reward_weight(self) -> float: ...
+    def reward_weight(self) -> float:
+        """Weight of the reward loss."""
+
     @property
-    def kl_scale(self) -> float: ...
+    def kl_scale(self) -> float:
+        """Weight β of the KL."""
+
     @property
-    def kl_balance(self) -> float: ...
+    def kl_balance(self) -> float:
+        """Share of the KL that trains the prior."""
+
     @property
-    def free_nats(self) -> float: ...
+    def free_nats(self) -> float:
+        """Nats of the KL below which it is not lowered further."""
 
 
 class RecurrentWorldModel(nn.Module):

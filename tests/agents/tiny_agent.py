@@ -49,7 +49,7 @@ TINY_DREAMER = DreamerConfig(
     dynamics=PixelWorldModelConfig(
         image_size=SIZE,
         cnn=CNNConfig(depth=4),
-        vit=ViTConfig(width=8, encoder_depth=1, decoder_depth=1, heads=2),
+        vit=ViTConfig(width=32, encoder_depth=1, decoder_depth=1, heads=2),
         rssm=TINY.dynamics.rssm,
         head_layers=1,
         head_units=16,

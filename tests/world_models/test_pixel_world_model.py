@@ -20,7 +20,7 @@ from world_models.pixel_world_model import InfoNCE, PixelWorldModel, PixelWorldM
 from world_models.rssm import RSSMConfig, balanced_kl
 
 B, T, SIZE, A = 2, 4, 16, 2
-VIT = ViTConfig(width=8, encoder_depth=1, decoder_depth=1, heads=2)
+VIT = ViTConfig(width=32, encoder_depth=1, decoder_depth=1, heads=2)
 
 
 def make(encoder="cnn", representation="reconstruction", target="pixels", **options):
@@ -82,9 +82,9 @@ def test_convolutional_networks_fit_every_power_of_two(size):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("pooling", "outputs"), [("mean", 8), ("flatten", 256)])
+@pytest.mark.parametrize(("pooling", "outputs"), [("mean", 32), ("flatten", 256)])
 def test_transformers_see_and_draw_every_place(pooling, outputs):
-    config = ViTConfig(width=8, encoder_depth=1, decoder_depth=1, heads=2, pooling=pooling)
+    config = ViTConfig(width=32, encoder_depth=1, decoder_depth=1, heads=2, pooling=pooling)
     torch.manual_seed(0)
     encoder, decoder = TransformerEncoder(config, 24), TransformerDecoder(config, 24, 6, 2)
     image = torch.rand(2, 24, 24, 3, requires_grad=True)
