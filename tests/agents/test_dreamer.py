@@ -124,11 +124,12 @@ def test_pretraining_makes_its_updates_once(replay):
 
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
-def test_the_world_model_learns(replay, config):
+def test_the_world_model_learns(tmp_path, config):
+    replay = make_replay(tmp_path / "replay", plain=True)
     agent = make(replace(config, pretraining=80))
     name = "dynamics/contrast" if config.representation == "contrastive" else "dynamics/target"
     losses = [metrics[name].item() for metrics in agent.pretrain(replay)]
-    assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:10])
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
 def test_half_precision_keeps_losses_and_states_in_float32(replay):

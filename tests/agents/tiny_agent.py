@@ -68,7 +68,8 @@ def make(config=TINY, seed=0):
     return kind(config, A, "cpu")
 
 
-def make_replay(folder, seed=0):
+def make_replay(folder, seed=0, plain=False):
+    """Three episodes of noise; `plain`: every picture of one colour, which can be learned."""
     entries = {
         "image": Entry((SIZE, SIZE, 3), "uint8"),
         "action": Entry((A,), "float32"),
@@ -78,9 +79,11 @@ def make_replay(folder, seed=0):
     }
     replay = Replay(folder, entries, 200, seed=seed)
     rng = np.random.default_rng(0)
+    places = (1, 1) if plain else (SIZE, SIZE)
     while len(replay.records) < 3:
+        image = rng.integers(0, 256, (21, *places, 3), np.uint8)
         episode = {
-            "image": rng.integers(0, 256, (21, SIZE, SIZE, 3), np.uint8),
+            "image": np.broadcast_to(image, (21, SIZE, SIZE, 3)),
             "action": rng.uniform(-1, 1, (21, A)).astype(np.float32),
             "reward": rng.normal(size=21).astype(np.float32),
             "is_first": np.arange(21) == 0,
