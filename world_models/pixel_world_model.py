@@ -201,8 +201,10 @@ class PixelWorldModel(RecurrentWorldModel):
     def _states(
         self, embedding: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None
     ) -> tuple[State, Tensor]:
-        sequences = (embedding, action, is_first)
-        return self.rssm.observe(*(part.transpose(0, 1) for part in sequences), None, noise)
+        embedding, action, is_first = (
+            part.transpose(0, 1) for part in (embedding, action, is_first)
+        )
+        return self.rssm.observe(embedding, action, is_first, noise=noise)
 
     def loss(
         self, batch: dict[str, Tensor], noise: Tensor | None = None
