@@ -202,25 +202,6 @@ def test_a_reader_that_stops_early_is_no_error():
         (["train", "--task=metaworld/window-clos"], ["metaworld/window-close"]),
         (["train", *WINDOW_CLOSE, "--preset", "papper"], ["papper", "paper", "cpu"]),
         (["train", *WINDOW_CLOSE, "--stepz", "3"], ["--stepz", "--steps"]),
-        (["train", *WINDOW_CLOSE, "--method", "dreamr"], ["dreamr", "masked-world-model, dreamer"]),
-        (
-            ["train", *WINDOW_CLOSE, "--method=dreamer", "--agent.autoencoder.width", "8"],
-            ["--agent.autoencoder.width"],
-        ),
-        (
-            ["train", *WINDOW_CLOSE, "--method=dreamer", "--agent.encoder", "mlp"],
-            ["--agent.encoder", "cnn"],
-        ),
-        (
-            [
-                "train",
-                *WINDOW_CLOSE,
-                "--method=dreamer",
-                "--target=masks",
-                "--agent.representation=contrastive",
-            ],
-            ["contrastive", "masks"],
-        ),
         (["train", *WINDOW_CLOSE, "--agent.bach", "3"], ["--agent.bach", "--agent.batch"]),
         (["train", *WINDOW_CLOSE, "--steps", "many"], ["--steps", "many"]),
         (["train", *WINDOW_CLOSE, "--environment.quality", "best"], ["quality", "best", "fast"]),
@@ -278,12 +259,6 @@ def test_a_missing_value_is_one_line_too(arguments, words, tmp_path):
         (["--target", "masks"], "masks", "cpu-masks-seed0"),
         (["--target=pixels:1+masks:0.5"], "pixels:1+masks:0.5", "cpu-pixels-1+masks-0.5-seed0"),
         (["--target", "masks", "--seed", "3"], "masks", "cpu-masks-seed3"),
-        (["--method", "dreamer"], "pixels", "dreamer-cpu-seed0"),
-        (
-            ["--method=dreamer", "--target", "masks", "--agent.encoder=vit"],
-            "masks",
-            "dreamer-vit-cpu-masks-seed0",
-        ),
     ],
 )
 def test_what_is_predicted_is_one_option(arguments, target, name, tmp_path, monkeypatch):
