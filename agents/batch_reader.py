@@ -5,6 +5,8 @@ Shape legend: B batch, T time, H = W image size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch import Tensor
 from agents.replay import Replay
 
 DYNAMICS_ENTRIES = ("image", "action", "reward", "is_first", "is_terminal")
-"""What of the replay a dynamics update learns from."""
+"""What of the replay every dynamics update learns from."""
 
 
 def translated(batch: dict[str, Tensor], shift: np.ndarray) -> dict[str, Tensor]:
@@ -63,13 +65,21 @@ class BatchReader:
         batch, window: number and length of a dynamics update's windows.
         device: what they are read for.
         random_shift: pixels by which the autoencoder's frames are shifted at most, either way.
+        also: what windows hold beside `DYNAMICS_ENTRIES`.
     """
 
     def __init__(
-        self, frames: int, batch: int, window: int, device: torch.device, random_shift: int = 0
+        self,
+        frames: int,
+        batch: int,
+        window: int,
+        device: torch.device,
+        random_shift: int = 0,
+        also: Sequence[str] = (),
     ):
         self._frames, self._batch, self._window = frames, batch, window
         self._device, self._random_shift = device, random_shift
+        self._entries = (*DYNAMICS_ENTRIES, *also)
 
     def frames(self, replay: Replay) -> dict[str, Tensor]:
         """Frames drawn independently, each shifted by itself, every entry (B, ...)."""
@@ -85,7 +95,7 @@ class BatchReader:
     def windows(self, replay: Replay) -> dict[str, Tensor]:
         """Windows of consecutive steps, every entry (B, T, ...)."""
         index = replay.draw_windows(self._batch, self._window)
-        return self._pinned(replay.windows(index, DYNAMICS_ENTRIES))
+        return self._pinned(replay.windows(index, self._entries))
 
     def _pinned(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """In memory that a GPU copies from while it computes."""

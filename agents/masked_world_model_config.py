@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from agents.actor_critic import ActorCriticConfig
@@ -55,6 +55,8 @@ class MaskedWorldModelConfig:
     joint_pretraining: int = 0
     """Updates of all parts on the prefill after that (paper: none)."""
 
+    SEES: ClassVar[str] = "autoencoder"
+    """The part that sees pictures."""
     REMOVED: ClassVar = {
         "autoencoder_window": (1,),  # how many of its frames were consecutive
         "overlap": ANY,  # the order in which an update's parts were computed
@@ -68,3 +70,17 @@ class MaskedWorldModelConfig:
                 f"random_shift must be from 0 to {self.autoencoder.image_size - 1} pixels, not "
                 f"{self.random_shift}"
             )
+
+    @property
+    def image_size(self) -> int:
+        """Edge of the pictures it sees, pixels."""
+        return self.autoencoder.image_size
+
+    @property
+    def target(self) -> str:
+        """What is predicted (`world_models/targets.py`)."""
+        return self.autoencoder.target
+
+    def predicting(self, target: str) -> MaskedWorldModelConfig:
+        """The same agent with another prediction target."""
+        return replace(self, autoencoder=replace(self.autoencoder, target=target))

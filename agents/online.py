@@ -2,12 +2,12 @@
 
 from collections.abc import Collection
 
-from agents.online_config import OnlineConfig
+from agents.online_config import RunConfig
 from agents.online_run import OnlineRun
 from experiment.run_folder import RunFolder
 
 
-def train(config: OnlineConfig, folder: RunFolder, trusted: Collection[str] = ()) -> None:
+def train(config: RunConfig, folder: RunFolder, trusted: Collection[str] = ()) -> None:
     """Train until `config.steps`, from the folder's checkpoint where it has one.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from agents.dreamer_config import DreamerConfig
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from envs import EnvironmentConfig
 from errors import UserError, refuse_below
@@ -12,17 +13,19 @@ from experiment.config_values import check_numbers
 from experiment.seed import check_seed
 from world_models.targets import make_target, reads
 
+AgentConfig = MaskedWorldModelConfig | DreamerConfig
+
 POSITIVE = (
     "steps", "num_envs", "prefill", "random_hold", "update_every", "replay_capacity",
     "evaluate_first", "evaluate_every", "evaluate_episodes", "evaluate_envs",
 )  # fmt: skip
-"""Fields of `OnlineConfig` of which less than one makes no sense."""
+"""Fields of `RunConfig` of which less than one makes no sense."""
 
 
 @dataclass(frozen=True)
-class OnlineConfig:
-    """A whole online run. Steps are environment steps unless a field says agent steps
-    (environment steps = agent steps × action repeat)."""
+class RunConfig:
+    """A whole online run, whatever its method. Steps are environment steps unless a field says
+    agent steps (environment steps = agent steps × action repeat)."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"agent.compile", "replay_memory", "checkpoint_seconds"}
@@ -30,6 +33,8 @@ class OnlineConfig:
 
     task: str
     """What to learn, as "suite/name"; `run.py tasks` lists them."""
+    method: str = ""
+    """What learns: masked-world-model, or dreamer."""
     steps: int = 500_000
     """Environment steps to train for (paper F: 500,000 for easy Meta-World tasks)."""
     seed: int = 0
@@ -47,7 +52,7 @@ class OnlineConfig:
     environment steps: more starts for the same steps, but a task that takes longer never succeeds
     in training. 0: where the task ends (paper). Evaluations and episodes of `recorded` are not
     cut."""
-    agent: MaskedWorldModelConfig = field(default_factory=MaskedWorldModelConfig)
+    agent: AgentConfig = field(default_factory=MaskedWorldModelConfig)
     """The agent."""
     prefill: int = 5000
     """Agent steps of random exploration before anything is learned."""
@@ -95,15 +100,42 @@ class OnlineConfig:
         check_numbers(self)
         if not 0.0 <= self.random_share <= 1.0:
             raise UserError(f"random_share must be between 0 and 1, not {self.random_share}")
-        needed = reads(make_target(self.agent.autoencoder.target))  # refuses an unknown target
+        needed = reads(make_target(self.agent.target))  # refuses an unknown target
         if "mask" in needed and not (self.render_masks or self.recorded):
             raise UserError(
                 "the target needs masks: leave render_masks on, or name a run folder or "
                 "demonstrations that have them with --recorded"
             )
-        picture, eye = self.environment.size, self.agent.autoencoder.image_size
+        picture, eye = self.environment.size, self.agent.image_size
         if picture != eye:
             raise UserError(
-                f"environment.size is {picture} but agent.autoencoder.image_size is {eye}; "
+                f"environment.size is {picture} but agent.{self.agent.SEES}.image_size is {eye}; "
                 "give both the same"
             )
+
+
+@dataclass(frozen=True)
+class OnlineConfig(RunConfig):
+    """A run of Masked World Models."""
+
+    method: Literal["masked-world-model"] = "masked-world-model"
+    """What learns: masked-world-model, or dreamer."""
+    agent: MaskedWorldModelConfig = field(default_factory=MaskedWorldModelConfig)
+    """The agent."""
+
+
+@dataclass(frozen=True)
+class DreamerRunConfig(RunConfig):
+    """A run of DreamerV2."""
+
+    method: Literal["dreamer"] = "dreamer"
+    """What learns: masked-world-model, or dreamer."""
+    agent: DreamerConfig = field(default_factory=DreamerConfig)
+    """The agent."""
+
+
+METHODS: dict[str, type[RunConfig]] = {
+    "masked-world-model": OnlineConfig,
+    "dreamer": DreamerRunConfig,
+}
+"""Configurations by what `--method` of `run.py train` says."""

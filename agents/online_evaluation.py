@@ -9,7 +9,7 @@ import torch
 
 from agents.agent import Actor
 from agents.evaluation import Keep, noise_seed
-from agents.online_config import OnlineConfig
+from agents.online_config import RunConfig
 from agents.online_run import make_envs
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 
@@ -21,7 +21,7 @@ def final_seeds(seed: int, episodes: int) -> list[int]:
 
 def evaluate(
     agent: Actor | None,
-    config: OnlineConfig,
+    config: RunConfig,
     seeds: Sequence[int],
     seed: int,
     record: bool = False,

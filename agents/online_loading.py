@@ -7,8 +7,10 @@ from pathlib import Path
 
 from agents.agent import OnlineAgent
 from agents.device import choose_device
+from agents.dreamer import Dreamer
+from agents.dreamer_config import DreamerConfig
 from agents.masked_world_model import MaskedWorldModel
-from agents.online_config import OnlineConfig
+from agents.online_config import METHODS, RunConfig
 from agents.size_limit import limited_by
 from agents.training import load_checked
 from errors import UserError
@@ -16,14 +18,36 @@ from experiment.checkpoint import expect
 from experiment.run_folder import RunFolder
 
 
-def make_agent(config: OnlineConfig, action: int, device: str) -> OnlineAgent:
+def make_agent(config: RunConfig, action: int, device: str) -> MaskedWorldModel | Dreamer:
     """A fresh agent for an action vector of size `action`."""
+    if isinstance(config.agent, DreamerConfig):
+        return Dreamer(config.agent, action, choose_device(device))
     return MaskedWorldModel(config.agent, action, choose_device(device))
+
+
+def read_config(logdir: Path | str, trusted: Collection[str] = ()) -> RunConfig:
+    """The configuration of an online run, whatever its method.
+
+    Raises:
+        UserError: there is none, or it does not fit; it needs something that is not trusted.
+    """
+    folder = RunFolder.open(logdir)
+    if folder.of_imitation:
+        raise UserError(f"{logdir} is a run of imitate; name one of train")
+    # Runs from before there were methods do not say theirs.
+    record = folder.config
+    method = record.read()["config"].get("method", "masked-world-model")
+    if not isinstance(method, str) or method not in METHODS:
+        raise UserError(
+            f"{record.path} is of method {method!r:.60}, which this version does not know, but"
+            f" {' and '.join(METHODS)}; use the commit that it names"
+        )
+    return RunFolder.read_config(logdir, METHODS[method], trusted)
 
 
 def load_agent(
     logdir: Path | str, device: str = "auto", trusted: Collection[str] = ()
-) -> tuple[OnlineAgent, OnlineConfig, int]:
+) -> tuple[OnlineAgent, RunConfig, int]:
     """The agent of a run folder's checkpoint, its configuration, and its environment steps.
 
     Args:
@@ -36,7 +60,7 @@ def load_agent(
             a class that is not trusted.
     """
     folder = RunFolder.open(logdir)
-    config = folder.config.load(OnlineConfig, trusted)
+    config = read_config(logdir, trusted)
     state = folder.load_checkpoint("cpu")
     if state is None:
         raise UserError(f"{logdir} has no checkpoint yet; train longer with the same command")

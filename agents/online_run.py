@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 import envs
-from agents.online_config import OnlineConfig
+from agents.online_config import RunConfig
 from agents.online_loading import make_agent
 from agents.recorded_episodes import open_source
 from agents.reenactment import Reenactment
@@ -32,19 +32,19 @@ from mask_classes import UNLABELLED
 from world_models.targets import make_target, reads
 
 
-def training_view(config: OnlineConfig) -> dict:
+def training_view(config: RunConfig) -> dict:
     """Options of `envs.make` for training: also what the target has to be told while it learns."""
     options = dict(vars(config.environment))
     options["masks"] |= needs_masks(config) and config.render_masks
     return options
 
 
-def needs_masks(config: OnlineConfig) -> bool:
+def needs_masks(config: RunConfig) -> bool:
     """Whether what the world model predicts is learned from masks."""
-    return "mask" in reads(make_target(config.agent.autoencoder.target))
+    return "mask" in reads(make_target(config.agent.target))
 
 
-def make_envs(config: OnlineConfig, count: int, training: bool = False) -> VectorEnvironment:
+def make_envs(config: RunConfig, count: int, training: bool = False) -> VectorEnvironment:
     """`count` environments of the run's task, each in a process of its own.
 
     Acting takes the picture alone, so only those that `training` learns from draw masks.
@@ -64,7 +64,7 @@ def make_envs(config: OnlineConfig, count: int, training: bool = False) -> Vecto
     return made
 
 
-def entries_of(config: OnlineConfig, environments: VectorEnvironment) -> dict[str, Entry]:
+def entries_of(config: RunConfig, environments: VectorEnvironment) -> dict[str, Entry]:
     """What the run's replay holds."""
     entries = entries_for(environments.single_observation_space, environments.single_action_space)
     if needs_masks(config):
@@ -82,7 +82,7 @@ class OnlineRun(TrainingRun):
 
     shown = ("train/success", "train/return", "eval/success", "eval/return")
 
-    def __init__(self, config: OnlineConfig, folder: RunFolder, trusted: Collection[str] = ()):
+    def __init__(self, config: RunConfig, folder: RunFolder, trusted: Collection[str] = ()):
         super().__init__(config, folder)
         self.trusted = trusted
         torch.manual_seed(config.seed)

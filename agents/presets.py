@@ -1,13 +1,18 @@
-"""Presets: complete configurations by name. `paper` is as published, `cpu` learns on two cores.
+"""Presets: complete configurations by method and name. `paper` is as published, `cpu` learns on two
+cores.
 
 What depends on the suite (of `paper`: Table 1) is decided here and nowhere else.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Literal, overload
+
 from agents.actor_critic import ActorCriticConfig
+from agents.dreamer_config import DreamerConfig
 from agents.masked_world_model_config import MaskedWorldModelConfig
-from agents.online_config import OnlineConfig
+from agents.online_config import METHODS, DreamerRunConfig, OnlineConfig, RunConfig
 from envs import EnvironmentConfig, published_budget
 from envs import suite as suite_of
 from errors import UserError
@@ -18,19 +23,31 @@ from world_models.latent_dynamics import (
     LatentDynamicsConfig,
 )
 from world_models.layers import OptimizerConfig
+from world_models.pixel_networks import CNNConfig, ViTConfig
+from world_models.pixel_world_model import PixelWorldModelConfig
 from world_models.rssm import RSSMConfig
 
 PRESETS = ("cpu", "paper")
 
 
-def preset(name: str, task: str) -> OnlineConfig:
-    """The configuration `name` for `task`.
+@overload
+def preset(
+    name: str, task: str, method: Literal["masked-world-model"] = "masked-world-model"
+) -> OnlineConfig: ...
+@overload
+def preset(name: str, task: str, method: str) -> RunConfig: ...
+def preset(name: str, task: str, method: str = "masked-world-model") -> RunConfig:
+    """The configuration `name` of a method for `task`.
 
     Raises:
-        UserError: no such preset, or no such task.
+        UserError: no such preset, no such task, or no such method.
     """
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")
+    if method == "dreamer":
+        return {"cpu": _dreamer_cpu, "paper": _dreamer_paper}[name](task, suite_of(task))
     return {"cpu": _cpu, "paper": _paper}[name](task, suite_of(task))
 
 
@@ -120,3 +137,46 @@ def _cpu(task: str, suite: str) -> OnlineConfig:
         evaluate_every=5_000,
         evaluate_episodes=10,
     )
+
+
+# ------------------------------------------------------------------------------------ DreamerV2
+
+# A comparison of methods compares nothing else: the loop, the recurrent model, the heads, behaviour
+# and all optimisers are those of Masked World Models.
+
+
+def _with(config: OnlineConfig, agent: DreamerConfig) -> DreamerRunConfig:
+    """The same run of another agent."""
+    run = {field.name: getattr(config, field.name) for field in fields(config)}
+    return DreamerRunConfig(**{**run, "method": "dreamer", "agent": agent})
+
+
+def _dreamer_paper(task: str, suite: str) -> DreamerRunConfig:
+    # Networks, loss weights and learning rates are the classes' defaults.
+    masked = _paper(task, suite)
+    agent = DreamerConfig(batch=masked.agent.batch, behaviour=masked.agent.behaviour)
+    return _with(masked, agent)
+
+
+def _dreamer_cpu(task: str, suite: str) -> DreamerRunConfig:
+    masked = _cpu(task, suite)
+    ours = masked.agent
+    agent = DreamerConfig(
+        dynamics=PixelWorldModelConfig(
+            cnn=CNNConfig(depth=16),
+            vit=ViTConfig(width=64, encoder_depth=1, decoder_depth=1, pooling="flatten"),
+            centre_input=True,
+            static_image_lr_scale=20.0,
+            rssm=ours.dynamics.rssm,
+            head_layers=ours.dynamics.head_layers,
+            head_units=ours.dynamics.head_units,
+            reward_weight=ours.dynamics.reward_weight,
+        ),
+        behaviour=ours.behaviour,
+        dynamics_optimizer=ours.dynamics_optimizer,
+        precision=ours.precision,
+        batch=ours.batch,
+        window=ours.window,
+        pretraining=600,
+    )
+    return _with(masked, agent)

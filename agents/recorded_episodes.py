@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 import envs
-from agents.online_config import OnlineConfig
+from agents.online_config import RunConfig
+from agents.online_loading import read_config
 from agents.replay import Replay
 from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table, refuse
 from envs.demonstrations import SUFFIXES, read_headers
@@ -19,7 +20,6 @@ from envs.hdf5 import DAMAGED, open_file
 from envs.recording_header import Episode, Recording, proprio_of, short_name
 from errors import UserError
 from experiment.config_record import names_loaded
-from experiment.run_folder import RunFolder
 
 OPTIONS = {
     "task": "--task",
@@ -138,9 +138,7 @@ class RecordedFiles:
         return np.stack([seen(stored(frame)) for frame in frames])
 
 
-def open_source(
-    name: str, config: OnlineConfig, camera: str, trusted: Collection[str] = ()
-) -> Source:
+def open_source(name: str, config: RunConfig, camera: str, trusted: Collection[str] = ()) -> Source:
     """The recorded episodes that `name` means, if the run can learn from them.
 
     Args:
@@ -182,7 +180,7 @@ def open_source(
                 seen["camera"] = " and ".join(recording.cameras)
             _check(recording.path, seen, wanted)
         return RecordedFiles(name, recordings, seen_by, ours.orientation)
-    theirs = RunFolder.read_config(path, type(config), {*trusted, *names_loaded(config)})
+    theirs = read_config(path, {*trusted, *names_loaded(config)})
     view, their_camera = theirs.environment, seen_by
     if view.camera != ours.camera:
         their_camera = "the suite's own" if view.camera is None else short_name(str(view.camera))

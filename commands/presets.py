@@ -37,12 +37,16 @@ def presets(arguments: Sequence[str]) -> None:
 
 def tables() -> dict[str, str]:
     """A Markdown table each: ``train`` (on Meta-World), ``dmc`` (what differs on DeepMind Control),
-    ``imitate`` (Mask World Model) and ``mask2act``."""
+    ``dreamer`` (on Meta-World), ``imitate`` (Mask World Model) and ``mask2act``."""
     from agents import imitation_presets
     from agents import presets as online_presets
 
     metaworld = {n: online_presets.preset(n, METAWORLD_TASK) for n in online_presets.PRESETS}
     dmc = {n: online_presets.preset(n, DMC_TASK) for n in online_presets.PRESETS}
+    dreamer = {
+        f"`{n}`": online_presets.preset(n, METAWORLD_TASK, "dreamer")
+        for n in online_presets.PRESETS
+    }
     suites = {
         f"`{name}`, {suite}": configs[name]
         for name in online_presets.PRESETS
@@ -56,6 +60,7 @@ def tables() -> dict[str, str]:
     return {
         "train": table({f"`{n}`": config for n, config in metaworld.items()}),
         "dmc": table(suites, by_suite),
+        "dreamer": table(dreamer),
         "imitate": table(imitation),
         "mask2act": table(mask2act),
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -25,35 +25,58 @@ WORDS = {
         "What the world model predicts: pixels, masks, package.module:Class, or a"
         " weighted sum (pixels:1+masks:0.5)",
     ),
-    "logdir": ("FOLDER", "Run folder (default: runs/TASK-PRESET[-TARGET]-seedSEED)"),
+    "method": (
+        "{masked-world-model,dreamer}",
+        "What learns: Masked World Models, or the baseline DreamerV2 (default: masked-world-model)",
+    ),
+    "logdir": (
+        "FOLDER",
+        "Run folder (default: runs/TASK[-METHOD]-PRESET[-TARGET]-seedSEED, without the default"
+        " method)",
+    ),
 }
 """Options that are no fields of the configuration."""
-GROUPS = {
-    "the run": ("task", "preset", "steps", "seed", "logdir", "device", "threads"),
-    "what the agent sees": (
-        "environment.camera", "environment.size", "environment.quality", "environment.shift",
-        "num_envs", "recorded",
-    ),
-    "what it learns": (
-        "target", "agent.autoencoder.mask_ratio", "agent.autoencoder.reward_weight",
-        "agent.behaviour.horizon", "agent.behaviour.entropy", "agent.compile",
-    ),
+THE_RUN = ("task", "method", "preset", "steps", "seed", "logdir", "device", "threads")
+WHAT_IT_SEES = (
+    "environment.camera", "environment.size", "environment.quality", "environment.shift",
+    "num_envs", "recorded",
+)  # fmt: skip
+BEHAVIOUR = ("agent.behaviour.horizon", "agent.behaviour.entropy", "agent.compile")
+WHEN = {
     "when": (
         "prefill", "update_every", "evaluate_every", "evaluate_episodes", "checkpoint_seconds",
     ),
 }  # fmt: skip
-"""What `--help` shows."""
+GROUPS = {
+    "masked-world-model": {
+        "the run": THE_RUN,
+        "what the agent sees": WHAT_IT_SEES,
+        "what it learns": (
+            "target", "agent.autoencoder.mask_ratio", "agent.autoencoder.reward_weight",
+            *BEHAVIOUR,
+        ),
+        **WHEN,
+    },
+    "dreamer": {
+        "the run": THE_RUN,
+        "what the agent sees": WHAT_IT_SEES,
+        "what it learns": ("target", "agent.encoder", "agent.representation", *BEHAVIOUR),
+        **WHEN,
+    },
+}  # fmt: skip
+"""What `--help` shows, by method."""
 
 
 def train(arguments: Sequence[str]) -> None:
     """`run.py train`: the whole of online learning. Raises UserError."""
     from agents import presets
     from agents.online import train as learn
-    from agents.online_config import OnlineConfig
+    from agents.online_config import METHODS
     from experiment.run_folder import RunFolder
 
-    # A preset is the default of every other option, so it has to be known before they are parsed.
+    # A method decides what options there are, and a preset is the default of every other one.
     first = FirstOptions(prog="run.py train", add_help=False, allow_abbrev=False)
+    first.add_argument("--method", default="masked-world-model")
     first.add_argument("--preset", default="cpu")
     first.add_argument("--task")
     first.add_argument("--target")
@@ -63,38 +86,49 @@ def train(arguments: Sequence[str]) -> None:
             "train needs --task, for example --task metaworld/window-close; "
             "python run.py tasks lists them"
         )
-    default = presets.preset(chosen.preset, chosen.task or "metaworld/window-close")
+    task = chosen.task or "metaworld/window-close"
+    default = presets.preset(chosen.preset, task, chosen.method)
     if chosen.task is None:
         default = replace(default, task=tyro.MISSING)
     if chosen.target is not None:
-        seeing = replace(default.agent.autoencoder, target=chosen.target)
-        default = replace(default, agent=replace(default.agent, autoencoder=seeing))
+        default = replace(default, agent=default.agent.predicting(chosen.target))
+    config_class = METHODS[chosen.method]
 
     @dataclass(frozen=True)
     class Train:
         """Learn a task online; started again with the same options, go on where it stopped."""
 
-        config: Annotated[OnlineConfig, tyro.conf.arg(name="")]
+        config: Annotated[config_class, tyro.conf.arg(name="")]  # type: ignore[valid-type]  # chosen above
         preset: Literal[presets.PRESETS] = chosen.preset  # type: ignore[valid-type]  # it is constant
         """Values of all options that are not given: paper as published, cpu for two cores."""
         target: Annotated[str | None, tyro.conf.arg(metavar="TARGET")] = chosen.target
-        """What the world model predicts, short for --agent.autoencoder.target: pixels, masks,
-        package.module:Class, or a weighted sum (pixels:1+masks:0.5)."""
+        """What the world model predicts, short for --agent.autoencoder.target, or of dreamer
+        --agent.target: pixels, masks, package.module:Class, or a weighted sum
+        (pixels:1+masks:0.5)."""
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-        """Run folder; by default runs/TASK-PRESET[-TARGET]-seedSEED."""
+        """Run folder; by default runs/TASK[-METHOD]-PRESET[-TARGET]-seedSEED, without the default
+        method."""
         trust: Trust = ()
         """Class of a prediction target, package.module:Class, that a run folder among --recorded
         may name, beside the one of --target; once for each."""
 
     def helping() -> str:
-        return short_help("run.py train", USAGE, default, GROUPS, WORDS)
+        return short_help("run.py train", USAGE, default, GROUPS[chosen.method], WORDS)
 
     options = parse(Train, arguments, "run.py train", helping, default=Train(default))
     config = options.config
-    target = config.agent.autoencoder.target
-    parts = [config.task, options.preset, f"seed{config.seed}"]
-    if target != "pixels":
-        parts.insert(2, target)
+    parts = [config.task, *_of_method(config), options.preset, f"seed{config.seed}"]
+    if config.agent.target != "pixels":
+        parts.insert(-1, config.agent.target)
     with RunFolder.create_or_resume(options.logdir or default_logdir(parts), config) as folder:
         print(f"run folder {folder.path}", flush=True)
         learn(config, folder, options.trust)
+
+
+def _of_method(config: Any) -> list[str]:
+    """What the name of a run's folder says of its method; nothing of the default one."""
+    if config.method != "dreamer":
+        return []
+    usual = type(config.agent)()
+    chosen = (config.agent.encoder, config.agent.representation)
+    return ["dreamer", *(c for c in chosen if c not in (usual.encoder, usual.representation))]

@@ -89,7 +89,7 @@ def test_tables_of_presets_are_those_of_the_code():
     """`python run.py presets --write docs/presets.md` makes them so."""
     text = (ROOT / "docs" / "presets.md").read_text()
     assert set(re.findall(r"<!-- presets: (\w+) -->", text)) == {
-        "train", "dmc", "imitate", "mask2act",
+        "train", "dmc", "dreamer", "imitate", "mask2act",
     }  # fmt: skip
     assert filled(text) == text
 
@@ -135,8 +135,9 @@ def known_options(command: str) -> frozenset[str]:
     everything = "--help-all" if command in ("train", "imitate") else "--help"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as text:
         patch.setenv("COLUMNS", "400")
-        methods = ([], ["--method", "mask2act"]) if command == "imitate" else ([],)
-        for method in methods:
+        others = {"train": "dreamer", "imitate": "mask2act"}
+        named = [["--method", others[command]]] if command in others else []
+        for method in ([], *named):
             with contextlib.suppress(SystemExit):
                 run.main([command, *method, everything])
     return frozenset(OPTION.findall(text.getvalue())) | {"--help", everything}

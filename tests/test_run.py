@@ -268,7 +268,7 @@ def test_what_is_predicted_is_one_option(arguments, target, name, tmp_path, monk
     assert main(["train", *WINDOW_CLOSE, *arguments]) == 0
     ((config, folder, trusted),) = started
     assert trusted == ()
-    assert config.agent.autoencoder.target == target
+    assert config.agent.target == target
     assert folder.path.name == f"metaworld-window-close-{name}"
 
 

@@ -7,12 +7,10 @@ F model-state feature, H horizon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import refuse_above, refuse_below
@@ -22,11 +20,10 @@ from world_models.layers import (
     RunningScale,
     VisionTransformer,
     initialise,
-    symexp,
-    symlog,
     token_positions,
 )
-from world_models.rssm import RSSM, RSSMConfig, State, balanced_kl
+from world_models.recurrent_world_model import RecurrentWorldModel
+from world_models.rssm import RSSM, RSSMConfig, State
 
 
 @dataclass(frozen=True)
@@ -115,17 +112,6 @@ class LatentDynamicsConfig:
         refuse_below(1, self, "head_units")
 
 
-class Trajectory(NamedTuple):
-    """Imagined states: `feature` (H+1, B, F) with the start first, `action` (H, B, A) taken in
-    each but the last, `reward` (H+1, B) of each state, `continuation` (H+1, B) in [0, 1]: the
-    probability that the episode goes on after it."""
-
-    feature: Tensor
-    action: Tensor
-    reward: Tensor
-    continuation: Tensor
-
-
 class FeatureEncoder(nn.Module):
     """Frozen feature tokens (B, N, Z) → embedding (B, E); `outputs` is E."""
 
@@ -186,7 +172,7 @@ class FeatureDecoder(nn.Module):
         return self.outputs(tokens).unflatten(0, leading)
 
 
-class LatentDynamics(nn.Module):
+class LatentDynamics(RecurrentWorldModel):
     """The latent dynamics model: encoder, RSSM, decoder, and heads of reward and discount.
 
     The actor-critic learns in what it imagines.
@@ -194,6 +180,8 @@ class LatentDynamics(nn.Module):
     Batches are dicts with leading (B, T): `feature` (B, T, N, Z) frozen tokens of the
     autoencoder, `action`, `reward`, `is_first`, `is_terminal`.
     """
+
+    config: LatentDynamicsConfig
 
     def __init__(self, config: LatentDynamicsConfig, grid: int, feature_width: int, action: int):
         super().__init__()
@@ -224,20 +212,6 @@ class LatentDynamics(nn.Module):
         """Model-state features (..., F) → the autoencoder's tokens (..., N, Z)."""
         tokens = self.decoder(state).float()
         return tokens if self.feature_scale is None else self.feature_scale.denormalise(tokens)
-
-    def reward(self, feature: Tensor) -> Tensor:
-        """Predicted reward of model states (..., F), in the environment's units, (...)."""
-        return symexp(self.reward_head(feature).squeeze(-1).float())
-
-    def continuation(self, feature: Tensor) -> Tensor:
-        """Probability that the episode goes on after model states (..., F); 1 without a head."""
-        if self.discount_head is None:
-            return torch.ones_like(feature[..., 0])
-        return torch.sigmoid(self.discount_head(feature).squeeze(-1).float())
-
-    def exponential_noise(self, batch: int, length: int, device: torch.device) -> Tensor:
-        """Noise that `observe` samples the states of a batch of windows with, (T, B, S, K)."""
-        return self.rssm.exponential_noise(length, batch, device=device)
 
     def observe(
         self,
@@ -271,41 +245,8 @@ class LatentDynamics(nn.Module):
         state = posterior.feature
         target = self._standardise(batch["feature"]).transpose(0, 1)  # (T, B, N, Z)
         feature_loss = (self.decoder(state).float() - target).square().sum(-1).mean()
-        reward = self.reward_head(state).squeeze(-1).float()
-        reward_loss = (reward - symlog(batch["reward"].transpose(0, 1))).square().mean()
-        kl_loss, kl = balanced_kl(
-            posterior.logits, prior, self.config.kl_balance, self.config.free_nats
-        )
-        loss = feature_loss + self.config.reward_weight * reward_loss
-        loss = loss + self.config.kl_scale * kl_loss
-        metrics = {"feature": feature_loss, "reward": reward_loss, "kl": kl}
-        if self.discount_head is not None:
-            logit = self.discount_head(state).squeeze(-1).float()
-            goes_on = 1.0 - batch["is_terminal"].transpose(0, 1).float()
-            discount_loss = F.binary_cross_entropy_with_logits(logit, goes_on)
-            loss = loss + discount_loss
-            metrics["discount"] = discount_loss
+        loss, metrics = self.state_loss(posterior, prior, state, batch)
+        loss = feature_loss + loss
+        metrics = {"feature": feature_loss, **metrics}
         posterior = posterior.map(Tensor.detach)
         return loss, posterior, {name: value.detach() for name, value in metrics.items()}
-
-    def imagine(
-        self, policy: Callable[[Tensor, int], Tensor], start: State, horizon: int
-    ) -> Trajectory:
-        """Imagine `horizon` steps ahead under `policy`.
-
-        Args:
-            policy: (state feature (B, F), step) → action (B, A).
-            start: states (B, ...).
-            horizon: H.
-        """
-        count, device = len(start.deterministic), start.deterministic.device
-        noise = self.rssm.exponential_noise(horizon, count, device=device)
-        state, features, actions = start, [start.feature], []
-        for step in range(horizon):
-            actions.append(policy(features[-1], step))
-            state = self.rssm.imagine(state, actions[-1], noise[step])
-            features.append(state.feature)
-        feature = torch.stack(features)
-        return Trajectory(
-            feature, torch.stack(actions), self.reward(feature), self.continuation(feature)
-        )

@@ -152,7 +152,7 @@ class MLP(nn.Sequential):
 def initialise(module: nn.Module) -> None:
     """Glorot-uniform weights, zero biases, tokens N(0, 0.02²); heads of an `MLP` scaled by 0.1."""
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

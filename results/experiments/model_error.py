@@ -212,7 +212,10 @@ def subject(path: Path, device: str) -> Subject:
     replay = Replay.at(path / "replay")
     if not replay.records:
         raise UserError(f"{path} has no whole episode yet; train longer with the same command")
-    return Subject(*load_agent(path, device), replay)
+    agent, config, step = load_agent(path, device)
+    if not isinstance(agent, MaskedWorldModel) or not isinstance(config, OnlineConfig):
+        raise UserError(f"{path} is a run of {config.method}; name runs of masked-world-model")
+    return Subject(agent, config, step, replay)
 
 
 def measure(run: Subject, options: ModelError) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
     python -m results.experiments.prediction --logdir RUN --out prediction.png
 
-Top to bottom: the truth, the autoencoder's reconstruction from masked features, and the open-loop
-prediction, which sees the first 5 frames and from then on only the actions.
+Top to bottom: the truth, the reconstruction (of Masked World Models the autoencoder's, from masked
+features), and the open-loop prediction, which sees the first 5 frames and from then on only the
+actions.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from matplotlib import pyplot
 from agents.masked_world_model import MaskedWorldModel
 from agents.online_loading import load_agent
 from agents.replay import Replay
+from agents.world_model_agent import WorldModelAgent
 from commands.command_line import script
 
 FRAMES = (0, 4, 5, 7, 10, 15, 20, 30, 40)
@@ -46,7 +48,9 @@ def main(options: Prediction) -> None:
     # The picture, then of each target what is true, reconstructed, predicted; where the target is
     # the picture itself, the truth is not repeated.
     count = video.shape[2] // size
-    kinds = ["truth", "masked\nreconstruction", "open-loop\nprediction"]
+    masked = isinstance(agent, MaskedWorldModel)
+    seen = "masked\nreconstruction" if masked else "reconstruction"
+    kinds = ["truth", seen, "open-loop\nprediction"]
     rows = kinds
     if count > len(kinds):
         rows = ["picture", *(kind for kind in kinds for _ in range((count - 1) // len(kinds)))]
@@ -60,8 +64,8 @@ def main(options: Prediction) -> None:
             axis.set(xticks=[], yticks=[])
             if column == 0:
                 axis.set_ylabel(name)
-        seen = t < MaskedWorldModel.context
-        axes[0, column].set_title(f"t = {t}\n{'seen' if seen else 'imagined'}", fontsize=9)
+        known = "seen" if t < WorldModelAgent.context else "imagined"
+        axes[0, column].set_title(f"t = {t}\n{known}", fontsize=9)
     figure.suptitle(f"{config.task}, seed {config.seed}, after {step:,} environment steps")
     figure.tight_layout()
     options.out.parent.mkdir(parents=True, exist_ok=True)

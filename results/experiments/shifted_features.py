@@ -208,6 +208,8 @@ def subject(path: Path, device: str) -> Subject:
     """The agent of a run folder. Raises UserError if there is none."""
     if not RunFolder.open(path).of_imitation:
         agent, config, _ = load_online_agent(path, device)
+        if not isinstance(agent, MaskedWorldModel):
+            raise UserError(f"{path} is a run of {config.method}, which has no frozen features")
         seen = {**asdict(config.environment), "masks": True, "proprio": True}
         return Subject(
             [config.task],

@@ -4,19 +4,24 @@ An episode of Meta-World is 500 environment steps; at 20 of them per agent step 
 """
 
 import json
+import os
 import shutil
-from dataclasses import replace
+import signal
+import time
+from dataclasses import fields, replace
 
 import numpy as np
+import pytest
 import torch
 
 from agents.online import train
-from agents.online_config import OnlineConfig
+from agents.online_config import DreamerRunConfig, OnlineConfig
+from agents.online_run import OnlineRun
 from agents.presets import preset
 from envs import EnvironmentConfig
 from experiment.checkpoint import load_checkpoint
 from experiment.run_folder import RunFolder
-from tests.agents.tiny_agent import SIZE, TINY
+from tests.agents.tiny_agent import SIZE, TINY, TINY_DREAMER
 
 EPISODE = 500
 STEPS, REPEAT = 4 * EPISODE, 20
@@ -49,6 +54,13 @@ def tiny(**changes) -> OnlineConfig:
     return replace(config, **changes)
 
 
+def tiny_dreamer(**changes) -> DreamerRunConfig:
+    """The same run of DreamerV2, with as many updates on the prefill."""
+    run = {field.name: getattr(tiny(), field.name) for field in fields(DreamerRunConfig)}
+    agent = replace(TINY_DREAMER, batch=2, window=8, pretraining=5)
+    return DreamerRunConfig(**{**run, "method": "dreamer", "agent": agent, **changes})
+
+
 class Photographed(RunFolder):
     """Copies itself after every checkpoint: what the disk holds if the process dies right then."""
 
@@ -56,6 +68,29 @@ class Photographed(RunFolder):
         super().save_checkpoint(state)
         album = self.path.parent / f"{self.path.name}-album"
         shutil.copytree(self.path, album / f"{len(list(album.glob('*'))):02}")
+
+
+def train_until(step, config, folder):
+    """`train`, with SIGTERM when that step is about to be taken."""
+
+    class Watched(OnlineRun):
+        def act(self):
+            if self.steps == step - REPEAT:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().act()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.online.OnlineRun", Watched)
+        train(config, folder)
+
+
+def wait_for(condition, process, seconds=60):
+    """Wait for something that a process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class Still:

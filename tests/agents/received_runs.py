@@ -5,12 +5,12 @@ from dataclasses import replace
 from agents.imitation_config import ImitationConfig, View
 from agents.imitation_loading import STAGE_1, make_imitator
 from agents.mask_world_model_config import DataSpec
-from agents.online_config import OnlineConfig
+from agents.online_config import DreamerRunConfig, OnlineConfig
 from agents.online_loading import make_agent
 from envs import EnvironmentConfig
 from experiment.checkpoint import save_checkpoint
 from experiment.run_folder import RunFolder
-from tests.agents.tiny_agent import SIZE
+from tests.agents.tiny_agent import SIZE, TINY_DREAMER
 from tests.agents.tiny_agent import TINY as TINY_ONLINE
 from tests.agents.tiny_imitation import TINY as TINY_IMITATION
 
@@ -35,6 +35,13 @@ def online(target="pixels"):
     return set_field(config, "target", target)
 
 
+def dreamer(target="pixels"):
+    seen = EnvironmentConfig(size=SIZE, quality="fast")
+    agent = replace(TINY_DREAMER)  # a copy: its target is set
+    config = DreamerRunConfig(TASK, environment=seen, agent=agent, replay_capacity=100)
+    return set_field(config, "target", target)
+
+
 def imitation(target="pixels", language="words"):
     dynamics = replace(TINY_IMITATION.dynamics, target="pixels")
     config = ImitationConfig(("a.hdf5",), TASK, agent=replace(TINY_IMITATION, dynamics=dynamics))
@@ -44,7 +51,7 @@ def imitation(target="pixels", language="words"):
 def set_field(config, name, value):
     """A configuration as a record holds it, with something that need not be there here."""
     part = config.agent
-    if name == "target":
+    if name == "target" and not isinstance(config, DreamerRunConfig):
         part = part.autoencoder if isinstance(config, OnlineConfig) else part.dynamics
     object.__setattr__(part, name, value)
     return config
@@ -52,6 +59,11 @@ def set_field(config, name, value):
 
 def received_online(folder, target="pixels"):
     RunFolder.create_or_resume(folder, online(target)).close()
+    return folder
+
+
+def received_dreamer(folder, target="pixels"):
+    RunFolder.create_or_resume(folder, dreamer(target)).close()
     return folder
 
 
@@ -67,7 +79,8 @@ def with_weights(folder, view=VIEW, spec=SPEC):
         state = {"stage": "policy", "updates": 3, "view": vars(view)}
         save_checkpoint(folder / STAGE_1, agent.first_stage_state_dict())
     else:
-        agent = make_agent(online("pixels"), 4, "cpu")
+        method = RunFolder.open(folder).config.read()["config"]["method"]
+        agent = make_agent(dreamer() if method == "dreamer" else online(), 4, "cpu")
         state = {"action": 4, "step": 7}
     state |= {"agent": agent.state_dict(), "task": TASK}
     save_checkpoint(folder / "checkpoint.pt", state)

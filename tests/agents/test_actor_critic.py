@@ -16,9 +16,9 @@ from world_models.latent_dynamics import (
     FeatureEncoderConfig,
     LatentDynamics,
     LatentDynamicsConfig,
-    Trajectory,
 )
 from world_models.layers import OptimizerConfig
+from world_models.recurrent_world_model import Trajectory
 from world_models.rssm import RSSMConfig, State
 
 H, B, F, A = 5, 4, 6, 2

@@ -14,7 +14,13 @@ from agents.mask_world_model_config import DataSpec
 from envs.demonstrations import read_header
 from errors import UserError
 from run import main
-from tests.agents.received_runs import TASK, received_imitation, received_online, with_weights
+from tests.agents.received_runs import (
+    TASK,
+    received_dreamer,
+    received_imitation,
+    received_online,
+    with_weights,
+)
 
 pytestmark = pytest.mark.simulator
 
@@ -29,6 +35,7 @@ def runs(tmp_path_factory):
     mass = View("0", 32, "fast", 50), DataSpec(1, 32, 2, 4)
     return {
         "online": with_weights(received_online(folder / "online")),
+        "dreamer": with_weights(received_dreamer(folder / "dreamer")),
         "imitation": with_weights(received_imitation(folder / "imitation")),
         "mass": with_weights(received_imitation(folder / "mass"), *mass),
     }
@@ -59,7 +66,7 @@ def episode(actor, environment, seed, steps=6):
     return np.stack(actions)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("online", 16), ("imitation", 32)])
+@pytest.mark.parametrize(("kind", "size"), [("online", 16), ("dreamer", 16), ("imitation", 32)])
 def test_an_episode_is_a_function_of_its_seed(runs, make, kind, size):
     environment = make(size=size)
     actor = Demonstrator(runs[kind], environment)

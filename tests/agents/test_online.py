@@ -19,10 +19,8 @@ import pytest
 import torch
 
 from agents.masked_world_model import MaskedWorldModel
-from agents.online import train
 from agents.online_evaluation import evaluate, final_seeds
 from agents.online_loading import load_agent
-from agents.online_run import OnlineRun
 from agents.replay import Replay
 from agents.rollout import EVALUATION, FINAL_EVALUATION, TRAINING, episode_seed, run_episodes
 from agents.training import MetricMean
@@ -47,6 +45,8 @@ from tests.agents.online_runs import (
     records,
     run,
     tiny,
+    train_until,
+    wait_for,
 )
 from world_models.layers import OptimizerConfig
 
@@ -270,7 +270,7 @@ def test_run_told_to_stop_in_an_episode_goes_on_in_its_middle(straight, tmp_path
     path = tmp_path / "run"
     for at in (2 * EPISODE + 10 * REPEAT, 2 * EPISODE + 15 * REPEAT):
         with Interrupts(), pytest.raises(Stopped), RunFolder.create_or_resume(path, LAZY) as folder:
-            train_until(at, folder)
+            train_until(at, LAZY, folder)
         assert checkpoint(path)["step"] == at
         assert len(records(path)) == 2
     run(path, LAZY)
@@ -288,28 +288,6 @@ def test_evaluation_that_was_stopped_begins_anew(straight, album, tmp_path):
 
 
 LAZY = tiny(checkpoint_seconds=1e9)
-
-
-def train_until(step, folder):
-    """`train`, with SIGTERM when that step is about to be taken."""
-
-    class Watched(OnlineRun):
-        def act(self):
-            if self.steps == step - REPEAT:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().act()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.online.OnlineRun", Watched)
-        train(LAZY, folder)
-
-
-def wait_for(condition, process, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_killed_process_leaves_a_folder_that_trains_on(straight, tmp_path):

@@ -3,11 +3,15 @@
 from dataclasses import asdict
 
 import pytest
+import torch
 
 import envs
+from agents.dreamer import Dreamer
 from agents.masked_world_model import MaskedWorldModel
+from agents.online_config import METHODS
 from agents.presets import PRESETS, preset
 from errors import UserError
+from world_models.targets import PixelTarget
 
 METAWORLD, DMC = "metaworld/window-close", "dmc/walker-walk"
 
@@ -124,6 +128,48 @@ def different_fields(one, other):
     return {name for name in left if left[name] != right[name]}
 
 
+def test_methods_differ_in_the_agent_alone():
+    for name in PRESETS:
+        for task in (METAWORLD, DMC):
+            masked, dreamer = preset(name, task), preset(name, task, "dreamer")
+            assert (masked.method, dreamer.method) == ("masked-world-model", "dreamer")
+            ours, theirs = (
+                {k: v for k, v in flat(asdict(config)).items() if not k.startswith("agent")}
+                for config in (masked, dreamer)
+            )
+            assert {k for k in ours if ours[k] != theirs[k]} == {"method"}
+            shared = (
+                "behaviour", "dynamics_optimizer", "batch", "window", "precision", "dynamics.rssm",
+                "dynamics.head_layers", "dynamics.head_units", "dynamics.reward_weight",
+                "dynamics.kl_scale", "dynamics.kl_balance", "dynamics.free_nats",
+            )  # fmt: skip
+            assert values(masked.agent, *shared) == values(dreamer.agent, *shared)
+
+
+def test_paper_preset_of_dreamer_is_dreamerv2_in_the_papers_sizes():
+    agent = preset("paper", METAWORLD, "dreamer").agent
+    assert (agent.encoder, agent.representation, agent.target) == (
+        "cnn", "reconstruction", "pixels",
+    )  # fmt: skip
+    assert agent.dynamics.cnn.depth == 48
+    vit = agent.dynamics.vit
+    assert (vit.width, vit.encoder_depth, vit.decoder_depth, vit.heads) == (256, 4, 3, 4)
+    assert agent.dynamics.static_image_lr_scale == 0.0
+    assert not agent.dynamics.centre_input
+    assert agent.dynamics_optimizer.learning_rate == 3e-4
+
+
+def test_reconstruction_weighs_as_much_as_dreamerv2s():
+    """Half the squared error of pixels in [−0.5, 0.5], summed over the picture."""
+    agent = preset("paper", METAWORLD, "dreamer").agent
+    torch.manual_seed(0)
+    one, other = (torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8) for _ in range(2))
+    theirs = 0.5 * ((one - other.float()) / 255).square().sum((1, 2, 3)).mean()
+    target = PixelTarget()
+    ours = agent.dynamics.target_weight * target.loss(target.standardise(one), {"image": other})
+    assert ours.item() == pytest.approx(theirs.item(), rel=0.01)
+
+
 def test_every_optimiser_of_the_paper_preset_is_the_published_adam():
     agent = preset("paper", METAWORLD).agent
     optimizers = (
@@ -137,10 +183,11 @@ def test_every_optimiser_of_the_paper_preset_is_the_published_adam():
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("task", [METAWORLD, DMC])
-def test_preset_sees_pictures_of_the_size_it_renders(name, task):
-    config = preset(name, task)
+@pytest.mark.parametrize("method", METHODS)
+def test_preset_sees_pictures_of_the_size_it_renders(name, task, method):
+    config = preset(name, task, method)
     assert config.task == task
-    assert config.agent.autoencoder.image_size == config.environment.size
+    assert config.agent.image_size == config.environment.size
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -154,6 +201,8 @@ def test_prefill_fills_a_window_before_anything_is_learned(name):
 def test_unknown_preset_and_unknown_task_are_the_users_errors():
     with pytest.raises(UserError, match="cpu, paper"):
         preset("gpu", METAWORLD)
+    with pytest.raises(UserError, match="masked-world-model, dreamer"):
+        preset("cpu", METAWORLD, "dreamerv3")
     with pytest.raises(UserError, match="window-close"):
         preset("paper", "metaworld/window-clos")
 
@@ -203,3 +252,30 @@ def test_parameter_counts_of_the_paper_agent():
     target = sum(p.numel() for p in agent.behaviour.target_critic.parameters())
     everything = sum(p.numel() for p in agent.networks.parameters())
     assert everything == sum(counts.values()) + target == 26_000_428
+
+
+def test_parameter_counts_of_the_papers_dreamer():
+    """31.3M trained parameters for Meta-World's four actions, and the paper's 33.2M (appendix F)
+    with the target critic."""
+    agent = Dreamer(preset("paper", METAWORLD, "dreamer").agent, 4, "meta")
+    hidden, mlp = 1024, linear(2048, 512) + 3 * linear(512, 512)
+    down = ((3, 48), (48, 96), (96, 192), (192, 384))
+    up = ((1536, 192, 5), (192, 96, 5), (96, 48, 6), (48, 3, 6))
+    expected = {
+        "dynamics/encoder": sum(linear(inputs * 4**2, outputs) for inputs, outputs in down),
+        "dynamics/rssm": linear(1024 + 4, hidden)
+        + linear(hidden + 1024, 3 * 1024, bias=False) + 2 * 3 * 1024  # the cell and its norm
+        + linear(1024, hidden) + linear(hidden, 1024)
+        + linear(1024 + 4 * 384, hidden) + linear(hidden, 1024),
+        "dynamics/decoder": linear(2048, 1536)
+        + sum(linear(inputs * kernel**2, outputs) for inputs, outputs, kernel in up),
+        "dynamics/heads": mlp + linear(512, 1),
+        "behaviour/actor": mlp + linear(512, 2 * 4),
+        "behaviour/critic": mlp + linear(512, 1),
+    }  # fmt: skip
+    counts = agent.parameter_counts()
+    assert counts == expected
+    assert sum(counts.values()) == 31_342_445
+    target = sum(p.numel() for p in agent.behaviour.target_critic.parameters())
+    everything = sum(p.numel() for p in agent.networks.parameters())
+    assert everything == sum(counts.values()) + target == 33_180_014

@@ -16,9 +16,15 @@ from errors import UserError
 from experiment.run_folder import RunFolder
 from experiment.seed import LARGEST_SEED
 from tests.agents.config_mutations import mutated, written
-from tests.agents.received_runs import online, received_imitation, received_online, with_weights
+from tests.agents.received_runs import (
+    online,
+    received_dreamer,
+    received_imitation,
+    received_online,
+    with_weights,
+)
 
-LOADERS = {"online": load_agent, "imitation": load_imitator}
+LOADERS = {"online": load_agent, "dreamer": load_agent, "imitation": load_imitator}
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +33,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("received")
     return {
         "online": with_weights(received_online(folder / "online")),
+        "dreamer": with_weights(received_dreamer(folder / "dreamer")),
         "imitation": with_weights(received_imitation(folder / "imitation")),
     }
 

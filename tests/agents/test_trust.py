@@ -15,6 +15,7 @@ from tests.agents.received_runs import (
     SPEC,
     imitation,
     online,
+    received_dreamer,
     received_imitation,
     received_online,
     statistics,
@@ -78,6 +79,8 @@ def record(folder, trusted=()):
 
 LOADERS = {
     "evaluate": (received_online, load_online, ONLINE),
+    "evaluate a dreamer": (received_dreamer, load_online, ONLINE),
+    "train --recorded of a dreamer": (received_dreamer, learn_from, ONLINE),
     "evaluate an imitator": (received_imitation, load_imitation, VIDEO),
     "train --recorded": (received_online, learn_from, ONLINE),
     "imitate --dynamics-from": (received_imitation, take_over, VIDEO),
@@ -108,7 +111,8 @@ def test_code_that_the_user_names_too_is_imported(payload, received, load, name)
     agent, *_ = load(folder, (name,))
     assert executed(payload)
     if name == ONLINE:
-        assert type(agent.autoencoder.target).__name__ == "Online"
+        eye = agent.autoencoder if hasattr(agent, "autoencoder") else agent.dynamics
+        assert type(eye.target).__name__ == "Online"
 
 
 def test_the_users_own_target_counts_as_naming_it(payload):

@@ -1,9 +1,11 @@
-"""A masked world model small enough for tests, and what it learns from and sees."""
+"""Online agents small enough for tests, and what they learn from and see."""
 
 import numpy as np
 import torch
 
 from agents.actor_critic import ActorCriticConfig
+from agents.dreamer import Dreamer
+from agents.dreamer_config import DreamerConfig
 from agents.masked_world_model import MaskedWorldModel
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from agents.replay import Entry, Replay
@@ -14,6 +16,8 @@ from world_models.latent_dynamics import (
     LatentDynamicsConfig,
 )
 from world_models.layers import OptimizerConfig
+from world_models.pixel_networks import CNNConfig, ViTConfig
+from world_models.pixel_world_model import PixelWorldModelConfig
 from world_models.rssm import RSSMConfig
 
 A, SIZE = 3, 16
@@ -41,14 +45,31 @@ TINY = MaskedWorldModelConfig(
     autoencoder_pretraining=2,
     joint_pretraining=1,
 )  # fmt: skip
+TINY_DREAMER = DreamerConfig(
+    dynamics=PixelWorldModelConfig(
+        image_size=SIZE,
+        cnn=CNNConfig(depth=4),
+        vit=ViTConfig(width=32, encoder_depth=1, decoder_depth=1, heads=2),
+        rssm=TINY.dynamics.rssm,
+        head_layers=1,
+        head_units=16,
+    ),
+    behaviour=TINY.behaviour,
+    dynamics_optimizer=FAST,
+    batch=3,
+    window=5,
+    pretraining=3,
+)
 
 
 def make(config=TINY, seed=0):
     torch.manual_seed(seed)
-    return MaskedWorldModel(config, A, "cpu")
+    kind = Dreamer if isinstance(config, DreamerConfig) else MaskedWorldModel
+    return kind(config, A, "cpu")
 
 
-def make_replay(folder, seed=0):
+def make_replay(folder, seed=0, plain=False):
+    """Three episodes of noise; `plain`: every picture of one colour, which can be learned."""
     entries = {
         "image": Entry((SIZE, SIZE, 3), "uint8"),
         "action": Entry((A,), "float32"),
@@ -58,9 +79,11 @@ def make_replay(folder, seed=0):
     }
     replay = Replay(folder, entries, 200, seed=seed)
     rng = np.random.default_rng(0)
+    places = (1, 1) if plain else (SIZE, SIZE)
     while len(replay.records) < 3:
+        image = rng.integers(0, 256, (21, *places, 3), np.uint8)
         episode = {
-            "image": rng.integers(0, 256, (21, SIZE, SIZE, 3), np.uint8),
+            "image": np.broadcast_to(image, (21, SIZE, SIZE, 3)),
             "action": rng.uniform(-1, 1, (21, A)).astype(np.float32),
             "reward": rng.normal(size=21).astype(np.float32),
             "is_first": np.arange(21) == 0,

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from agents.imitation_config import ImitationConfig
-from agents.online_config import OnlineConfig
+from agents.online_config import DreamerRunConfig, OnlineConfig
 from errors import UserError
 from experiment.config_record import (
     ANY,
@@ -321,6 +321,7 @@ def test_a_record_that_lacks_a_field_is_another_run(record):
 # ----------------------------------------------------------------- the toolkit's configurations
 
 ONLINE = OnlineConfig(task="metaworld/reach")
+DREAMER = DreamerRunConfig(task="metaworld/reach")
 IMITATION = ImitationConfig(data=("demos.hdf5",), task="libero/object")
 
 RENAMED = [
@@ -419,7 +420,7 @@ def test_new_names_are_fields_and_names_that_left_are_not(config_class):
             assert harmless is ANY or isinstance(harmless, tuple)
 
 
-@pytest.mark.parametrize("config", [ONLINE, IMITATION])
+@pytest.mark.parametrize("config", [ONLINE, DREAMER, IMITATION])
 def test_fields_that_may_change_or_grow_are_there(config):
     names = flat(plain(config)).keys()
     assert set(type(config).MAY_CHANGE) <= names
@@ -427,7 +428,7 @@ def test_fields_that_may_change_or_grow_are_there(config):
 
 
 def test_the_toolkits_configurations_come_back_equal(record):
-    for config in (ONLINE, replace(ONLINE, recorded=("runs/a",), seed=5), IMITATION):
+    for config in (ONLINE, replace(ONLINE, recorded=("runs/a",), seed=5), DREAMER, IMITATION):
         record.path.unlink(missing_ok=True)
         record.create(config)
         assert record.load(type(config)) == config
