@@ -119,7 +119,7 @@ class MaskedWorldModel:
         batch = self.sample(replay)
         learned, posterior = self.update_dynamics(batch)
         metrics |= learned
-        metrics |= self.update_behaviour(self.start_states(posterior))
+        metrics |= self.update_behaviour(*self.start_states(posterior, batch["is_terminal"]))
         if not pretraining:
             self.updates += 1
         return metrics
@@ -167,20 +167,31 @@ class MaskedWorldModel:
         metrics["gradient"] = self.dynamics_optimizer.step(loss)
         return {f"dynamics/{name}": value for name, value in metrics.items()}, posterior
 
-    def start_states(self, posterior: State) -> State:
-        """Start states of imagination, (n, ...): all posterior states (T, B, ...) of a batch, or a
-        random choice of them."""
+    def start_states(self, posterior: State, is_terminal: Tensor) -> tuple[State, Tensor | None]:
+        """Start states of imagination: all posterior states of a batch, or a random choice.
+
+        Args:
+            posterior: states (T, B, ...).
+            is_terminal: (B, T) of the batch.
+
+        Returns:
+            States (n, ...), and for world models that predict ends whether the episode really went
+            on after each, (n,), which counts in place of the prediction (published code).
+        """
         start = posterior.map(lambda part: part.detach().flatten(0, 1))
+        goes_on = None
+        if self.config.dynamics.predict_discount:
+            goes_on = 1.0 - is_terminal.transpose(0, 1).flatten().float()
         count, total = self.config.behaviour.start_states, len(start.deterministic)
         if count is None or count >= total:
-            return start
+            return start, goes_on
         chosen = torch.randperm(total, device=self.device)[:count]
-        return start.map(lambda part: part[chosen])
+        return start.map(lambda part: part[chosen]), None if goes_on is None else goes_on[chosen]
 
-    def update_behaviour(self, start: State) -> dict[str, Tensor]:
-        """One update in imagination from `start` states (n, ...) (eqs. 10 and 12)."""
+    def update_behaviour(self, start: State, goes_on: Tensor | None = None) -> dict[str, Tensor]:
+        """One update in imagination (eqs. 10 and 12) from what `start_states` returned."""
         with self._autocast(self.config.precision), without_gradients(self.dynamics):
-            losses = self.behaviour.losses(self.dynamics, start)
+            losses = self.behaviour.losses(self.dynamics, start, goes_on)
         metrics = self.behaviour.step(*losses)
         return {f"behaviour/{name}": value for name, value in metrics.items()}
 

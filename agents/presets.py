@@ -5,6 +5,8 @@ What depends on the suite (of `paper`: Table 1) is decided here and nowhere else
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agents.actor_critic import ActorCriticConfig
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from agents.online_config import OnlineConfig
@@ -35,17 +37,34 @@ def preset(name: str, task: str) -> OnlineConfig:
 
 
 def _paper(task: str, suite: str) -> OnlineConfig:
+    # Where the paper is silent, as its published code.
     dmc = suite == "dmc"
+    adam = OptimizerConfig(epsilon_hat=True)
+    slower = replace(adam, learning_rate=1e-4)
+    variance = 0.1  # of the initial weights of heads, as a factor
     return OnlineConfig(
         task=task,
         steps=published_budget(task),
         environment=EnvironmentConfig(quality="full"),
         agent=MaskedWorldModelConfig(
-            batch=16 if dmc else 50, behaviour=ActorCriticConfig(normalise_reward=not dmc)
+            dynamics=LatentDynamicsConfig(
+                rssm=RSSMConfig(gate_bias=True, zero_first_action=True),
+                head_scale=variance**0.5,
+            ),
+            behaviour=ActorCriticConfig(
+                head_scale=variance**0.5,
+                std_head_scale=1.0,
+                normalise_reward=not dmc,
+                actor_optimizer=slower,
+                critic_optimizer=slower,
+            ),
+            autoencoder_optimizer=replace(adam, warmup=2500),
+            dynamics_optimizer=adam,
+            batch=16 if dmc else 50,
         ),
         prioritise_ends=not dmc,
         replay_capacity=2_000_000,
-        evaluate_first=20_000 if dmc else 10_000,
+        evaluate_first=10_000,
         evaluate_every=20_000,
         evaluate_episodes=5 if dmc else 10,
     )

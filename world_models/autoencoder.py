@@ -112,7 +112,8 @@ class MaskedAutoencoder(nn.Module):
         self.config = config
         width, grid = config.width, config.image_size // PATCH
         self.grid, self.tokens = grid, grid * grid
-        self.kept = self.tokens - int(self.tokens * config.mask_ratio)
+        # Rounded down, as published: 6 of 64 at 0.9. The inner rounding is of binary fractions.
+        self.kept = max(1, int(round(self.tokens * (1.0 - config.mask_ratio), 6)))
 
         self.target = make_target(config.target)
         self.standardise = Standardise()

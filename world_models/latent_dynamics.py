@@ -88,6 +88,9 @@ class LatentDynamicsConfig:
     """Hidden layers of the reward and discount heads."""
     head_units: int = 512
     """Units of each of them."""
+    head_scale: float = 0.1
+    """Factor on the first weights of their last layers. (The published code's 0.1 is a factor on
+    the variance, 0.316 on weights.)"""
     reward_weight: float = 1.0
     """Weight of the reward loss (eq. 14: 1). The features' loss sums over the numbers of a token,
     the reward's is of one number: more weight makes the state keep what tells a small reward from
@@ -210,7 +213,7 @@ class LatentDynamics(nn.Module):
         self.discount_head = MLP(*head) if config.predict_discount else None
         for part in (self.encoder, self.decoder, self.reward_head, self.discount_head):
             if part is not None:
-                initialise(part)
+                initialise(part, config.head_scale)
 
     def embed(self, feature: Tensor) -> Tensor:
         """Frozen tokens (..., N, Z) → embeddings (..., E)."""
