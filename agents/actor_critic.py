@@ -82,6 +82,11 @@ class ActorCriticConfig:
         refuse_below(0, self, "layers")
         refuse_above(MOST_LAYERS, self, "layers")
         refuse_below(1, self, "units")
+        if not (self.head_scale > 0.0 and self.std_head_scale > 0.0):
+            raise UserError(
+                "head_scale and std_head_scale must be above 0, not "
+                f"{self.head_scale} and {self.std_head_scale}"
+            )
         if not 0.0 < self.min_std <= self.max_std < math.inf:
             raise UserError(
                 "min_std must be above 0 and max_std finite and no smaller, not "

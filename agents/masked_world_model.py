@@ -20,7 +20,7 @@ from agents.batch_reader import BatchReader
 from agents.device import Precision, autocast, compiled, require_compiler
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from agents.replay import Replay
-from world_models.autoencoder import MaskedAutoencoder
+from world_models.convolutional_vae import make_autoencoder
 from world_models.latent_dynamics import LatentDynamics
 from world_models.layers import Optimizer, without_gradients
 from world_models.rssm import State
@@ -41,9 +41,9 @@ class MaskedWorldModel:
 
     def __init__(self, config: MaskedWorldModelConfig, action: int, device: torch.device | str):
         self.config, self.action, self.device = config, action, torch.device(device)
-        self.autoencoder = MaskedAutoencoder(config.autoencoder)
+        self.autoencoder = make_autoencoder(config.autoencoder)
         self.dynamics = LatentDynamics(
-            config.dynamics, self.autoencoder.grid, config.autoencoder.width, action
+            config.dynamics, self.autoencoder.feature_grid, config.autoencoder.width, action
         )
         for part in (self.autoencoder, self.dynamics):
             part.to(self.device)
@@ -86,7 +86,7 @@ class MaskedWorldModel:
         model_state, action = None, torch.zeros(len(image), self.action, device=self.device)
         if state is not None:
             model_state, action = State(*(state[name] for name in State._fields)), state["action"]
-        embedding = self.dynamics.embed(self.autoencoder.encode(image)[None])
+        embedding = self.dynamics.embed(self.autoencoder.features(image)[None])
         posterior, _ = self.dynamics.rssm.observe(embedding, action[None], is_first, model_state)
         model_state = posterior.map(lambda part: part[0])
         distribution = self.behaviour.actor(model_state.feature)
@@ -114,7 +114,8 @@ class MaskedWorldModel:
         """
         self.begin()
         metrics: dict[str, Tensor] = {}
-        if pretraining or self.updates % self.config.autoencoder_every == 0:
+        due = pretraining or self.updates % self.config.autoencoder_every == 0
+        if due and not self.frozen:
             metrics |= self.update_autoencoder(replay)
         batch = self.sample(replay)
         learned, posterior = self.update_dynamics(batch)
@@ -127,7 +128,7 @@ class MaskedWorldModel:
     def pretrain(self, replay: Replay) -> Iterator[dict[str, Tensor]]:
         """Updates on the prefill; yields the metrics of each, and goes on where it stopped."""
         while self.pretrained < self.pretraining_updates:
-            if self.pretrained < self.config.autoencoder_pretraining:
+            if self.pretrained < self.autoencoder_pretraining:
                 self.begin()
                 metrics = self.update_autoencoder(replay)
             else:
@@ -138,7 +139,17 @@ class MaskedWorldModel:
     @property
     def pretraining_updates(self) -> int:
         """How many updates `pretrain` makes in all."""
-        return self.config.autoencoder_pretraining + self.config.joint_pretraining
+        return self.autoencoder_pretraining + self.config.joint_pretraining
+
+    @property
+    def autoencoder_pretraining(self) -> int:
+        """How many of them are of the autoencoder alone: none where it comes trained."""
+        return 0 if self.frozen else self.config.autoencoder_pretraining
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the autoencoder is another run's and learns nothing more."""
+        return self.config.autoencoder_from is not None
 
     def update_autoencoder(self, replay: Replay) -> dict[str, Tensor]:
         """One update on frames drawn independently (eq. 13)."""
@@ -198,8 +209,13 @@ class MaskedWorldModel:
     @torch.no_grad()
     def features(self, image: Tensor) -> Tensor:
         """Frozen, unmasked autoencoder tokens of images (B, T, H, W, 3) → (B, T, N, D)."""
-        tokens = self.autoencoder.encode(image.flatten(0, 1)).float()
+        tokens = self.autoencoder.features(image.flatten(0, 1)).float()
         return tokens.unflatten(0, image.shape[:2])
+
+    def representation(self, batch: dict[str, Tensor]) -> Tensor:
+        """What a probe reads of windows: `features` of `image` (B, T, H, W, 3), flat, (B, T, F).
+        An agent whose state is recurrent reads `action` and `is_first` as well."""
+        return self.features(batch["image"]).flatten(2)
 
     def _encode(self, image: Tensor) -> Tensor:
         """`features` of what is learned from; compiled apart from those of acting."""
@@ -252,9 +268,8 @@ class MaskedWorldModel:
         with torch.random.fork_rng(self._cuda_devices()):
             torch.manual_seed(self.updates)
             image = batch["image"]
-            keep = self.autoencoder.random_keep(rows * length, self.device)
-            masked = self.autoencoder.encode(image.flatten(0, 1), keep)
-            reconstruction = self.autoencoder.decode(masked, keep)[0].unflatten(0, (rows, length))
+            reconstruction = self.autoencoder.reconstruct(image.flatten(0, 1))
+            reconstruction = reconstruction.unflatten(0, (rows, length))
             predicted = self.open_loop(batch, self.context)
         shown = [image]
         flat = {name: value.flatten(0, 1) for name, value in batch.items()}
@@ -281,7 +296,7 @@ class MaskedWorldModel:
         dream = self.dynamics.imagine(lambda _, step: actions[step], start, len(actions))
         state = torch.cat([posterior.feature, dream.feature[1:]])  # (T, B, F)
         tokens = self.dynamics.reconstruct(state).transpose(0, 1)
-        prediction, _ = self.autoencoder.decode(tokens.flatten(0, 1))
+        prediction, _ = self.autoencoder.predict(tokens.flatten(0, 1))
         return prediction.unflatten(0, tokens.shape[:2])
 
     def _to_image(self, prediction: Tensor) -> Tensor:
@@ -317,6 +332,14 @@ class MaskedWorldModel:
         return {name: optimizer.updates for name, optimizer in self._optimizers().items()}
 
     # Saving
+
+    def load_autoencoder(self, weights: dict[str, Tensor]) -> None:
+        """Take over the autoencoder of another agent, its `state_dict`.
+
+        Raises:
+            RuntimeError: it has other sizes.
+        """
+        self.autoencoder.load_state_dict(weights)
 
     def _optimizers(self) -> dict[str, Optimizer]:
         return {

@@ -20,6 +20,10 @@ WORDS = {
         "Values of all options that are not given: paper as published, cpu for two cores"
         " (default: cpu)",
     ),
+    "autoencoder_from": (
+        "RUN",
+        "Run folder whose autoencoder sees for this run, frozen; it may be of another task",
+    ),
     "target": (
         "TARGET",
         "What the world model predicts: pixels, masks, package.module:Class, or a"
@@ -35,7 +39,8 @@ GROUPS = {
         "num_envs", "recorded",
     ),
     "what it learns": (
-        "target", "agent.autoencoder.mask_ratio", "agent.autoencoder.reward_weight",
+        "target", "agent.autoencoder.kind", "agent.autoencoder.mask",
+        "agent.autoencoder.mask_ratio", "agent.autoencoder.reward_weight", "autoencoder_from",
         "agent.behaviour.horizon", "agent.behaviour.entropy", "agent.compile",
     ),
     "when": (
@@ -57,6 +62,7 @@ def train(arguments: Sequence[str]) -> None:
     first.add_argument("--preset", default="cpu")
     first.add_argument("--task")
     first.add_argument("--target")
+    first.add_argument("--autoencoder-from")
     chosen, _ = first.parse_known_args(arguments)
     if chosen.task is None and not HELP & set(arguments):
         raise UserError(
@@ -70,6 +76,10 @@ def train(arguments: Sequence[str]) -> None:
         seeing = replace(default.agent.autoencoder, target=chosen.target)
         default = replace(default, agent=replace(default.agent, autoencoder=seeing))
 
+    if chosen.autoencoder_from is not None:
+        taking = replace(default.agent, autoencoder_from=chosen.autoencoder_from)
+        default = replace(default, agent=taking)
+
     @dataclass(frozen=True)
     class Train:
         """Learn a task online; started again with the same options, go on where it stopped."""
@@ -80,6 +90,11 @@ def train(arguments: Sequence[str]) -> None:
         target: Annotated[str | None, tyro.conf.arg(metavar="TARGET")] = chosen.target
         """What the world model predicts, short for --agent.autoencoder.target: pixels, masks,
         package.module:Class, or a weighted sum (pixels:1+masks:0.5)."""
+        autoencoder_from: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = (
+            chosen.autoencoder_from
+        )
+        """Run folder whose autoencoder sees for this run, frozen, short for
+        --agent.autoencoder-from."""
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
         """Run folder; by default runs/TASK-PRESET[-TARGET]-seedSEED."""
         trust: Trust = ()

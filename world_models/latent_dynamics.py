@@ -113,7 +113,7 @@ class LatentDynamicsConfig:
     REMOVED: ClassVar = {"kl_clip": ("mean",)}
 
     def __post_init__(self) -> None:
-        refuse_below(0, self, "head_layers")
+        refuse_below(0, self, "head_layers", "head_scale")
         refuse_above(MOST_LAYERS, self, "head_layers")
         refuse_below(1, self, "head_units")
 

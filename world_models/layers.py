@@ -153,7 +153,7 @@ def initialise(module: nn.Module, head_scale: float = 0.1) -> None:
     """Glorot-uniform weights, zero biases, tokens N(0, 0.02²); heads of an `MLP` scaled by
     `head_scale`."""
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

@@ -151,6 +151,12 @@ def test_standard_deviations_that_cannot_be_are_refused(wrong):
         ActorCriticConfig(**wrong)
 
 
+@pytest.mark.parametrize("wrong", [{"head_scale": 0.0}, {"std_head_scale": -1.0}])
+def test_heads_of_no_size_are_refused(wrong):
+    with pytest.raises(UserError, match="head_scale and std_head_scale must be above 0"):
+        ActorCriticConfig(**wrong)
+
+
 # ----------------------------------------------------------------------------------- losses
 
 
