@@ -40,6 +40,11 @@ class ActorCriticConfig:
     """Hidden layers of actor and critic."""
     units: int = 512
     """Units of each of them."""
+    head_scale: float = 0.1
+    """Factor on the first weights of the last layers of critic and actor's mean. (The published
+    code's 0.1 is a factor on the variance, 0.316 on weights.)"""
+    std_head_scale: float = 0.1
+    """The same for the actor's standard deviation (published code: 1)."""
     min_std: float = 0.1
     """Smallest standard deviation of the actor's parent normal, in actions."""
     max_std: float = 1.0
@@ -77,6 +82,11 @@ class ActorCriticConfig:
         refuse_below(0, self, "layers")
         refuse_above(MOST_LAYERS, self, "layers")
         refuse_below(1, self, "units")
+        if not (self.head_scale > 0.0 and self.std_head_scale > 0.0):
+            raise UserError(
+                "head_scale and std_head_scale must be above 0, not "
+                f"{self.head_scale} and {self.std_head_scale}"
+            )
         if not 0.0 < self.min_std <= self.max_std < math.inf:
             raise UserError(
                 "min_std must be above 0 and max_std finite and no smaller, not "
@@ -161,7 +171,11 @@ class Actor(nn.Module):
         super().__init__()
         self.min_std, self.max_std = config.min_std, config.max_std
         self.layers = MLP(feature, config.units, config.layers, 2 * action)
-        initialise(self)
+        initialise(self, config.head_scale)
+        if config.std_head_scale != config.head_scale:
+            with torch.no_grad():
+                weight = self.layers.head.weight[action:]
+                weight.mul_(config.std_head_scale / config.head_scale)
 
     def forward(self, feature: Tensor) -> TruncatedNormal:
         mean, std = self.layers(feature).float().chunk(2, dim=-1)
@@ -181,7 +195,7 @@ class ActorCritic(nn.Module):
         self.action = action
         self.actor = Actor(config, feature, action)
         self.critic = MLP(feature, config.units, config.layers, 1)
-        initialise(self.critic)
+        initialise(self.critic, config.head_scale)
         self.target_critic = MLP(feature, config.units, config.layers, 1)
         self.target_critic.load_state_dict(self.critic.state_dict())
         self.target_critic.requires_grad_(False)
@@ -197,9 +211,21 @@ class ActorCritic(nn.Module):
         self.reward_scale.mul_(decay).add_((1.0 - decay) * reward.detach().abs().mean())
         return reward / (self.reward_scale + 1e-8)
 
-    def losses(self, world_model, start) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Imagine from `start` states (B, ...) and return the actor's loss (eq. 12), the
-        critic's loss (eq. 10) and metrics, all scalars on the device."""
+    def losses(
+        self, world_model, start, start_continuation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The losses of one dream.
+
+        Args:
+            world_model: has `imagine`.
+            start: states (B, ...) to imagine from.
+            start_continuation: (B,), 1 where the episode went on after the start state and 0 where
+                it terminated there, when that is known; None takes the model's prediction.
+
+        Returns:
+            The actor's loss (eq. 12), the critic's loss (eq. 10) and metrics, all scalars on the
+            device.
+        """
         config = self.config
         count = len(start.deterministic)
         uniform = torch.rand(config.horizon, count, self.action, device=start.deterministic.device)
@@ -211,7 +237,10 @@ class ActorCritic(nn.Module):
 
         dream = world_model.imagine(policy, start, config.horizon)
         reward = self._normalise(dream.reward)
-        discount = config.discount * dream.continuation
+        continuation = dream.continuation
+        if start_continuation is not None:
+            continuation = torch.cat([start_continuation[None], continuation[1:]])
+        discount = config.discount * continuation
         value = self.target_critic(dream.feature).squeeze(-1).float()
         target = lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], config.lambda_)
         # A state counts as much as its being reached: the product of the discounts before it.

@@ -66,8 +66,9 @@ class Dreamer(WorldModelAgent):
             Scalars for the log, on the device.
         """
         self.begin()
-        metrics, posterior = self.update_dynamics(self.sample(replay))
-        metrics |= self.update_behaviour(self.start_states(posterior))
+        batch = self.sample(replay)
+        metrics, posterior = self.update_dynamics(batch)
+        metrics |= self.update_behaviour(*self.start_states(posterior, batch["is_terminal"]))
         if not pretraining:
             self.updates += 1
         return metrics

@@ -20,7 +20,7 @@ from agents.batch_reader import BatchReader
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from agents.replay import Replay
 from agents.world_model_agent import WorldModelAgent, pictures_of
-from world_models.autoencoder import MaskedAutoencoder
+from world_models.convolutional_vae import make_autoencoder
 from world_models.latent_dynamics import LatentDynamics
 from world_models.layers import Optimizer
 from world_models.rssm import State
@@ -39,9 +39,9 @@ class MaskedWorldModel(WorldModelAgent):
     def __init__(self, config: MaskedWorldModelConfig, action: int, device: torch.device | str):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config
-        self.autoencoder = MaskedAutoencoder(config.autoencoder)
+        self.autoencoder = make_autoencoder(config.autoencoder)
         self.dynamics: LatentDynamics = LatentDynamics(
-            config.dynamics, self.autoencoder.grid, config.autoencoder.width, action
+            config.dynamics, self.autoencoder.feature_grid, config.autoencoder.width, action
         )
         for part in (self.autoencoder, self.dynamics):
             part.to(self.device)
@@ -62,7 +62,7 @@ class MaskedWorldModel(WorldModelAgent):
 
     def embed(self, image: Tensor) -> Tensor:
         """What the dynamics see of pictures (n, H, W, 3) uint8, (n, E)."""
-        return self.dynamics.embed(self.autoencoder.encode(image)[None])[0]
+        return self.dynamics.embed(self.autoencoder.features(image)[None])[0]
 
     # Learning
 
@@ -78,12 +78,13 @@ class MaskedWorldModel(WorldModelAgent):
         """
         self.begin()
         metrics: dict[str, Tensor] = {}
-        if pretraining or self.updates % self.config.autoencoder_every == 0:
+        due = pretraining or self.updates % self.config.autoencoder_every == 0
+        if due and not self.frozen:
             metrics |= self.update_autoencoder(replay)
         batch = self.sample(replay)
         learned, posterior = self.update_dynamics(batch)
         metrics |= learned
-        metrics |= self.update_behaviour(self.start_states(posterior))
+        metrics |= self.update_behaviour(*self.start_states(posterior, batch["is_terminal"]))
         if not pretraining:
             self.updates += 1
         return metrics
@@ -91,7 +92,7 @@ class MaskedWorldModel(WorldModelAgent):
     def pretrain(self, replay: Replay) -> Iterator[dict[str, Tensor]]:
         """Updates on the prefill; yields the metrics of each, and goes on where it stopped."""
         while self.pretrained < self.pretraining_updates:
-            if self.pretrained < self.config.autoencoder_pretraining:
+            if self.pretrained < self.autoencoder_pretraining:
                 self.begin()
                 metrics = self.update_autoencoder(replay)
             else:
@@ -102,7 +103,17 @@ class MaskedWorldModel(WorldModelAgent):
     @property
     def pretraining_updates(self) -> int:
         """How many updates `pretrain` makes in all."""
-        return self.config.autoencoder_pretraining + self.config.joint_pretraining
+        return self.autoencoder_pretraining + self.config.joint_pretraining
+
+    @property
+    def autoencoder_pretraining(self) -> int:
+        """How many of them are of the autoencoder alone: none where it comes trained."""
+        return 0 if self.frozen else self.config.autoencoder_pretraining
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the autoencoder is another run's and learns nothing more."""
+        return self.config.autoencoder_from is not None
 
     def update_autoencoder(self, replay: Replay) -> dict[str, Tensor]:
         """One update on frames drawn independently (eq. 13)."""
@@ -134,8 +145,13 @@ class MaskedWorldModel(WorldModelAgent):
     @torch.no_grad()
     def features(self, image: Tensor) -> Tensor:
         """Frozen, unmasked autoencoder tokens of images (B, T, H, W, 3) → (B, T, N, D)."""
-        tokens = self.autoencoder.encode(image.flatten(0, 1)).float()
+        tokens = self.autoencoder.features(image.flatten(0, 1)).float()
         return tokens.unflatten(0, image.shape[:2])
+
+    def representation(self, batch: dict[str, Tensor]) -> Tensor:
+        """What a probe reads of windows: `features` of `image` (B, T, H, W, 3), flat, (B, T, F).
+        An agent whose state is recurrent reads `action` and `is_first` as well."""
+        return self.features(batch["image"]).flatten(2)
 
     def _encode(self, image: Tensor) -> Tensor:
         """`features` of what is learned from; compiled apart from those of acting."""
@@ -185,9 +201,8 @@ class MaskedWorldModel(WorldModelAgent):
         with self.own_randomness():
             torch.manual_seed(self.updates)
             image = batch["image"]
-            keep = self.autoencoder.random_keep(rows * length, self.device)
-            masked = self.autoencoder.encode(image.flatten(0, 1), keep)
-            reconstruction = self.autoencoder.decode(masked, keep)[0].unflatten(0, (rows, length))
+            reconstruction = self.autoencoder.reconstruct(image.flatten(0, 1))
+            reconstruction = reconstruction.unflatten(0, (rows, length))
             predicted = self.open_loop(batch, self.context)
         shown = [image]
         flat = {name: value.flatten(0, 1) for name, value in batch.items()}
@@ -211,5 +226,15 @@ class MaskedWorldModel(WorldModelAgent):
         dream = self.dynamics.imagine(lambda _, step: actions[step], start, len(actions))
         state = torch.cat([posterior.feature, dream.feature[1:]])  # (T, B, F)
         tokens = self.dynamics.reconstruct(state).transpose(0, 1)
-        prediction, _ = self.autoencoder.decode(tokens.flatten(0, 1))
+        prediction, _ = self.autoencoder.predict(tokens.flatten(0, 1))
         return prediction.unflatten(0, tokens.shape[:2])
+
+    # Saving
+
+    def load_autoencoder(self, weights: dict[str, Tensor]) -> None:
+        """Take over the autoencoder of another agent, its `state_dict`.
+
+        Raises:
+            RuntimeError: it has other sizes.
+        """
+        self.autoencoder.load_state_dict(weights)

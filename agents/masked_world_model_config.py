@@ -38,6 +38,10 @@ class MaskedWorldModelConfig:
     compile: bool = False
     """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. Two minutes
     at the start, then about four fifths of the time. It draws other random numbers."""
+    autoencoder_from: str | None = None
+    """Run folder of `run.py train`, of this or another task, whose autoencoder sees for this run,
+    frozen: it is copied at the start and learns nothing more (paper, figure 15). Its sizes must be
+    `autoencoder`'s. None: the run learns its own."""
     autoencoder_every: int = 1
     """In the loop, updates of dynamics and behaviour per update of the autoencoder (paper: 1)."""
     autoencoder_batch: int = 1024

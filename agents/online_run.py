@@ -24,6 +24,7 @@ from agents.rollout import (
     run_episodes,
 )
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
+from agents.transfer import take_over
 from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.checkpoint import expect, fitting
@@ -143,6 +144,7 @@ class OnlineRun(TrainingRun):
         step = started = 0
         unfinished: dict[str, Any] | None = None
         if state is None:
+            take_over(self.agent, self.config, self.trusted)
             self.replay.forget_after(sum("recorded" in record for record in self.replay.records))
         else:
             load_checked(self.agent, state, self.config.task, self.folder.checkpoint_path)

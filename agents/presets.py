@@ -6,7 +6,7 @@ What depends on the suite (of `paper`: Table 1) is decided here and nowhere else
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Literal, overload
 
 from agents.actor_critic import ActorCriticConfig
@@ -52,17 +52,34 @@ def preset(name: str, task: str, method: str = "masked-world-model") -> RunConfi
 
 
 def _paper(task: str, suite: str) -> OnlineConfig:
+    # Where the paper is silent, as its published code.
     dmc = suite == "dmc"
+    adam = OptimizerConfig(epsilon_hat=True)
+    slower = replace(adam, learning_rate=1e-4)
+    variance = 0.1  # of the initial weights of heads, as a factor
     return OnlineConfig(
         task=task,
         steps=published_budget(task),
         environment=EnvironmentConfig(quality="full"),
         agent=MaskedWorldModelConfig(
-            batch=16 if dmc else 50, behaviour=ActorCriticConfig(normalise_reward=not dmc)
+            dynamics=LatentDynamicsConfig(
+                rssm=RSSMConfig(gate_bias=True, zero_first_action=True),
+                head_scale=variance**0.5,
+            ),
+            behaviour=ActorCriticConfig(
+                head_scale=variance**0.5,
+                std_head_scale=1.0,
+                normalise_reward=not dmc,
+                actor_optimizer=slower,
+                critic_optimizer=slower,
+            ),
+            autoencoder_optimizer=replace(adam, warmup=2500),
+            dynamics_optimizer=adam,
+            batch=16 if dmc else 50,
         ),
         prioritise_ends=not dmc,
         replay_capacity=2_000_000,
-        evaluate_first=20_000 if dmc else 10_000,
+        evaluate_first=10_000,
         evaluate_every=20_000,
         evaluate_episodes=5 if dmc else 10,
     )
@@ -152,9 +169,17 @@ def _with(config: OnlineConfig, agent: DreamerConfig) -> DreamerRunConfig:
 
 
 def _dreamer_paper(task: str, suite: str) -> DreamerRunConfig:
-    # Networks, loss weights and learning rates are the classes' defaults.
+    # Networks and loss weights are the classes' defaults.
     masked = _paper(task, suite)
-    agent = DreamerConfig(batch=masked.agent.batch, behaviour=masked.agent.behaviour)
+    ours = masked.agent
+    agent = DreamerConfig(
+        dynamics=PixelWorldModelConfig(
+            rssm=ours.dynamics.rssm, head_scale=ours.dynamics.head_scale
+        ),
+        behaviour=ours.behaviour,
+        dynamics_optimizer=ours.dynamics_optimizer,
+        batch=ours.batch,
+    )
     return _with(masked, agent)
 
 

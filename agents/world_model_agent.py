@@ -124,20 +124,31 @@ class WorldModelAgent(abc.ABC):
 
     # Learning to act
 
-    def start_states(self, posterior: State) -> State:
-        """Start states of imagination, (n, ...): all posterior states (T, B, ...) of a batch, or a
-        random choice of them."""
+    def start_states(self, posterior: State, is_terminal: Tensor) -> tuple[State, Tensor | None]:
+        """Start states of imagination: all posterior states of a batch, or a random choice.
+
+        Args:
+            posterior: states (T, B, ...).
+            is_terminal: (B, T) of the batch.
+
+        Returns:
+            States (n, ...), and for world models that predict ends whether the episode really went
+            on after each, (n,), which counts in place of the prediction (published code).
+        """
         start = posterior.map(lambda part: part.detach().flatten(0, 1))
+        goes_on = None
+        if self.dynamics.discount_head is not None:
+            goes_on = 1.0 - is_terminal.transpose(0, 1).flatten().float()
         count, total = self._start_states, len(start.deterministic)
         if count is None or count >= total:
-            return start
+            return start, goes_on
         chosen = torch.randperm(total, device=self.device)[:count]
-        return start.map(lambda part: part[chosen])
+        return start.map(lambda part: part[chosen]), None if goes_on is None else goes_on[chosen]
 
-    def update_behaviour(self, start: State) -> dict[str, Tensor]:
-        """One update in imagination from `start` states (n, ...) (eqs. 10 and 12)."""
+    def update_behaviour(self, start: State, goes_on: Tensor | None = None) -> dict[str, Tensor]:
+        """One update in imagination (eqs. 10 and 12) from what `start_states` returned."""
         with self.computing_in(self._precision), without_gradients(self.dynamics):
-            losses = self.behaviour.losses(self.dynamics, start)
+            losses = self.behaviour.losses(self.dynamics, start, goes_on)
         metrics = self.behaviour.step(*losses)
         return {f"behaviour/{name}": value for name, value in metrics.items()}
 

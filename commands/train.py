@@ -20,6 +20,10 @@ WORDS = {
         "Values of all options that are not given: paper as published, cpu for two cores"
         " (default: cpu)",
     ),
+    "autoencoder_from": (
+        "RUN",
+        "Run folder whose autoencoder sees for this run, frozen; it may be of another task",
+    ),
     "target": (
         "TARGET",
         "What the world model predicts: pixels, masks, package.module:Class, or a"
@@ -52,7 +56,8 @@ GROUPS = {
         "the run": THE_RUN,
         "what the agent sees": WHAT_IT_SEES,
         "what it learns": (
-            "target", "agent.autoencoder.mask_ratio", "agent.autoencoder.reward_weight",
+            "target", "agent.autoencoder.kind", "agent.autoencoder.mask",
+            "agent.autoencoder.mask_ratio", "agent.autoencoder.reward_weight", "autoencoder_from",
             *BEHAVIOUR,
         ),
         **WHEN,
@@ -80,6 +85,7 @@ def train(arguments: Sequence[str]) -> None:
     first.add_argument("--preset", default="cpu")
     first.add_argument("--task")
     first.add_argument("--target")
+    first.add_argument("--autoencoder-from")
     chosen, _ = first.parse_known_args(arguments)
     if chosen.task is None and not HELP & set(arguments):
         raise UserError(
@@ -94,6 +100,12 @@ def train(arguments: Sequence[str]) -> None:
         default = replace(default, agent=default.agent.predicting(chosen.target))
     config_class = METHODS[chosen.method]
 
+    if chosen.autoencoder_from is not None:
+        if chosen.method != "masked-world-model":
+            raise UserError(f"--autoencoder-from: {chosen.method} has no autoencoder; leave it out")
+        taking = replace(default.agent, autoencoder_from=chosen.autoencoder_from)
+        default = replace(default, agent=taking)
+
     @dataclass(frozen=True)
     class Train:
         """Learn a task online; started again with the same options, go on where it stopped."""
@@ -105,6 +117,11 @@ def train(arguments: Sequence[str]) -> None:
         """What the world model predicts, short for --agent.autoencoder.target, or of dreamer
         --agent.target: pixels, masks, package.module:Class, or a weighted sum
         (pixels:1+masks:0.5)."""
+        autoencoder_from: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = (
+            chosen.autoencoder_from
+        )
+        """Run folder whose autoencoder sees for this run, frozen, short for
+        --agent.autoencoder-from; of masked-world-model."""
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
         """Run folder; by default runs/TASK[-METHOD]-PRESET[-TARGET]-seedSEED, without the default
         method."""

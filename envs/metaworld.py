@@ -231,6 +231,12 @@ class MetaWorld(MujocoEnvironment):
         """The hand's place in the world, (3,) metres."""
         return self._state()[:3]
 
+    def places(self) -> dict[str, np.ndarray]:
+        """As ``MujocoEnvironment``; the objects are those of Meta-World's own observation."""
+        objects = np.asarray(self._simulation._get_pos_objects(), np.float64).reshape(-1, 3)
+        names = ["object", *(f"object {number}" for number in range(2, len(objects) + 1))]
+        return {**super().places(), **dict(zip(names, objects, strict=True))}
+
     def upside_down(self, camera: int) -> bool:
         """Fixed cameras whose own up axis points down: corner, corner2, corner4.
 

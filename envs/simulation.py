@@ -271,6 +271,12 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         """Where the end effector is in the world, (3,) metres; None without one."""
         return None
 
+    def places(self) -> dict[str, np.ndarray]:
+        """Where what matters to the task is in the world now, by name, (3,) metres each: the hand
+        where there is one, and objects where the suite says which. For a probe, never observed."""
+        hand = self.effector()
+        return {} if hand is None else {"hand": np.asarray(hand, np.float64)}
+
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Start an episode; see the class for what ``seed`` promises. ``options``: the suite's."""
         super().reset(seed=seed)

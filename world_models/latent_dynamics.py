@@ -85,6 +85,9 @@ class LatentDynamicsConfig:
     """Hidden layers of the reward and discount heads."""
     head_units: int = 512
     """Units of each of them."""
+    head_scale: float = 0.1
+    """Factor on the first weights of their last layers. (The published code's 0.1 is a factor on
+    the variance, 0.316 on weights.)"""
     reward_weight: float = 1.0
     """Weight of the reward loss (eq. 14: 1). The features' loss sums over the numbers of a token,
     the reward's is of one number: more weight makes the state keep what tells a small reward from
@@ -107,7 +110,7 @@ class LatentDynamicsConfig:
     REMOVED: ClassVar = {"kl_clip": ("mean",)}
 
     def __post_init__(self) -> None:
-        refuse_below(0, self, "head_layers")
+        refuse_below(0, self, "head_layers", "head_scale")
         refuse_above(MOST_LAYERS, self, "head_layers")
         refuse_below(1, self, "head_units")
 
@@ -198,7 +201,7 @@ class LatentDynamics(RecurrentWorldModel):
         self.discount_head = MLP(*head) if config.predict_discount else None
         for part in (self.encoder, self.decoder, self.reward_head, self.discount_head):
             if part is not None:
-                initialise(part)
+                initialise(part, config.head_scale)
 
     def embed(self, feature: Tensor) -> Tensor:
         """Frozen tokens (..., N, Z) → embeddings (..., E)."""

@@ -131,7 +131,7 @@ class VisionTransformer(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """`layers` × [linear, ELU], then a linear head whose first weights are scaled by 0.1.
+    """`layers` × [linear, ELU], then a linear head, which `initialise` makes small.
 
     The small head starts rewards, values and action means near zero.
     """
@@ -149,8 +149,9 @@ class MLP(nn.Sequential):
         return cast(nn.Linear, self[-1])
 
 
-def initialise(module: nn.Module) -> None:
-    """Glorot-uniform weights, zero biases, tokens N(0, 0.02²); heads of an `MLP` scaled by 0.1."""
+def initialise(module: nn.Module, head_scale: float = 0.1) -> None:
+    """Glorot-uniform weights, zero biases, tokens N(0, 0.02²); heads of an `MLP` scaled by
+    `head_scale`."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(part.weight)
@@ -159,7 +160,7 @@ def initialise(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, MLP):
             with torch.no_grad():
-                part.head.weight.mul_(0.1)
+                part.head.weight.mul_(head_scale)
     for name, parameter in module.named_parameters():
         if name.endswith("_token"):
             nn.init.normal_(parameter, std=0.02)
@@ -235,6 +236,10 @@ class OptimizerConfig:
     """Share of the learning rate that is left after that."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay of the gradient's mean and of its square."""
+    epsilon_hat: bool = False
+    """Add epsilon before the bias correction, as TensorFlow does and with it the published code
+    (the "epsilon hat" of Adam's paper): it then counts as epsilon / √(1 − β₂ᵗ) in update t, which
+    is 32 times as much in the first, 1.26 times in the 1,000th."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon", "clip", "weight_decay", "warmup", "anneal"):
@@ -298,6 +303,9 @@ class Optimizer:
         self.updates += 1
         share = self.config.share(self.updates)
         self.adam.param_groups[0]["lr"] = self.config.learning_rate * share
+        if self.config.epsilon_hat:
+            correction = 1.0 - self.config.betas[1] ** self.updates
+            self.adam.param_groups[0]["eps"] = self.config.epsilon / math.sqrt(correction)
         if self.config.weight_decay:
             with torch.no_grad():
                 torch._foreach_mul_(self.decayed, 1.0 - self.config.weight_decay)

@@ -58,6 +58,9 @@ class PixelWorldModelConfig:
     """Hidden layers of the reward and discount heads."""
     head_units: int = 512
     """Units of each of them."""
+    head_scale: float = 0.1
+    """Factor on the first weights of their last layers. (The published code's 0.1 is a factor on
+    the variance, 0.316 on weights.)"""
     target_weight: float = 314.0
     """Weight of the target's loss, which is a mean over pixels. DreamerV2 takes half the squared
     error of pixels from -0.5 to 0.5, summed over the picture: of 64 x 64 standardised pixels the
@@ -74,7 +77,7 @@ class PixelWorldModelConfig:
     """Learn when an episode terminates; for episodic suites only (Table 1: RLBench)."""
 
     def __post_init__(self) -> None:
-        refuse_below(0, self, "head_layers")
+        refuse_below(0, self, "head_layers", "head_scale")
         refuse_above(MOST_LAYERS, self, "head_layers")
         refuse_below(1, self, "head_units")
 
@@ -165,7 +168,7 @@ class PixelWorldModel(RecurrentWorldModel):
         self.discount_head = MLP(*head) if config.predict_discount else None
         for part in (self.reward_head, self.discount_head):
             if part is not None:
-                initialise(part)
+                initialise(part, config.head_scale)
 
     def embed(self, image: Tensor) -> Tensor:
         """Pictures (..., H, W, 3) uint8 → embeddings (..., E)."""

@@ -29,6 +29,12 @@ class RSSMConfig:
     """Number S of categorical variables."""
     classes: int = 32
     """Classes K of each variable."""
+    gate_bias: bool = False
+    """Give the GRU's dense layer a bias before the LayerNorm (published code), beside the norm's
+    own after it."""
+    zero_first_action: bool = False
+    """Treat the first step of every window as the first of an episode (published code): its action
+    is zeroed like the state before it. Otherwise the action that led there counts."""
 
     # An ELU between the GRU's input layer and the GRU; the paper's runs had none.
     REMOVED: ClassVar = {"input_activation": (False,)}
@@ -58,9 +64,9 @@ class State(NamedTuple):
 class NormGRUCell(nn.Module):
     """GRU with one LayerNorm over all three gates, reset on the candidate, update bias −1."""
 
-    def __init__(self, inputs: int, size: int):
+    def __init__(self, inputs: int, size: int, bias: bool = False):
         super().__init__()
-        self.gates = nn.Linear(inputs + size, 3 * size, bias=False)  # the norm has the bias
+        self.gates = nn.Linear(inputs + size, 3 * size, bias=bias)  # the norm has one, too
         self.norm = nn.LayerNorm(3 * size, eps=1e-3)
 
     def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
@@ -86,7 +92,7 @@ class RSSM(nn.Module):
         # Two weights of one dense layer on the concatenated inputs, kept apart (see above).
         self.input_stochastic = nn.Linear(flat, config.hidden)
         self.input_action = nn.Linear(action, config.hidden, bias=False)
-        self.cell = NormGRUCell(config.hidden, config.deterministic)
+        self.cell = NormGRUCell(config.hidden, config.deterministic, config.gate_bias)
         self.prior_hidden = nn.Linear(config.deterministic, config.hidden)
         self.prior_logits = nn.Linear(config.hidden, flat)
         self.posterior_deterministic = nn.Linear(config.deterministic, config.hidden)
@@ -162,13 +168,16 @@ class RSSM(nn.Module):
             embedding: (T, B, E) of the observations.
             action: (T, B, A) that led to each observation.
             is_first: (T, B) bool.
-            start: the state before the first step; zero when None.
+            start: the state before the first step; None where a window begins: it is zero then,
+                and the action is too with `zero_first_action`.
             noise: (T, B, S, K) from `exponential_noise`; drawn here when None.
 
         Returns:
             Posterior states, each part (T, B, ...), and the prior logits (T, B, S, K).
         """
         length, batch = is_first.shape
+        if start is None and self.config.zero_first_action:
+            is_first = torch.cat([torch.ones_like(is_first[:1]), is_first[1:]])
         keep = (~is_first).float().unsqueeze(-1)  # (T, B, 1)
         from_action = self.input_action(action * keep)
         from_embedding = self.posterior_embedding(embedding)

@@ -151,7 +151,8 @@ def parts_of(agent: MaskedWorldModel, replay: Replay) -> dict[str, Callable[[], 
     """What is timed of one agent, by name."""
     batch = {name: value.clone() for name, value in agent.sample(replay).items()}
     posterior = agent.update_dynamics(batch)[1]
-    start = agent.start_states(posterior).map(torch.clone)
+    start, goes_on = agent.start_states(posterior, batch["is_terminal"])
+    start = start.map(torch.clone)
     observation = {
         "image": replay.sample_frames(1)["image"].numpy(), "is_first": np.zeros(1, bool),
     }  # fmt: skip
@@ -160,7 +161,7 @@ def parts_of(agent: MaskedWorldModel, replay: Replay) -> dict[str, Callable[[], 
         "autoencoder update": lambda: agent.update_autoencoder(replay),
         "encode a batch of windows": lambda: agent.sample(replay),
         "dynamics update": lambda: agent.update_dynamics(batch),
-        "behaviour update": lambda: agent.update_behaviour(start),
+        "behaviour update": lambda: agent.update_behaviour(start, goes_on),
         "whole update": lambda: agent.update(replay),
         "policy step": lambda: agent.policy(observation, state, explore=True),
     }

@@ -122,12 +122,11 @@ def measure(model: MaskedWorldModel, replay: Replay, windows: int = 48) -> dict[
     batch = {name: value.to(model.device) for name, value in batch.items()}
     image, moving = batch["image"], torch.isin(batch["mask"], MOVES.to(model.device))
     to_image = model.autoencoder.target.to_image
-    keep = model.autoencoder.random_keep(len(image), model.device)
 
     first = image[:, 0]
-    masked = to_image(model.autoencoder.decode(model.autoencoder.encode(first, keep), keep)[0])
+    masked = to_image(model.autoencoder.reconstruct(first))
     features = model.features(image)
-    seen, reward = model.autoencoder.decode(features.flatten(0, 1))
+    seen, reward = model.autoencoder.predict(features.flatten(0, 1))
     seen = to_image(seen).unflatten(0, image.shape[:2])
     true_reward = symlog(batch["reward"])
     state, _ = model.dynamics.observe({**batch, "feature": features})

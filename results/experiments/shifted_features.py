@@ -155,7 +155,7 @@ def measure_online(agent: MaskedWorldModel, plain: Film, shifted: Film) -> Measu
     actions and says at every step what it would do."""
 
     def look(film: Film) -> tuple[Tensor, Tensor]:
-        tokens = agent.autoencoder.encode(torch.from_numpy(film.image[:, 0]).to(agent.device))
+        tokens = agent.autoencoder.features(torch.from_numpy(film.image[:, 0]).to(agent.device))
         state, chosen = None, []
         with torch.random.fork_rng([agent.device] if agent.device.type == "cuda" else []):
             torch.manual_seed(0)
@@ -176,7 +176,7 @@ def measure_online(agent: MaskedWorldModel, plain: Film, shifted: Film) -> Measu
             "image": torch.from_numpy(shifted.image[:, 0]).to(agent.device),
             "mask": torch.from_numpy(shifted.mask[:, 0]).to(agent.device),
         }
-        prediction, _ = agent.autoencoder.decode(after)
+        prediction, _ = agent.autoencoder.predict(after)
         target.loss(prediction, batch)  # a weighted sum measures what it last judged
         iou = target_measure(target, prediction, batch).get("iou/mean")
         found["iou"] = None if iou is None else iou.item()

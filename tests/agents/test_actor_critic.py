@@ -151,7 +151,28 @@ def test_standard_deviations_that_cannot_be_are_refused(wrong):
         ActorCriticConfig(**wrong)
 
 
+@pytest.mark.parametrize("wrong", [{"head_scale": 0.0}, {"std_head_scale": -1.0}])
+def test_heads_of_no_size_are_refused(wrong):
+    with pytest.raises(UserError, match="head_scale and std_head_scale must be above 0"):
+        ActorCriticConfig(**wrong)
+
+
 # ----------------------------------------------------------------------------------- losses
+
+
+def test_heads_of_mean_and_deviation_begin_as_small_as_asked_for():
+    """The others are drawn as without it."""
+
+    def weights(**options):
+        torch.manual_seed(0)
+        part = ActorCritic(ActorCriticConfig(layers=1, units=16, **options), F, A)
+        head = part.actor.layers.head.weight.detach()
+        return head[:A], head[A:], part.critic.head.weight.detach()
+
+    mean, deviation, critic = weights()
+    published = weights(head_scale=0.1**0.5, std_head_scale=1.0)
+    expected = (mean * 10**0.5, deviation * 10.0, critic * 10**0.5)
+    torch.testing.assert_close(published, expected)
 
 
 @pytest.mark.parametrize("normalise", [False, True])
@@ -180,6 +201,17 @@ def test_losses_are_equations_10_and_12(normalise):
                 actor_terms.append(-weight * (returns[t + 1, b] + 0.1 * entropy[t, b]))
     assert actor_loss.item() == pytest.approx(np.mean(actor_terms), rel=1e-4)
     assert critic_loss.item() == pytest.approx(np.mean(critic_terms), rel=1e-4)
+
+
+def test_known_end_of_a_start_state_counts_in_place_of_the_prediction():
+    known = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    behaviour, film = make(), Film()
+    told = behaviour.losses(film, start(), known)[:2]
+    film.continuation[0] = known
+    seen = make().losses(film, start())[:2]
+    assert [loss.item() for loss in told] == [loss.item() for loss in seen]
+    film.continuation[0] = 0.5
+    assert make().losses(film, start())[1] != seen[1]
 
 
 class Valley:

@@ -78,7 +78,8 @@ def test_no_gradient_of_behaviour_reaches_the_world_model(replay):
     """Neither its weights, which imagination runs through, nor the states it starts from."""
     agent = make(TINY_DREAMER)
     before = tensors(agent.dynamics)
-    _, posterior = agent.update_dynamics(agent.sample(replay))
+    batch = agent.sample(replay)
+    _, posterior = agent.update_dynamics(batch)
     learned = tensors(agent.dynamics)
     assert changed(agent.dynamics, before)
     assert not any(part.requires_grad for part in posterior)
@@ -92,7 +93,7 @@ def test_no_gradient_of_behaviour_reaches_the_world_model(replay):
         return found
 
     agent.behaviour.losses = listening
-    agent.update_behaviour(agent.start_states(posterior))
+    agent.update_behaviour(*agent.start_states(posterior, batch["is_terminal"]))
     assert changed(agent.dynamics, learned) == set()
     assert not any(passed[0])
     assert all(weight.requires_grad for weight in agent.dynamics.parameters())

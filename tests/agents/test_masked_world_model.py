@@ -117,7 +117,8 @@ def test_an_update_is_algorithm_1(replay, monkeypatch):
     agent.update(replay)
     names = [name for name, *_ in order]
     assert names == ["update_autoencoder", "sample", "update_dynamics", "update_behaviour"]
-    (_, _, _, batch), (_, _, (learned_from,), (_, posterior)), (_, at_end, (start,), _) = order[1:]
+    (_, _, _, batch), (_, _, (learned_from,), (_, posterior)), behaviour = order[1:]
+    _, at_end, (start, _), _ = behaviour
     assert learned_from is batch
     for part, (_, weights, *_) in zip(("autoencoder", "dynamics"), order[1::2], strict=True):
         ours = {n for n in weights if n.startswith(part)}
@@ -230,16 +231,35 @@ def test_start_states_are_drawn_from_all_states_of_the_batch():
     length, rows, count = TINY.window, TINY.batch, TINY.behaviour.start_states
     number = torch.arange(float(length * rows)).view(length, rows, 1)
     posterior = State(number, number + 0.25, number[..., None] + 0.5)
-    drawn = torch.stack([agent.start_states(posterior).deterministic[:, 0] for _ in range(2000)])
+    ends = torch.zeros(rows, length, dtype=torch.bool)
+    drawn = torch.stack(
+        [agent.start_states(posterior, ends)[0].deterministic[:, 0] for _ in range(2000)]
+    )
     assert drawn.shape == (2000, count)
     assert count < length * rows
     assert all(len(set(row)) == count for row in drawn.tolist())
     shares = drawn.long().flatten().bincount(minlength=length * rows) / 2000
     expected = count / (length * rows)
     assert (shares - expected).abs().max() < 5 * (expected * (1 - expected) / 2000) ** 0.5
-    start = agent.start_states(posterior)  # the parts of a state stay together
+    start, goes_on = agent.start_states(posterior, ends)  # the parts of a state stay together
+    assert goes_on is None  # nothing predicts ends
     assert torch.equal(start.stochastic, start.deterministic + 0.25)
     assert torch.equal(start.logits[..., 0], start.deterministic + 0.5)
+
+
+@pytest.mark.parametrize("count", [None, 8])
+def test_start_states_know_whether_the_episode_went_on_where_ends_are_predicted(replay, count):
+    config = replace(TINY, dynamics=replace(TINY.dynamics, predict_discount=True))
+    agent = make(replace(config, behaviour=replace(config.behaviour, start_states=count)))
+    number = torch.arange(float(TINY.window * TINY.batch)).view(TINY.window, TINY.batch, 1)
+    ended = number[..., 0].T % 3 == 0
+    start, goes_on = agent.start_states(State(number, number, number[..., None]), ended)
+    assert torch.equal(goes_on, (start.deterministic[:, 0] % 3 != 0).float())
+    passed = []
+    losses = agent.behaviour.losses
+    agent.behaviour.losses = lambda *given: passed.append(given[-1]) or losses(*given)
+    agent.update(replay)
+    assert passed[0].tolist() == [1.0] * len(passed[0])  # no episode of this replay terminates
 
 
 def test_all_states_are_starts_where_no_number_is_given(replay):

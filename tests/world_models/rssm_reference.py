@@ -30,6 +30,7 @@ def recur(w, stochastic, action, deterministic):
     inputs = stochastic @ w["input_stochastic.weight"].T + w["input_stochastic.bias"]
     inputs = inputs + action @ w["input_action.weight"].T
     gates = np.concatenate([inputs, deterministic], -1) @ w["cell.gates.weight"].T
+    gates = gates + w.get("cell.gates.bias", 0.0)
     mean, variance = gates.mean(-1, keepdims=True), gates.var(-1, keepdims=True)
     gates = (gates - mean) / np.sqrt(variance + 1e-3) * w["cell.norm.weight"] + w["cell.norm.bias"]
     reset, candidate, update = np.split(gates, 3, axis=-1)

@@ -41,7 +41,9 @@ def test_sixteen_of_sixty_four_tokens_stay_at_a_ratio_of_three_quarters(model):
     assert all(len(set(row)) == 16 for row in keep.tolist())  # without replacement
 
 
-@pytest.mark.parametrize(("ratio", "kept"), [(0.25, 48), (0.5, 32), (0.75, 16)])
+@pytest.mark.parametrize(
+    ("ratio", "kept"), [(0.25, 48), (0.5, 32), (0.75, 16), (0.9, 6), (0.999, 1)]
+)
 def test_mask_ratio_decides_how_many_tokens_stay(ratio, kept):
     model = MaskedAutoencoder(AutoencoderConfig(**SMALL, mask_ratio=ratio))
     assert model.random_keep(1, torch.device("cpu")).shape == (1, kept)

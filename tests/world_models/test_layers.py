@@ -222,6 +222,16 @@ def test_initial_weights_are_glorot_with_small_heads_zero_biases_and_small_token
     assert part.mask_token.std().item() == pytest.approx(0.02, rel=0.05)
 
 
+def test_heads_are_as_small_as_asked_for():
+    scaled = []
+    for scale in (0.1, 1.0):
+        torch.manual_seed(0)
+        mlp = MLP(30, 20, 2, 5)
+        initialise(mlp, scale)
+        scaled.append((mlp[0].weight, mlp.head.weight))
+    torch.testing.assert_close(scaled[0], (scaled[1][0], 0.1 * scaled[1][1]))
+
+
 # ------------------------------------------------------------------------------- optimiser
 
 
@@ -276,12 +286,14 @@ def test_small_gradients_are_not_scaled_up_to_the_clip():
     assert moment == pytest.approx(0.03, rel=1e-5)
 
 
-def test_updates_are_adam_with_clip_decay_and_warm_up():
+@pytest.mark.parametrize("epsilon_hat", [False, True])
+def test_updates_are_adam_with_clip_decay_and_warm_up(epsilon_hat):
     torch.manual_seed(0)
     part = Part()
     config = OptimizerConfig(
-        learning_rate=1e-2, epsilon=1e-5, clip=0.5, weight_decay=1e-3, warmup=5
-    )
+        learning_rate=1e-2, epsilon=1e-2, clip=0.5, weight_decay=1e-3, warmup=5,
+        epsilon_hat=epsilon_hat,
+    )  # fmt: skip
     optimizer = Optimizer([part], config)
     reference = Part().double()
     reference.load_state_dict(part.state_dict())
@@ -306,14 +318,32 @@ def test_updates_are_adam_with_clip_decay_and_warm_up():
                     parameter.mul_(1.0 - config.weight_decay)
                 first[name] = 0.9 * first[name] + 0.1 * gradient
                 second[name] = 0.999 * second[name] + 0.001 * gradient**2
-                mean = first[name] / (1.0 - 0.9**update)
-                size = (second[name] / (1.0 - 0.999**update)).sqrt()
-                parameter.sub_(rate * mean / (size + config.epsilon))
+                if epsilon_hat:  # as TensorFlow writes it
+                    rate_t = rate * math.sqrt(1.0 - 0.999**update) / (1.0 - 0.9**update)
+                    step = rate_t * first[name] / (second[name].sqrt() + config.epsilon)
+                else:
+                    mean = first[name] / (1.0 - 0.9**update)
+                    size = (second[name] / (1.0 - 0.999**update)).sqrt()
+                    step = rate * mean / (size + config.epsilon)
+                parameter.sub_(step)
     assert any(clipped)
     for name, parameter in part.named_parameters():
         torch.testing.assert_close(
             parameter.double(), reference.get_parameter(name), rtol=1e-4, atol=1e-6
         )
+
+
+def test_epsilon_before_the_correction_makes_first_steps_of_small_gradients_smaller():
+    """Of a gradient as small as epsilon: a half of the learning rate, or 1 / (1 + √1000)."""
+    steps = {}
+    for epsilon_hat in (False, True):
+        part = nn.Linear(1, 1, bias=False)
+        config = OptimizerConfig(1e-3, epsilon=1e-3, weight_decay=0.0, epsilon_hat=epsilon_hat)
+        before = part.weight.item()
+        Optimizer([part], config).step(1e-3 * part.weight.sum())
+        steps[epsilon_hat] = (before - part.weight.item()) / 1e-3
+    assert steps[False] == pytest.approx(1 / 2, rel=1e-3)
+    assert steps[True] == pytest.approx(1 / (1 + math.sqrt(1000)), rel=1e-3)
 
 
 def test_gradients_of_parts_add_up_to_one_update_and_unreached_weights_get_none():

@@ -15,9 +15,9 @@ T, B, E, A, R, S, K = 6, 3, 5, 2, 7, 4, reference.K
 SMALL = {"deterministic": R, "hidden": 9, "variables": S, "classes": K}
 
 
-def make(seed=0):
+def make(seed=0, **options):
     torch.manual_seed(seed)
-    rssm = RSSM(RSSMConfig(**SMALL), E, A)
+    rssm = RSSM(RSSMConfig(**SMALL, **options), E, A)
     with torch.no_grad():  # biases and norms away from their neutral values
         for parameter in rssm.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -32,8 +32,10 @@ def sequences(seed=1):
     return torch.randn(T, B, E), torch.rand(T, B, A) * 2 - 1, is_first
 
 
-def test_observing_follows_the_equations_step_by_step():
-    rssm = make()
+@pytest.mark.parametrize("gate_bias", [False, True])
+def test_observing_follows_the_equations_step_by_step(gate_bias):
+    rssm = make(gate_bias=gate_bias)
+    assert (rssm.cell.gates.bias is not None) == gate_bias
     embedding, action, is_first = sequences()
     torch.manual_seed(7)
     posterior, prior = rssm.observe(embedding, action, is_first)
@@ -54,6 +56,27 @@ def test_observing_follows_the_equations_step_by_step():
         np.testing.assert_allclose(posterior.logits[t].detach(), logits, **close)
         np.testing.assert_allclose(posterior.stochastic[t].detach(), stochastic, atol=1e-6)
         np.testing.assert_allclose(prior[t].detach(), reference.prior(w, deterministic), **close)
+
+
+@pytest.mark.parametrize("zero_first_action", [False, True])
+def test_first_action_of_a_window_counts_unless_it_is_to_be_zero(zero_first_action):
+    """Only where a window begins: a later step, and a step that goes on from a state, keep it."""
+    rssm = make(zero_first_action=zero_first_action)
+    embedding, action, is_first = sequences()
+    is_first[:] = False
+    noise = rssm.exponential_noise(T, B, device=torch.device("cpu"))
+
+    def observed(actions, start=None):
+        return rssm.observe(embedding, actions, is_first, start, noise)[0].deterministic
+
+    first, second = action.clone(), action.clone()
+    first[0], second[1] = 0.0, 0.0
+    assert torch.equal(observed(action), observed(first)) == zero_first_action
+    assert torch.equal(observed(action)[0], observed(second)[0])
+    assert not torch.equal(observed(action), observed(second))
+    goes_on = rssm.initial(B, torch.device("cpu"))
+    assert not torch.equal(observed(action, goes_on), observed(first, goes_on))
+    assert not is_first.any()  # the batch is left as it was
 
 
 def test_imagining_follows_the_equations_with_the_prior():
