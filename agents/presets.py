@@ -5,6 +5,8 @@ What depends on the suite (of `paper`: Table 1) is decided here and nowhere else
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agents.actor_critic import ActorCriticConfig
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from agents.online_config import OnlineConfig
@@ -21,6 +23,8 @@ from world_models.layers import OptimizerConfig
 from world_models.rssm import RSSMConfig
 
 PRESETS = ("cpu", "paper")
+EPISODIC = ("rlbench", "panda")
+"""Suites in which an episode can terminate: the discount is predicted, too."""
 
 
 def preset(name: str, task: str) -> OnlineConfig:
@@ -31,7 +35,21 @@ def preset(name: str, task: str) -> OnlineConfig:
     """
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
-    return {"cpu": _cpu, "paper": _paper}[name](task, suite_of(task))
+    suite = suite_of(task)
+    config = {"cpu": _cpu, "paper": _paper}[name](task, suite)
+    return _episodic(config) if suite in EPISODIC else config
+
+
+def _episodic(config: OnlineConfig) -> OnlineConfig:
+    """What Table 1 and appendix F say of RLBench; free nats are counted before scaling."""
+    dynamics = replace(config.agent.dynamics, predict_discount=True, kl_scale=0.1, free_nats=1.0)
+    return replace(
+        config,
+        agent=replace(config.agent, dynamics=dynamics),
+        evaluate_first=10_000,
+        evaluate_every=10_000,
+        evaluate_episodes=5,
+    )
 
 
 def _paper(task: str, suite: str) -> OnlineConfig:
