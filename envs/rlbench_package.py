@@ -97,11 +97,12 @@ def require() -> None:
     Raises:
         UserError: something lacks; says what to install, from where, and which variables to set.
     """
-    if sentence := missing(os.environ, {name: _installed(name) for name in PACKAGES}):
+    if sentence := missing(os.environ, {name: is_installed(name) for name in PACKAGES}):
         raise UserError(sentence)
 
 
-def _installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether RLBench's package of this name is there, without importing it."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):  # made unimportable
