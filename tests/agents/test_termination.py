@@ -51,8 +51,18 @@ class Corridor(gymnasium.Env):
         return self.observe(), reward, terminated, truncated, info
 
 
+class InOneProcess(SyncVectorEnv):
+    """Gymnasium's, with the two halves of a step that the collector asks for."""
+
+    def step_async(self, actions):
+        self.asked = actions
+
+    def step_wait(self):
+        return self.step(self.asked)
+
+
 def corridors(count):
-    return SyncVectorEnv([Corridor] * count, autoreset_mode=AutoresetMode.DISABLED)
+    return InOneProcess([Corridor] * count, autoreset_mode=AutoresetMode.DISABLED)
 
 
 class Steady:
