@@ -39,7 +39,7 @@ MASK2ACT_COUNTS ?= 5 20 50
 MASK2ACT_SEEDS ?= 0 1
 MASK2ACT_STEPS ?= --dynamics-steps 3000 --policy-steps 3000
 
-.PHONY: help setup unit test faults lint demo curves robustness imitation mask2act
+.PHONY: help setup unit test faults lint demo curves robustness imitation mask2act rlbench-check
 
 # The recorded curves of results/curves: hours on two cores, stopped and continued at will.
 CURVE_TASKS ?= metaworld/button-press metaworld/plate-slide metaworld/reach-wall \
@@ -53,6 +53,8 @@ help:
 	@echo "make unit    the tests without a simulator, for while you write"
 	@echo "make test    every test"
 	@echo "make faults  2,050 damaged inputs, 100 kills, 42 full disks: results/faults.md (minutes)"
+	@echo "make rlbench-check  resets, steps, masks, demonstrations and a short training in RLBench,"
+	@echo "             on a machine that has it and CoppeliaSim (docs/rlbench.md)"
 	@echo "make lint    style, likely bugs and types"
 	@echo "make demo    train $(DEMO_TASK) on the CPU, evaluate it beside a random policy"
 	@echo "             SEED=$(SEED) DEMO_STEPS=$(DEMO_STEPS) DEMO_DIR=$(DEMO_DIR)"
@@ -137,6 +139,9 @@ test: $(VENV)/.renders
 
 faults: $(VENV)/.renders
 	$(BIN)/python -m tests.faults --out results/faults
+
+rlbench-check: $(VENV)/.renders
+	$(BIN)/python -m tests.rlbench_check
 
 lint: $(VENV)/.renders
 	$(BIN)/ruff check .

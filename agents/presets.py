@@ -7,7 +7,7 @@ What depends on the suite (of `paper`: Table 1) is decided here and nowhere else
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from agents.actor_critic import ActorCriticConfig
 from agents.dreamer_config import DreamerConfig
@@ -28,6 +28,8 @@ from world_models.pixel_world_model import PixelWorldModelConfig
 from world_models.rssm import RSSMConfig
 
 PRESETS = ("cpu", "paper")
+EPISODIC = ("rlbench", "panda")
+"""Suites in which an episode can terminate: the discount is predicted, too."""
 
 
 @overload
@@ -46,9 +48,26 @@ def preset(name: str, task: str, method: str = "masked-world-model") -> RunConfi
         raise UserError(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")
+    suite = suite_of(task)
+    config: RunConfig
     if method == "dreamer":
-        return {"cpu": _dreamer_cpu, "paper": _dreamer_paper}[name](task, suite_of(task))
-    return {"cpu": _cpu, "paper": _paper}[name](task, suite_of(task))
+        config = {"cpu": _dreamer_cpu, "paper": _dreamer_paper}[name](task, suite)
+    else:
+        config = {"cpu": _cpu, "paper": _paper}[name](task, suite)
+    return _episodic(config) if suite in EPISODIC else config
+
+
+def _episodic(config: RunConfig) -> RunConfig:
+    """What Table 1 and appendix F say of RLBench; free nats are counted before scaling."""
+    agent: Any = config.agent  # all methods' dynamics have these
+    dynamics = replace(agent.dynamics, predict_discount=True, kl_scale=0.1, free_nats=1.0)
+    return replace(
+        config,
+        agent=replace(agent, dynamics=dynamics),
+        evaluate_first=10_000,
+        evaluate_every=10_000,
+        evaluate_episodes=5,
+    )
 
 
 def _paper(task: str, suite: str) -> OnlineConfig:

@@ -31,6 +31,8 @@ OPTIONS = {
     "orientation": "--environment.orientation",
 }
 """What has to be alike, and the option of `run.py train` that makes it so."""
+TERMINATING = ("libero", "rlbench", "panda")
+"""Suites in which success ends an episode."""
 
 
 class Source(Protocol):
@@ -104,7 +106,7 @@ class RecordedFiles:
 
     def _read(self, recording: Recording, episode: Episode, demo: Any) -> dict[str, np.ndarray]:
         steps, lag = episode.steps, recording.lag
-        ends = envs.suite(recording.task) == "libero" and episode.success
+        ends = envs.suite(recording.task) in TERMINATING and episode.success
         rows = np.arange(steps + 1 if ends and not lag else steps)
         rows, led = np.minimum(rows, steps - 1), slice(lag, lag + len(rows) - 1)
         actions, rewards, proprio = demo["actions"][:], demo["rewards"][:], proprio_of(demo)

@@ -15,8 +15,9 @@ from experiment.seed import check_seed
 
 @dataclass(frozen=True)
 class Collect:
-    """Record demonstrations of a scripted expert, or of a trained agent, in LIBERO's HDF5 layout
-    with masks. Only successful episodes are kept; stopped, it goes on where it was."""
+    """Record demonstrations of a scripted expert, a trained agent or (rlbench) the suite's planner,
+    in LIBERO's HDF5 layout with masks. Only successful episodes are kept; stopped, it goes on where
+    it was."""
 
     task: str
     """Task id, several separated by commas, or a suite: metaworld/mt10, libero/object."""
@@ -78,17 +79,20 @@ def collect(arguments: Sequence[str]) -> None:
                 bar.update(kept - bar.n)
                 bar.set_postfix_str(f"{kept}/{attempts} succeeded")
 
-            record(
-                task,
-                options.episodes,
-                path,
-                _actor_maker(options),
-                options.environment,
-                seed=options.seed,
-                after_success=options.after_success,
-                made_by=made_by,
-                progress=show,
-            )
+            if envs.suite(task) == "rlbench":
+                _record_planner(options, task, path, show)
+            else:
+                record(
+                    task,
+                    options.episodes,
+                    path,
+                    _actor_maker(options),
+                    options.environment,
+                    seed=options.seed,
+                    after_success=options.after_success,
+                    made_by=made_by,
+                    progress=show,
+                )
         print(path, flush=True)
 
 
@@ -106,6 +110,19 @@ def _check_finished(path: pathlib.Path, task: str, episodes: int) -> None:
             f" for; rename it to {path.name}{PARTIAL} and start the same command again to add the"
             " others, or give another --out"
         )
+
+
+def _record_planner(
+    options: Collect, task: str, path: pathlib.Path, show: Callable[[int, int], None]
+) -> None:
+    """Record what RLBench's planner does, which takes no noise and ends with success."""
+    from envs.rlbench_demonstrations import collect as record
+
+    if options.policy is not None or options.noise:
+        raise UserError(
+            f"of {task} RLBench's own planner is recorded as it is; leave --policy and --noise out"
+        )
+    record(task, options.episodes, path, options.environment, seed=options.seed, progress=show)
 
 
 def _actor_maker(options: Collect) -> Callable:

@@ -11,6 +11,7 @@ from commands.command_line import parse
 from regular_file import read_text
 
 METAWORLD_TASK, DMC_TASK = "metaworld/window-close", "dmc/walker-walk"
+EPISODIC_TASK = "rlbench/reach_target"
 """Stand for their suites, on which presets depend."""
 NOT_SET_BY_PRESETS = ("task", "data")
 
@@ -37,33 +38,46 @@ def presets(arguments: Sequence[str]) -> None:
 
 def tables() -> dict[str, str]:
     """A Markdown table each: ``train`` (on Meta-World), ``dmc`` (what differs on DeepMind Control),
-    ``dreamer`` (on Meta-World), ``imitate`` (Mask World Model) and ``mask2act``."""
+    ``episodic`` (what differs where episodes can terminate), ``dreamer`` (on Meta-World),
+    ``imitate`` (Mask World Model) and ``mask2act``."""
     from agents import imitation_presets
     from agents import presets as online_presets
 
     metaworld = {n: online_presets.preset(n, METAWORLD_TASK) for n in online_presets.PRESETS}
     dmc = {n: online_presets.preset(n, DMC_TASK) for n in online_presets.PRESETS}
+    episodic = {n: online_presets.preset(n, EPISODIC_TASK) for n in online_presets.PRESETS}
     dreamer = {
         f"`{n}`": online_presets.preset(n, METAWORLD_TASK, "dreamer")
         for n in online_presets.PRESETS
-    }
-    suites = {
-        f"`{name}`, {suite}": configs[name]
-        for name in online_presets.PRESETS
-        for suite, configs in (("Meta-World", metaworld), ("DMC", dmc))
     }
     imitation, mask2act = (
         {f"`{n}`": imitation_presets.preset(n, method) for n in imitation_presets.PRESETS}
         for method in ("mask-world-model", "mask2act")
     )
-    by_suite = {option for name in dmc for option in differences([metaworld[name], dmc[name]])}
     return {
         "train": table({f"`{n}`": config for n, config in metaworld.items()}),
-        "dmc": table(suites, by_suite),
+        "dmc": beside(metaworld, "DMC", dmc),
+        "episodic": beside(metaworld, "RLBench", episodic),
         "dreamer": table(dreamer),
         "imitate": table(imitation),
         "mask2act": table(mask2act),
     }
+
+
+def beside(metaworld: Mapping[str, Any], title: str, others: Mapping[str, Any]) -> str:
+    """Markdown: what presets set otherwise in another suite than on Meta-World.
+
+    Args:
+        metaworld, others: configurations by the name of the preset.
+        title: of the other suite.
+    """
+    configs = {
+        f"`{name}`, {suite}": of[name]
+        for name in metaworld
+        for suite, of in (("Meta-World", metaworld), (title, others))
+    }
+    options = {o for name in others for o in differences([metaworld[name], others[name]])}
+    return table(configs, options)
 
 
 def filled(text: str) -> str:

@@ -9,9 +9,9 @@ import os
 import sys
 from typing import Protocol
 
-from envs import dmc, libero, metaworld
+from envs import dmc, libero, metaworld, rlbench
+from envs.environment import Environment
 from envs.environment_config import EnvironmentConfig, Orientation, Quality
-from envs.simulation import MujocoEnvironment
 from envs.vector import VectorEnvironment
 from errors import UserError
 
@@ -39,14 +39,20 @@ class _Suite(Protocol):
 
     def __call__(
         self, name: str, config: EnvironmentConfig, seed: int | None = None
-    ) -> MujocoEnvironment: ...
+    ) -> Environment: ...
 
 
-_SUITES = {"metaworld": metaworld.TASKS, "dmc": dmc.TASKS, "libero": libero.TASKS}
+_SUITES = {
+    "metaworld": metaworld.TASKS,
+    "dmc": dmc.TASKS,
+    "libero": libero.TASKS,
+    "rlbench": rlbench.TASKS,
+}
 _ENVIRONMENTS: dict[str, _Suite] = {
     "metaworld": metaworld.MetaWorld,
     "dmc": dmc.DeepMindControl,
     "libero": libero.Libero,
+    "rlbench": rlbench.RLBench,
 }
 _GROUPS = {
     "metaworld/mt10": metaworld.MT10,
@@ -59,7 +65,7 @@ _GROUPS = {
 
 
 def tasks(suite: str | None = None) -> list[str]:
-    """Every task id, or those of one suite ("metaworld", "dmc", "libero").
+    """Every task id, or those of one suite ("metaworld", "dmc", "libero", "rlbench").
 
     Raises:
         UserError: no such suite.
@@ -145,11 +151,13 @@ def make(
     proprio: bool = False,
     shift: str = "",
     orientation: Orientation = "upright",
-) -> MujocoEnvironment:
-    """An environment of one task; ``MujocoEnvironment`` says what it observes and promises.
+) -> Environment:
+    """An environment of one task; its class says what it observes and promises
+    (``MujocoEnvironment``, ``envs.rlbench.RLBench``).
 
     Args:
-        task: "metaworld/<name>", "dmc/<name>" or "libero/<part>/<number>", one of ``tasks()``.
+        task: "metaworld/<name>", "dmc/<name>", "libero/<part>/<number>" or "rlbench/<name>", one of
+            ``tasks()``.
         camera: camera name or number, or several separated by commas; None is what the suite
             publishes (libero two, the others one).
         size: edge of the square picture, pixels.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from envs.environment_config import EnvironmentConfig
+from envs.global_generator import global_generator
 from envs.libero_package import (
     REQUIREMENT,
     import_libero,
@@ -94,7 +95,7 @@ class Libero(MujocoEnvironment):
         self.task_name = task_names(package)[folder][int(number)]
         self.bddl_file = package / "bddl_files" / folder / f"{self.task_name}.bddl"
         self._init_states_file = package / "init_files" / folder / f"{self.task_name}.pruned_init"
-        with quiet(), _global_generator(0):
+        with quiet(), global_generator(0):
             control = import_suite("libero.libero.envs.env_wrapper", REQUIREMENT).ControlEnv
             make = functools.partial(
                 control,
@@ -154,7 +155,7 @@ class Libero(MujocoEnvironment):
     def _reset_simulation(self, options) -> None:
         seed = int(self.np_random.integers(2**32, dtype=np.uint32))
         self._snapshot.restore()
-        with _global_generator(seed), quiet():
+        with global_generator(seed), quiet():
             _until_placed(self._simulation.reset)
         # The gripper integrates its commands, and a soft reset leaves it where the last episode did
         gripper = self._simulation.robots[0].gripper
@@ -399,14 +400,3 @@ def _until_placed(draw):
     while True:
         with contextlib.suppress(RandomizationError):
             return draw()
-
-
-@contextlib.contextmanager
-def _global_generator(seed: int):
-    """LIBERO draws from NumPy's global generator: seeded here, as it was afterwards."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

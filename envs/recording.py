@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 import envs
 from envs.alignment import BEFORE
 from envs.demonstration_writer import DemonstrationWriter, mask_attributes
+from envs.environment import Environment
 from envs.environment_config import EnvironmentConfig
 from envs.experts import expert
 from envs.libero import Libero
@@ -21,7 +22,16 @@ from envs.tracks import Tracker
 from errors import UserError
 from versions import installed_versions
 
-PACKAGES = ("numpy", "mujoco", "metaworld", "dm_control", "hf-libero", "robosuite")
+PACKAGES = (
+    "numpy",
+    "mujoco",
+    "metaworld",
+    "dm_control",
+    "hf-libero",
+    "robosuite",
+    "rlbench",
+    "pyrep",
+)
 DEMONSTRATIONS = 3  # a stream of episode seeds of its own, beside those of agents/rollout.py
 NOISE = 1  # keeps what is added to actions apart from what the task draws
 TRACKED = 2  # keeps the choice of points apart from both
@@ -104,9 +114,14 @@ def collect(
     options = {field: getattr(config, field) for field in config.__dataclass_fields__}
     options |= {"masks": True, "proprio": True, "orientation": "upright"}
     environment = envs.make(task, **options)
+    if not isinstance(environment, MujocoEnvironment):
+        environment.close()
+        raise UserError(
+            f"of {task} the suite's own planner is recorded, and nobody else; leave --policy out"
+        )
     try:
         actor = make_actor(environment)
-        attributes = _attributes(task, environment, seed, after_success, made_by)
+        attributes = file_attributes(task, environment, seed, after_success, made_by)
         with DemonstrationWriter(path, attributes) as writer:
             attempts, failures = writer.attempts, 0
             while writer.episodes < episodes:
@@ -193,9 +208,21 @@ def observed(environment: MujocoEnvironment, observation: dict) -> dict[str, np.
     return found
 
 
-def _attributes(
-    task: str, environment: MujocoEnvironment, seed: int, after_success: int, made_by: str
+def file_attributes(
+    task: str,
+    environment: Environment,
+    seed: int,
+    after_success: int,
+    made_by: str,
+    packages: Sequence[str] = PACKAGES,
 ) -> dict[str, Any]:
+    """Attributes of the group ``data``: of what task a file is, and how it was recorded.
+
+    Args:
+        task, seed, after_success, made_by: as of ``collect``.
+        environment: of the task.
+        packages: whose versions are noted.
+    """
     config = environment.config
     cameras = ",".join(environment.cameras)
     if isinstance(environment, Libero):
@@ -231,5 +258,5 @@ def _attributes(
         "seed": seed,
         "after_success": after_success,
         "made_by": made_by,
-        "versions": json.dumps(installed_versions(PACKAGES)),
+        "versions": json.dumps(installed_versions(packages)),
     } | mask_attributes()

@@ -51,7 +51,7 @@ def refuse_what_cannot_be_replayed(recording: Recording) -> None:
         suite = envs.suite(recording.task)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if suite == "dmc":
+    if suite in ("dmc", "rlbench"):
         raise UserError(
             f"{path} is of {recording.task}, whose observations cannot be had from a state; record"
             " it again, run.py collect draws masks"
@@ -78,6 +78,7 @@ def make_environment(recording: Recording, size: int, quality: Quality) -> Mujoc
         )
     except UserError as error:
         raise UserError(f"{recording.path}: {error}") from error
+    assert isinstance(environment, MujocoEnvironment)  # others were refused
     expected = environment.observation_space["proprio"].shape
     if expected != (recording.proprio_size,):
         environment.close()

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from envs import shifts
+from envs.environment import Environment, camera_names, observation_space, together
 from envs.environment_config import ORIENTATIONS, EnvironmentConfig
 from errors import UserError
 
@@ -137,7 +138,7 @@ def _is_plain(value) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, np.generic))
 
 
-class MujocoEnvironment(gymnasium.Env, abc.ABC):
+class MujocoEnvironment(Environment, abc.ABC):
     """A MuJoCo task seen through a camera: the part of the loop that is the same in every suite.
 
     A suite provides ``name``, ``model``, ``data``, ``_snapshot``, ``_reset_simulation``,
@@ -162,23 +163,12 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         UserError: unknown camera; at the first reset, no GL context.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 40}
-    render_mode = "rgb_array"
     default_camera: str | int = 0
-    default_action_repeat = 2  # Masked World Models, Table 1
     hidden_groups: tuple[int, ...] = ()
     """Groups of geoms that are not drawn (collision shapes of suites that draw others)."""
-    instruction: str = ""
-    """The task in words; also in the ``info`` of every reset."""
     observing = True
     """Whether ``reset`` and ``step`` observe. Without, observations are {} and nothing is drawn:
     for whoever asks for the physics alone."""
-    name: str
-    """Of the task, within its suite."""
-    task: str
-    """Id of the task, as ``envs.make`` was given it."""
-    action_space: gymnasium.spaces.Box
-    observation_space: gymnasium.spaces.Dict
     _snapshot: ModelSnapshot
     """The model as resets begin with it."""
 
@@ -195,12 +185,9 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         if seed is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seed)
         camera = self.default_camera if config.camera is None else config.camera
-        self.cameras = tuple(part.strip() for part in str(camera).split(","))
-        if len(set(self.cameras)) < len(self.cameras):
-            raise UserError(f"a camera is named twice in {camera!r}")
+        self.cameras = camera_names(str(camera))
         self.camera_numbers = [self._find_camera(name) for name in self.cameras]
         self._renderer: Any = None  # a Renderer: importing its class would load MuJoCo
-        self._image: np.ndarray | None = None
         self._class_table: dict[int, np.ndarray] | None = None
         self._shifts = shifts.Shifts(config.shift) if config.shift else None
         self._shift_rng = np.random.default_rng(None if seed is None else [SHIFT_STREAM, seed])
@@ -215,20 +202,8 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
             np.where(self._finite, 1, high).astype(np.float32),
             dtype=np.float32,
         )
-        shape: tuple[int, ...] = (config.size, config.size)
-        if len(self.cameras) > 1:
-            shape = (len(self.cameras), *shape)
-        spaces: dict[str, gymnasium.Space] = {
-            "image": gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8)
-        }
-        if config.masks:
-            # envs/semantics.py has 8 classes
-            spaces["mask"] = gymnasium.spaces.Box(0, 7, shape, np.uint8)
-        if config.proprio:
-            spaces["proprio"] = gymnasium.spaces.Box(
-                -np.inf, np.inf, self._state().shape, np.float32
-            )
-        self.observation_space = gymnasium.spaces.Dict(spaces)
+        proprio = self._state().shape if config.proprio else ()
+        self.observation_space = observation_space(config, len(self.cameras), proprio)
 
     @property
     @abc.abstractmethod
@@ -357,15 +332,6 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
         self._refresh_what_is_drawn()
         return self._observe()
 
-    def render(self) -> np.ndarray:
-        """The picture of the latest observation, (size, size, 3) uint8; several cameras' side by
-        side, (size, cameras·size, 3)."""
-        if self._image is None:
-            raise gymnasium.error.ResetNeeded("call reset() before render()")
-        if len(self.cameras) > 1:
-            return np.concatenate(list(self._image), axis=1)
-        return self._image.copy()
-
     def close(self) -> None:
         """Free the renderer; may be called twice."""
         self._close_renderer()
@@ -429,12 +395,8 @@ class MujocoEnvironment(gymnasium.Env, abc.ABC):
     def _observe(self) -> dict[str, np.ndarray]:
         if not self.observing:
             return {}
-        views = [self._view(number) for number in self.camera_numbers]
+        observation = together([self._view(number) for number in self.camera_numbers])
         self._frame += 1
-        observation = {
-            name: np.stack([view[name] for view in views]) if len(views) > 1 else views[0][name]
-            for name in views[0]
-        }
         self._image = observation["image"]
         if self.config.proprio:
             observation["proprio"] = self._state()

@@ -9,7 +9,7 @@ import envs
 from agents.dreamer import Dreamer
 from agents.masked_world_model import MaskedWorldModel
 from agents.online_config import METHODS, OnlineConfig
-from agents.presets import PRESETS, preset
+from agents.presets import EPISODIC, PRESETS, preset
 from errors import UserError
 from world_models.targets import PixelTarget
 
@@ -136,6 +136,31 @@ def test_cpu_preset_is_one_set_of_settings_for_all_suites_but_for_ends_of_episod
     metaworld, dmc = preset("cpu", METAWORLD), preset("cpu", DMC)
     assert different_fields(metaworld, dmc) == {"task", "prioritise_ends", "episode_steps"}
     assert (metaworld.episode_steps, dmc.episode_steps) == (200, 0)
+
+
+EPISODIC_FIELDS = {  # Table 1: RLBench; free nats are counted before scaling
+    "agent.dynamics.predict_discount": True,
+    "agent.dynamics.kl_scale": 0.1,
+    "agent.dynamics.free_nats": 1.0,
+    "evaluate_first": 10_000,
+    "evaluate_every": 10_000,
+    "evaluate_episodes": 5,
+}
+
+
+def test_episodes_end_in_some_suites_and_presets_differ_there_in_this_alone():
+    known = {task.partition("/")[0]: task for task in envs.tasks()}
+    tasks = [known[suite] for suite in EPISODIC if suite in known]
+    assert "rlbench" in {task.partition("/")[0] for task in tasks}
+    for name in PRESETS:
+        plain = preset(name, METAWORLD)
+        for task in tasks:
+            config = preset(name, task)
+            assert values(config, *EPISODIC_FIELDS) == list(EPISODIC_FIELDS.values())
+            expected = set(EPISODIC_FIELDS) | {"task"}
+            assert different_fields(plain, config) - {"episode_steps"} <= expected
+            assert config.episode_steps == 0
+            assert config.prioritise_ends
 
 
 def flat(tree, prefix=""):
