@@ -154,7 +154,8 @@ class Replay:
         if record.get("crc32") not in (None, self._files.checksum(place)):
             raise UserError(
                 f"the files in {self.folder} have changed since they were written: episode"
-                f" {self.records.index(record)} is another; {RESTORE}"
+                f" {self.records.index(record)} is not the one that its line in episodes.jsonl"
+                f" tells of; {RESTORE}"
             )
         return self._files.read(place)
 

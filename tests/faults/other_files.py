@@ -149,9 +149,16 @@ def events(rng: random.Random, place: Place) -> Fault:
     def right(ended: Ended) -> str | None:
         # What is there has to be the beginning of what was, and its end has to be said.
         more = harmed.startswith(content) and len(harmed) - len(content) < RECORD_HEADER
-        if not (harmed and content.startswith(harmed) or more):
+        parts = structures.records(content)
+        whole = [p for p in parts if p.stop <= len(harmed) and harmed[p] == content[p]]
+        if not whole:
+            return "a file without a whole record was accepted"
+        begun = whole[-1].stop
+        # What is less than a record's length has no checksum: it may be cut off, or lack a middle.
+        header = slice(0, begun + RECORD_HEADER)
+        cut = len(harmed) < next((p.stop for p in parts if p.start == begun), 0)
+        if not (more or cut and harmed[header] == content[: min(len(harmed), header.stop)]):
             return "a broken record was passed over"
-        whole = [part for part in structures.records(content) if part.stop <= len(harmed)]
         if whole[-1].stop < len(harmed) and "ends within a record" not in ended.output:
             return "a last record that is cut off was passed over"
         left = [score for part, score in _scores_by_record(content) if part.stop <= len(harmed)]
