@@ -130,7 +130,8 @@ def test_the_world_model_learns(tmp_path, config):
     agent = make(replace(config, pretraining=80))
     name = "dynamics/contrast" if config.representation == "contrastive" else "dynamics/target"
     losses = [metrics[name].item() for metrics in agent.pretrain(replay)]
-    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    most = 0.95 if config.representation == "contrastive" else 0.8
+    assert np.mean(losses[-10:]) < most * np.mean(losses[:10])
 
 
 def test_half_precision_keeps_losses_and_states_in_float32(replay):

@@ -46,6 +46,14 @@ pytestmark = pytest.mark.simulator
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def clockless():
+    """Lines of the log are the same however slow the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.training.LOG_SECONDS", 1e9)
+        yield
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """A run that nothing disturbed."""

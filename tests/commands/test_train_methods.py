@@ -47,9 +47,9 @@ def test_the_method_decides_the_agent_and_the_name_of_the_folder(
         (["--method", "dreamr"], ["dreamr", "masked-world-model, dreamer"]),
         (
             ["--method=dreamer", "--agent.autoencoder.width", "8"],
-            ["does not know --agent.autoencoder.width"],
+            ["--agent.autoencoder.width"],
         ),
-        (["--agent.encoder", "vit"], ["does not know --agent.encoder"]),
+        (["--agent.encoder", "vit"], ["--agent.encoder"]),
         (["--method=dreamer", "--agent.encoder", "mlp"], ["--agent.encoder", "cnn"]),
         (
             ["--method=dreamer", "--target=masks", "--agent.representation=contrastive"],
