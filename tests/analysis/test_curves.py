@@ -17,7 +17,8 @@ from analysis.curves import FINALS, Curve, align, number, shown, task_id, whole_
         ("metaworld_pick_out_of_hole", "metaworld/pick-out-of-hole"),
         ("dmc_walker_walk", "dmc/walker-walk"),
         ("dmc/reach_duplo", "dmc/reach_duplo"),
-        ("rlbench_reach_target", "rlbench_reach_target"),
+        ("rlbench_reach_target", "rlbench/reach_target"),
+        ("atari_pong", "atari_pong"),
     ],
 )
 def test_task_names_of_all_sources_meet(name, task):
