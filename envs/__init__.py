@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Protocol
 
-from envs import dmc, libero, metaworld
+from envs import dmc, libero, metaworld, panda
 from envs.environment_config import EnvironmentConfig, Orientation, Quality
 from envs.simulation import MujocoEnvironment
 from envs.vector import VectorEnvironment
@@ -43,10 +43,12 @@ class _Suite(Protocol):
 
 
 _SUITES = {"metaworld": metaworld.TASKS, "dmc": dmc.TASKS, "libero": libero.TASKS}
+_SUITES["panda"] = panda.TASKS
 _ENVIRONMENTS: dict[str, _Suite] = {
     "metaworld": metaworld.MetaWorld,
     "dmc": dmc.DeepMindControl,
     "libero": libero.Libero,
+    "panda": panda.Panda,
 }
 _GROUPS = {
     "metaworld/mt10": metaworld.MT10,
@@ -59,7 +61,7 @@ _GROUPS = {
 
 
 def tasks(suite: str | None = None) -> list[str]:
-    """Every task id, or those of one suite ("metaworld", "dmc", "libero").
+    """Every task id, or those of one suite ("metaworld", "dmc", "libero", "panda").
 
     Raises:
         UserError: no such suite.
