@@ -11,7 +11,7 @@ class Tasks:
     """List the ids that --task takes, one a line."""
 
     suite: str | None = None
-    """Only this suite: metaworld, dmc or libero."""
+    """Only this suite: metaworld, dmc, libero or panda."""
 
 
 def tasks(arguments: Sequence[str]) -> None:

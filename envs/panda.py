@@ -1,8 +1,8 @@
 """Tasks of our own for a Panda arm in MuJoCo, in the kind of RLBench's.
 
-The actions and the rules of an episode are those that RLBench's tasks are learned with in Seo et al.
-2022: changes of joint angles and an open or closed gripper, 200 control steps, an end where a motion
-is invalid. Scenes, rewards and simulator are others: scores here say nothing about RLBench.
+Actions and the rules of an episode are in the kind of those that Seo et al. (2022) learn RLBench's
+tasks with: changes of joint angles and an open or closed gripper, 200 control steps, an end where a
+motion is invalid. Scenes, rewards and simulator are others: scores here say nothing about RLBench.
 """
 
 import numpy as np

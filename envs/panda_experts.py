@@ -20,7 +20,7 @@ ITERATIONS = 12
 DAMPING = 0.02
 """Of the least squares; the larger, the less exact near a singular pose."""
 HOMING = 0.02
-"""Share of the way to the start's joint angles that is gone where the hand's pose leaves it free."""
+"""Share of the way to the start's joint angles that is gone where the pose leaves it free."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class PandaExpert(Expert):
         return np.array([*turns, 1.0 if waypoint.opened else -1.0])
 
     def _left(self, waypoint: Waypoint) -> float:
-        """Metres to a waypoint, with a metre for each radian that the hand is turned away."""
+        """Metres to a waypoint, with ten centimetres for each radian that the hand is turned."""
         way = waypoint.place() - self.environment.world.tip
         turned = self._error(self._frame())
         return float(np.linalg.norm(way) + 0.1 * np.linalg.norm(turned))
