@@ -35,6 +35,7 @@ setup(
     extras_require={
         # Two packages it brings compile while they are installed; the Makefile says what they need.
         "libero": ["hf-libero>=0.1.4", "robosuite==1.4.0"],
+        "panda": ["robosuite==1.4.0"],  # the arm's model
         "t5": ["transformers>=4.50", "sentencepiece>=0.2"],
         "dev": [
             "pytest>=8",

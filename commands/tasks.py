@@ -11,7 +11,7 @@ class Tasks:
     """List the ids that --task takes, one a line."""
 
     suite: str | None = None
-    """Only this suite: metaworld, dmc, libero or rlbench."""
+    """Only this suite: metaworld, dmc, libero, panda or rlbench."""
 
 
 def tasks(arguments: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Protocol
 
-from envs import dmc, libero, metaworld, rlbench
+from envs import dmc, libero, metaworld, panda, rlbench
 from envs.environment import Environment
 from envs.environment_config import EnvironmentConfig, Orientation, Quality
 from envs.vector import VectorEnvironment
@@ -46,12 +46,14 @@ _SUITES = {
     "metaworld": metaworld.TASKS,
     "dmc": dmc.TASKS,
     "libero": libero.TASKS,
+    "panda": panda.TASKS,
     "rlbench": rlbench.TASKS,
 }
 _ENVIRONMENTS: dict[str, _Suite] = {
     "metaworld": metaworld.MetaWorld,
     "dmc": dmc.DeepMindControl,
     "libero": libero.Libero,
+    "panda": panda.Panda,
     "rlbench": rlbench.RLBench,
 }
 _GROUPS = {
@@ -65,7 +67,7 @@ _GROUPS = {
 
 
 def tasks(suite: str | None = None) -> list[str]:
-    """Every task id, or those of one suite ("metaworld", "dmc", "libero", "rlbench").
+    """Every task id, or those of one suite ("metaworld", "dmc", "libero", "panda", "rlbench").
 
     Raises:
         UserError: no such suite.

@@ -1,10 +1,9 @@
 """Scripted experts that act from the simulator's state, to record demonstrations with.
 
-``expert(environment)`` knows every task of Meta-World, and LIBERO's suites object, rearranged
-or not, and spatial.
+``expert(environment)`` knows every task of Meta-World and of panda, and LIBERO's suites object,
+rearranged or not, and spatial.
 """
 
-import abc
 import dataclasses
 import math
 import warnings
@@ -13,39 +12,14 @@ import numpy as np
 
 from envs.libero import REARRANGED, SUITES, Libero
 from envs.metaworld import MetaWorld
+from envs.panda import Panda
+from envs.panda_experts import PandaExpert
+from envs.scripted_expert import Expert
 from envs.simulation import MujocoEnvironment, import_suite
 from errors import UserError
 
 LIBERO_PARTS = ("object", "spatial", *REARRANGED)
 """LIBERO's suites with an expert: all their tasks are to pick one thing up and put it somewhere."""
-
-
-class Expert(abc.ABC):
-    """Acts from the simulator's state; made by ``expert``.
-
-    Without noise an action is a function of the state and of the expert's own phase.
-    """
-
-    def __init__(self, environment, noise: float, rng: np.random.Generator | None):
-        self.environment = environment
-        self.noise = noise
-        self._rng = rng
-
-    @abc.abstractmethod
-    def begin(self) -> None:
-        """Start an episode; call it after each reset of the environment."""
-
-    @abc.abstractmethod
-    def _noiseless(self) -> np.ndarray:
-        """The next action, (A,), the gripper last."""
-
-    def action(self) -> np.ndarray:
-        """What to do now, (A,) float32 in [-1, 1]; call it once before each step."""
-        action = np.array(self._noiseless(), np.float64)
-        if self.noise:
-            assert self._rng is not None  # `expert` makes none without
-            action[:-1] += self.noise * self._rng.standard_normal(len(action) - 1)
-        return np.clip(action, -1, 1).astype(np.float32)
 
 
 def expert(
@@ -71,11 +45,13 @@ def expert(
         return MetaWorldExpert(inner, noise, rng)
     if isinstance(inner, Libero) and inner.name.partition("/")[0] in LIBERO_PARTS:
         return PickAndPlaceExpert(inner, noise, rng)
+    if isinstance(inner, Panda):
+        return PandaExpert(inner, noise, rng)
     suite = type(inner).__module__.rpartition(".")[2]
     parts = [f"libero/{part}/0 to {SUITES[part] - 1}" for part in LIBERO_PARTS]
     raise UserError(
-        f"{suite}/{inner.name} has no scripted expert; these have one: every metaworld task, "
-        + ", ".join(parts)
+        f"{suite}/{inner.name} has no scripted expert; these have one: every metaworld task,"
+        " every panda task, " + ", ".join(parts)
     )
 
 

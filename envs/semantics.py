@@ -5,7 +5,7 @@ the task (`mask_classes.py` lists the parts). Table, floor, sky and the retainin
 background.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import mujoco
 import numpy as np
@@ -195,6 +195,26 @@ def libero_classes(objects: Sequence[str], model: mujoco.MjModel) -> dict[int, n
             bodies[body] = OTHER
         elif parent != 0:
             bodies[body] = bodies[parent]
+    return {GEOM: bodies[model.geom_bodyid], SITE: bodies[model.site_bodyid]}
+
+
+def panda_classes(parts: Mapping[str, int], model: mujoco.MjModel) -> dict[int, np.ndarray]:
+    """Class ids of a panda task's geoms and sites.
+
+    The robot is everything under the body ``base``, its hand everything under ``right_hand``; the
+    floor and the table are the world's own.
+
+    Args:
+        parts: classes of the task's bodies by their names; what is below one follows.
+        model: its model.
+
+    Returns: uint8 arrays of class ids, (ngeom,) and (nsite,), under ``mjOBJ_GEOM``, ``mjOBJ_SITE``.
+    """
+    named = {"base": ROBOT, "right_hand": HAND, **parts}
+    bodies = np.zeros(model.nbody, np.uint8)
+    for body in range(1, model.nbody):
+        inherited = bodies[model.body_parentid[body]]
+        bodies[body] = named.get(model.body(body).name, inherited)
     return {GEOM: bodies[model.geom_bodyid], SITE: bodies[model.site_bodyid]}
 
 

@@ -37,6 +37,7 @@ SLOW_OR_OPTIONAL = {
     ("envs/dmc.py", "envs.semantics"): LOADS_MUJOCO,
     ("envs/libero.py", "envs.semantics"): LOADS_MUJOCO,
     ("envs/metaworld.py", "envs.semantics"): LOADS_MUJOCO,
+    ("envs/panda.py", "envs.semantics"): LOADS_MUJOCO,
     ("envs/simulation.py", "envs.rendering"): LOADS_MUJOCO,
 }
 """Imports of our own modules inside functions, ("file", "module"): the reason. ``commands/`` and

@@ -47,7 +47,7 @@ def test_the_task_lists_are_those_of_the_installed_suites():
     expected |= {f"dmc/{name.removesuffix('_vision')}" for name in vision}
     assert set(envs.tasks("dmc")) == expected
     assert len(envs.tasks("libero")) == 130 + 2 * 10  # tests/envs/test_libero.py compares the names
-    assert envs.tasks() == [task for name in ("metaworld", "dmc", "libero", "rlbench")
+    assert envs.tasks() == [task for name in ("metaworld", "dmc", "libero", "panda", "rlbench")
                             for task in envs.tasks(name)]  # fmt: skip
     assert envs.suite("dmc/walker-walk") == "dmc"
     assert envs.suite("libero/10/9") == "libero"

@@ -8,7 +8,13 @@ from envs.shifts import SHIFTS, listed, parse
 from errors import UserError
 from mask_classes import OTHER
 
-TASKS = ("metaworld/window-close", "metaworld/reach-wall", "dmc/walker-walk", "dmc/reach_duplo")
+TASKS = (
+    "metaworld/window-close",
+    "metaworld/reach-wall",
+    "dmc/walker-walk",
+    "dmc/reach_duplo",
+    "panda/pick-and-lift",
+)
 STEPS = 3
 
 

@@ -112,7 +112,7 @@ def test_what_the_hand_covers_is_not_seen():
     assert not found["visible"][:, points][covered].any()
 
 
-@pytest.mark.parametrize("task", ["metaworld/drawer-close", "libero/object/0"])
+@pytest.mark.parametrize("task", ["metaworld/drawer-close", "libero/object/0", "panda/open-drawer"])
 def test_the_effector_is_where_the_gripper_is_drawn(task, libero_assets):
     masks, found, environment = episode(task)
     environment.close()
