@@ -272,4 +272,4 @@ $(foreach seed,$(MASK2ACT_SEEDS),$(foreach plan,masks none,$(foreach data,spatia
 mask2act: export OMP_NUM_THREADS = 1
 mask2act: $(MASK2ACT_RUNS)
 	$(BIN)/python -m results.experiments.mask2act \
-		$(patsubst %.done,%,$(filter-out %ml10-train,$(MASK2ACT_RUNS))) --out results/mask2act
+		$(patsubst %.done,%,$(filter-out $(M2A)/ml10-train%,$(MASK2ACT_RUNS))) --out results/mask2act
