@@ -152,10 +152,10 @@ class Replay:
         place = np.arange(start, start + length) % self.capacity
         # Replays of earlier versions have no checksums.
         if record.get("crc32") not in (None, self._files.checksum(place)):
+            files = ", ".join([*(f"{name}.bin" for name in self.entries), "episodes.jsonl"])
             raise UserError(
-                f"the files in {self.folder} have changed since they were written: episode"
-                f" {self.records.index(record)} is not the one that its line in episodes.jsonl"
-                f" tells of; {RESTORE}"
+                f"one of {files} in {self.folder} has changed since it was written: episode"
+                f" {self.records.index(record)} does not have its checksum; {RESTORE}"
             )
         return self._files.read(place)
 
