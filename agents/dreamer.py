@@ -100,6 +100,13 @@ class Dreamer(WorldModelAgent):
         metrics["gradient"] = self.dynamics_optimizer.step(loss)
         return {f"dynamics/{name}": value for name, value in metrics.items()}, posterior
 
+    @torch.no_grad()
+    def representation(self, batch: dict[str, Tensor]) -> Tensor:
+        """What a probe reads of windows: posterior states (B, T, F) of `image` (B, T, H, W, 3),
+        `action` (B, T, A) and `is_first` (B, T)."""
+        posterior, _ = self.dynamics.observe(batch)
+        return posterior.feature.transpose(0, 1)
+
     def compiled_parts(self) -> list[tuple[Any, str]]:
         """(object, name of its method) of what `compile_updates` compiles."""
         if self.device.type == "cuda":
