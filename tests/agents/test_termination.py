@@ -159,29 +159,6 @@ def agent(predict_discount=True):
     return MaskedWorldModel(config, 1, "cpu")
 
 
-def test_the_head_learns_where_episodes_end_and_values_fade_there(collected):
-    """From the replay's windows, by the agent's own updates of its dynamics."""
-    learner = agent()
-    torch.manual_seed(1)
-    for _ in range(150):
-        _, posterior = learner.update_dynamics(learner.sample(collected))
-    batch = learner.sample(collected)
-    with torch.no_grad():
-        states, _ = learner.dynamics.observe(batch)
-        goes_on = learner.dynamics.continuation(states.feature).transpose(0, 1)  # (B, T)
-    terminal = batch["is_terminal"]
-    assert terminal.any()
-    assert goes_on[terminal].mean() < 0.5 < 0.8 < goes_on[~terminal].mean()
-    # Imagination weighs what comes after a state by its continuation.
-    dream = learner.dynamics.imagine(
-        lambda feature, step: torch.zeros(len(feature), 1),
-        posterior.map(lambda part: part.flatten(0, 1)), 3,
-    )  # fmt: skip
-    assert dream.continuation.min() >= 0.0
-    assert dream.continuation.max() <= 1.0
-    assert dream.continuation.std() > 0.01
-
-
 def test_without_a_head_nothing_that_is_imagined_ends(collected):
     learner = agent(predict_discount=False)
     states, _ = learner.dynamics.observe(learner.sample(collected))
