@@ -202,7 +202,7 @@ def test_a_variation_is_what_the_instruction_names(arm):
     _, info = arm.reset(seed=0, options={"variation": 2})
     assert "blue" in info["instruction"]
     target = arm.model.geom_bodyid == arm.model.body("target").id
-    assert arm.model.geom_rgba[target][0].argmax() == 2
+    assert arm.model.geom_rgba[target][0, :3].argmax() == 2
     told = {arm.reset(seed=s, options={"variation": "seed"})[1]["instruction"] for s in range(6)}
     assert len(told) > 2
     for wrong in (99, -1, "green", 1.5):
