@@ -75,9 +75,15 @@ def start(body, before="", **streams):
     script = f"import signal\n{before}\n" + SCRIPT.replace("{body}", body)
     return subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, start_new_session=True, **streams,
-        # A test run started in the background ignores Ctrl-C, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=listen,
     )  # fmt: skip
+
+
+def listen():
+    """A test run in the background ignores Ctrl-C, one under nohup the end of its terminal, and
+    children inherit that."""
+    for number in (signal.SIGINT, *stopping.PUT_OFF):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def ended(body, *numbers, before=""):
@@ -88,7 +94,11 @@ def ended(body, *numbers, before=""):
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.05)
-        output, errors = process.communicate(timeout=20)
+        try:
+            output, errors = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()  # or leaving it waits for ever
+            raise
     return process.returncode, output, errors
 
 
