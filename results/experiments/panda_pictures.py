@@ -1,6 +1,8 @@
 """A page of the panda tasks: pictures and masks of both cameras, and how their experts end.
 
-python -m results.experiments.panda_pictures --out results/panda/tasks.png
+    python -m results.experiments.panda_pictures --out results/panda/tasks.png
+
+Writes OUT.
 """
 
 from __future__ import annotations
