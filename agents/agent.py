@@ -136,6 +136,11 @@ class Imitator(Protocol):
     stages: tuple[str, str]
     """Names, in order: to predict, then to act on what is predicted."""
 
+    @property
+    def films_masks(self) -> bool:
+        """Whether what it foretells can only be drawn where the masks of what is seen are shown."""
+        ...
+
     def reads(self, name: str) -> Reads:
         """What windows hold for a stage."""
         ...

@@ -419,7 +419,7 @@ class Evaluation:
         ended: Keep | None = None,
     ) -> None:
         drawn = film is not None
-        masks = drawn and isinstance(self.agent, Mask2Act) and self.agent.films_masks
+        masks = drawn and self.agent.films_masks
         vector = self._vector(task, row.shift, 1 if drawn else len(seeds), masks)
         agent = None if row.random else self.agent
         told = row.told.get(task)

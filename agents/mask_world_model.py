@@ -102,6 +102,7 @@ class MaskWorldModel:
         self.predictor: MaskDynamics | None = None
 
     stages = ("dynamics", "policy")
+    films_masks = False
 
     @property
     def chunk(self) -> int:

@@ -109,6 +109,12 @@ def run(path, config, kind=RunFolder):
     return path
 
 
+def album_of(path):
+    """What `Photographed` kept of a run: the step of each of its checkpoints, and the folder."""
+    pictures = sorted((path.parent / f"{path.name}-album").glob("*"))
+    return [(checkpoint(picture)["step"], picture) for picture in pictures]
+
+
 def lines(path):
     """metrics.jsonl without what the clock decides."""
     clock = ("time", "updates_per_second")

@@ -10,8 +10,16 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from agents.agent import OnlineAgent
 from errors import UserError
-from experiment.checkpoint import load_checkpoint, save_checkpoint
-from tests.agents.tiny_agent import FAST, SIZE, TINY_DREAMER, make, make_replay, observation
+from tests.agents.tiny_agent import (
+    FAST,
+    SIZE,
+    TINY_DREAMER,
+    forgets_an_ended_episode,
+    goes_on_bit_for_bit,
+    make,
+    make_replay,
+    observation,
+)
 from world_models.layers import OptimizerConfig
 
 PARTS = ("dynamics", "behaviour.actor", "behaviour.critic")
@@ -183,16 +191,7 @@ def test_policy_filters_as_learning_does(replay):
 
 
 def test_policy_starts_afresh_where_an_episode_does():
-    agent = make(TINY_DREAMER)
-    _, state = agent.policy(observation(2, is_first=True), None, explore=True)
-    second = observation(2, seed=1)
-    second["is_first"] = np.array([True, False])
-    torch.manual_seed(4)
-    _, carried = agent.policy(second, state, explore=True)
-    torch.manual_seed(4)
-    _, fresh = agent.policy({**second, "is_first": np.ones(2, bool)}, None, explore=True)
-    assert torch.equal(carried["deterministic"][0], fresh["deterministic"][0])
-    assert not torch.equal(carried["deterministic"][1], fresh["deterministic"][1])
+    forgets_an_ended_episode(make(TINY_DREAMER))
 
 
 # --------------------------------------------------------------------------------- keeping
@@ -203,32 +202,7 @@ def test_policy_starts_afresh_where_an_episode_does():
 def test_restored_agent_makes_the_same_next_updates_bit_for_bit(tmp_path, config, behind):
     small = replace(config.dynamics, centre_input=True, static_image_lr_scale=20.0)
     config = replace(config, dynamics=small)
-    replay = make_replay(tmp_path / "replay")
-    agent = make(config)
-    pretraining = agent.pretrain(replay)
-    next(pretraining)
-    if behind == "updates":
-        list(pretraining)
-        for _ in range(3):
-            agent.update(replay)
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"agent": agent.state_dict(), "replay": replay.state_dict(),
-                           "random": torch.get_rng_state()})  # fmt: skip
-
-    def go_on(agent, replay):
-        metrics = list(agent.pretrain(replay)) + [agent.update(replay) for _ in range(3)]
-        return metrics, agent.state_dict()
-
-    expected = go_on(agent, replay)
-    state = load_checkpoint(path)
-    again, same_replay = make(config, seed=99), make_replay(tmp_path / "replay", seed=99)
-    again.load_state_dict(state["agent"])
-    same_replay.load_state_dict(state["replay"])
-    torch.set_rng_state(state["random"])
-    actual = go_on(again, same_replay)
-    for left, right in zip(expected, actual, strict=True):
-        torch.testing.assert_close(left, right, rtol=0, atol=0)
-    assert (again.updates, again.pretrained) == (agent.updates, agent.pretrained)
+    goes_on_bit_for_bit(config, behind, tmp_path)
 
 
 # --------------------------------------------------------------------------------- showing

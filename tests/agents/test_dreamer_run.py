@@ -28,6 +28,7 @@ from tests.agents.online_runs import (
     STEPS,
     UPDATES,
     Photographed,
+    album_of,
     checkpoint,
     differences,
     equal,
@@ -63,8 +64,7 @@ def straight(tmp_path_factory):
 @pytest.fixture(scope="module")
 def album(straight):
     """The run folder after each of its checkpoints, with the step of each."""
-    pictures = sorted((straight.parent / "run-album").glob("*"))
-    return [(checkpoint(picture)["step"], picture) for picture in pictures]
+    return album_of(straight)
 
 
 def test_run_takes_its_steps_learns_and_is_evaluated(straight):

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from experiment.checkpoint import load_checkpoint, save_checkpoint
-from tests.agents.tiny_agent import FAST, SIZE, TINY, make, make_replay
+from tests.agents.tiny_agent import FAST, SIZE, TINY, goes_on_bit_for_bit, make, make_replay
 from world_models.layers import OptimizerConfig
 from world_models.rssm import State
 
@@ -279,32 +278,7 @@ def test_restored_agent_makes_the_same_next_updates_bit_for_bit(tmp_path, behind
     """Weights, optimisers, warm-up, the scale of rewards, the target critic's counter,
     chance."""
     config = replace(TINY, random_shift=shift)
-    replay = make_replay(tmp_path / "replay")
-    agent = make(config)
-    pretraining = agent.pretrain(replay)
-    next(pretraining)
-    if behind == "updates":
-        list(pretraining)
-        for _ in range(3):
-            agent.update(replay)
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"agent": agent.state_dict(), "replay": replay.state_dict(),
-                           "random": torch.get_rng_state()})  # fmt: skip
-
-    def go_on(agent, replay):
-        metrics = list(agent.pretrain(replay)) + [agent.update(replay) for _ in range(3)]
-        return metrics, agent.state_dict()
-
-    expected = go_on(agent, replay)
-    state = load_checkpoint(path)
-    again, same_replay = make(config, seed=99), make_replay(tmp_path / "replay", seed=99)
-    again.load_state_dict(state["agent"])
-    same_replay.load_state_dict(state["replay"])
-    torch.set_rng_state(state["random"])
-    actual = go_on(again, same_replay)
-    for left, right in zip(expected, actual, strict=True):
-        torch.testing.assert_close(left, right, rtol=0, atol=0)
-    assert (again.updates, again.pretrained) == (agent.updates, agent.pretrained)
+    goes_on_bit_for_bit(config, behind, tmp_path)
 
 
 @pytest.mark.parametrize("also", [{}, {"start": {"deterministic": torch.zeros(8, 12)}}])

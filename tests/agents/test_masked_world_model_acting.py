@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tests.agents.tiny_agent import A, make, make_replay, observation
+from tests.agents.tiny_agent import A, forgets_an_ended_episode, make, make_replay, observation
 from world_models.rssm import State
 
 
@@ -12,17 +12,7 @@ def model_state(state):
 
 
 def test_policy_starts_afresh_where_an_episode_does():
-    """The environment whose episode began forgets; its neighbour does not."""
-    agent = make()
-    _, state = agent.policy(observation(2, is_first=True), None, explore=True)
-    second = observation(2, seed=1)
-    second["is_first"] = np.array([True, False])
-    torch.manual_seed(4)
-    _, carried = agent.policy(second, state, explore=True)
-    torch.manual_seed(4)
-    _, fresh = agent.policy({**second, "is_first": np.ones(2, bool)}, None, explore=True)
-    assert torch.equal(carried["deterministic"][0], fresh["deterministic"][0])
-    assert not torch.equal(carried["deterministic"][1], fresh["deterministic"][1])
+    forgets_an_ended_episode(make())
 
 
 def test_policy_remembers_its_last_action():

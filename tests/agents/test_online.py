@@ -37,6 +37,7 @@ from tests.agents.online_runs import (
     UPDATE_EVERY,
     UPDATES,
     Photographed,
+    album_of,
     checkpoint,
     differences,
     equal,
@@ -64,8 +65,7 @@ def straight(tmp_path_factory):
 @pytest.fixture(scope="module")
 def album(straight):
     """The run folder after each of its checkpoints, with the step of each."""
-    pictures = sorted((straight.parent / "run-album").glob("*"))
-    return [(checkpoint(picture)["step"], picture) for picture in pictures]
+    return album_of(straight)
 
 
 def interrupted(album, step, which=-1):

@@ -9,6 +9,7 @@ from agents.dreamer_config import DreamerConfig
 from agents.masked_world_model import MaskedWorldModel
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from agents.replay import Entry, Replay
+from experiment.checkpoint import load_checkpoint, save_checkpoint
 from world_models.autoencoder import AutoencoderConfig
 from world_models.latent_dynamics import (
     FeatureDecoderConfig,
@@ -100,3 +101,52 @@ def observation(count, seed=0, is_first=False):
         "image": rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8),
         "is_first": np.full(count, is_first),
     }
+
+
+def goes_on_bit_for_bit(config, behind, folder):
+    """An agent restored from a checkpoint makes the same next updates as the one that goes on.
+
+    Args:
+        config: of the agent.
+        behind: what it has learned before: "pretraining", one update of it, or "updates".
+        folder: to work in.
+    """
+    replay = make_replay(folder / "replay")
+    agent = make(config)
+    pretraining = agent.pretrain(replay)
+    next(pretraining)
+    if behind == "updates":
+        list(pretraining)
+        for _ in range(3):
+            agent.update(replay)
+    path = folder / "checkpoint.pt"
+    save_checkpoint(path, {"agent": agent.state_dict(), "replay": replay.state_dict(),
+                           "random": torch.get_rng_state()})  # fmt: skip
+
+    def go_on(agent, replay):
+        metrics = list(agent.pretrain(replay)) + [agent.update(replay) for _ in range(3)]
+        return metrics, agent.state_dict()
+
+    expected = go_on(agent, replay)
+    state = load_checkpoint(path)
+    again, same_replay = make(config, seed=99), make_replay(folder / "replay", seed=99)
+    again.load_state_dict(state["agent"])
+    same_replay.load_state_dict(state["replay"])
+    torch.set_rng_state(state["random"])
+    actual = go_on(again, same_replay)
+    for left, right in zip(expected, actual, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=0)
+    assert (again.updates, again.pretrained) == (agent.updates, agent.pretrained)
+
+
+def forgets_an_ended_episode(agent):
+    """The environment whose episode began forgets; its neighbour does not."""
+    _, state = agent.policy(observation(2, is_first=True), None, explore=True)
+    second = observation(2, seed=1)
+    second["is_first"] = np.array([True, False])
+    torch.manual_seed(4)
+    _, carried = agent.policy(second, state, explore=True)
+    torch.manual_seed(4)
+    _, fresh = agent.policy({**second, "is_first": np.ones(2, bool)}, None, explore=True)
+    assert torch.equal(carried["deterministic"][0], fresh["deterministic"][0])
+    assert not torch.equal(carried["deterministic"][1], fresh["deterministic"][1])
