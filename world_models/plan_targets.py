@@ -156,7 +156,7 @@ class MaskPlan(nn.Module):
         ahead = batch["mask_ahead"].unflatten(1, (-1, len(self.ahead)))[rows, kept].flatten(0, 1)
         now, then, there = self.chosen(mask, ahead)
         logits = self.logits(plan, now, there)
-        label = torch.where(then.any(1), then.float().argmax(1) + 1, 0)
+        label = _label(then)
         label = torch.where(ahead == UNLABELLED, -1, label)  # (B·steps, K, S, S)
         hard = bootstrapped_cross_entropy(_each(logits), label.flatten(0, 1), self._share())
         known = label[:, None] >= 0
@@ -186,7 +186,7 @@ class MaskPlan(nn.Module):
             return both[there[:, :, None] & (left | right).any(-1).any(-1)].nanmean()
 
         numbers = torch.arange(1, logits.shape[1], device=logits.device)[:, None, None, None]
-        foretold = logits.argmax(1)[:, None] == numbers
+        foretold = _strongest(logits)[:, None] == numbers
         return {"iou/objects": iou(foretold, then), "iou/still": iou(now[:, :, None], then)}
 
     @torch.no_grad()
@@ -195,7 +195,7 @@ class MaskPlan(nn.Module):
         what was foretold."""
         ahead = batch["mask_ahead"].unflatten(1, (-1, len(self.ahead)))[:, -1]
         _, then, _ = self.chosen(batch["mask"][:, -1], ahead)
-        true = torch.where(then.any(1), then.float().argmax(1) + 1, 0)
+        true = _label(then)
         foretold = self.film(plan[:, -1], batch)
         return overlay(batch["view"][:, -1:], true), outlined(foretold, true)
 
@@ -204,8 +204,21 @@ class MaskPlan(nn.Module):
         """As `PlanTarget.film`, of what `mask` (B, H, S, S) shows now."""
         mask = batch["mask"][:, -1]
         now, _, there = self.chosen(mask, mask[:, None])
-        label = self.logits(plan, now, there).argmax(1)
+        label = _strongest(self.logits(plan, now, there))
         return overlay(batch["view"][:, -1:], label)
+
+
+def _label(objects: Tensor) -> Tensor:
+    """(B, N, ...) bool → (B, ...) int64: the first object that is there, from 1, or 0."""
+    label = torch.zeros_like(objects[:, 0], dtype=torch.int64)
+    for number in range(objects.shape[1], 0, -1):
+        label = torch.where(objects[:, number - 1], number, label)
+    return label
+
+
+def _strongest(logits: Tensor) -> Tensor:
+    """`argmax` over dimension 1, several times as fast on a CPU, where that is strided."""
+    return _label(logits == logits.amax(1, keepdim=True)) - 1
 
 
 def _each(logits: Tensor) -> Tensor:
