@@ -29,6 +29,7 @@ from envs.windows import Windows, statistics
 from envs.workers import WorkerContext
 from errors import UserError
 from experiment.checkpoint import fitting, save_checkpoint
+from experiment.progress import Progress
 from experiment.run_folder import RunFolder
 from world_models.layers import Optimizer
 
@@ -46,6 +47,7 @@ class ImitationRun(TrainingRun):
     the context says in one line that one of them has died, whenever it did.
     """
 
+    unit = "update"
     shown = (
         "dynamics/flow", "policy/action_flow", "planner/loss", "executor/loss", "eval/success",
     )  # fmt: skip
@@ -141,7 +143,7 @@ class ImitationRun(TrainingRun):
             )
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         print(f"parameters: {parts}", flush=True)
-        self.start_bar(self.end_of(self.stages[-1]), "update", self.stage)
+        self.start_bar(self.end_of(self.stages[-1]), self.stage)
 
     def _check_data(self, state: dict[str, Any]) -> None:
         """Refuse to go on with other data than the run began with."""
@@ -291,8 +293,16 @@ class ImitationRun(TrainingRun):
             with (
                 self.stop.at_once(),
                 opened(self.view, task, count, quality=config.quality) as vector,
+                Progress(f"evaluation of {task}", len(seeds), "episode", leave=False) as bar,
             ):
-                episodes = run_task(self.agent, vector, task, seeds, config.seed)
+                episodes = run_task(
+                    self.agent,
+                    vector,
+                    task,
+                    seeds,
+                    config.seed,
+                    ended=bar.count,
+                )
             found = summarise(episodes)
             # Where the suite knows no success, the return is what there is.
             kind = "return" if found["success"] is None else "success"

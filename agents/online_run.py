@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import envs
 from agents.online_config import RunConfig
@@ -28,6 +27,7 @@ from agents.transfer import take_over
 from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.checkpoint import expect, fitting
+from experiment.progress import Progress
 from experiment.run_folder import RunFolder
 from mask_classes import UNLABELLED
 from world_models.targets import make_target, reads
@@ -171,7 +171,7 @@ class OnlineRun(TrainingRun):
             self.collector = self._collector(started, actions)
         if unfinished is not None and self.collector.agent_steps:
             self.agent_state = unfinished["agent_state"]
-        self.start_bar(self.config.steps, "step", self.config.task)
+        self.start_bar(self.config.steps, self.config.task)
         between_episodes = state is not None and not self.collector.agent_steps
         if between_episodes and self.evaluation_due:  # the checkpoint is from just before it
             self.evaluate()
@@ -306,14 +306,8 @@ class OnlineRun(TrainingRun):
 
     def pretrain(self) -> None:
         """The updates on the prefill that are left, with checkpoints."""
-        with tqdm(
-            total=self.agent.pretraining_updates,
-            initial=self.agent.pretrained,
-            desc="pretraining",
-            unit="update",
-            dynamic_ncols=True,
-            disable=None,
-        ) as bar:
+        total, done = self.agent.pretraining_updates, self.agent.pretrained
+        with Progress("pretraining", total, "update", done) as bar:
             for metrics in self.agent.pretrain(self.replay):
                 bar.update()
                 self.learned(metrics)
@@ -360,8 +354,9 @@ class OnlineRun(TrainingRun):
         ]
         kept = random_state()
         torch.manual_seed(seeds[0])
-        with self.stop.at_once():  # nothing is learned meanwhile
-            results = run_episodes(self.agent, self.evaluation_envs, seeds)
+        bar = Progress("evaluation", len(seeds), "episode", leave=False)
+        with bar, self.stop.at_once():  # nothing is learned meanwhile
+            results = run_episodes(self.agent, self.evaluation_envs, seeds, ended=bar.count)
         set_random_state(kept)
         metrics = {"eval/return": float(np.mean([result["return"] for result in results]))}
         if results[0]["success"] is not None:

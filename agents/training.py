@@ -15,6 +15,7 @@ from tqdm import tqdm
 from agents.device import keep_freed_memory
 from errors import UserError
 from experiment.checkpoint import UNREADABLE, expect
+from experiment.progress import to_file
 from experiment.run_folder import RunFolder
 from experiment.stopping import StopRequest
 
@@ -119,6 +120,8 @@ class TrainingRun(abc.ABC):
         folder: of the run, taken for training.
     """
 
+    unit = "step"
+    """What `position` counts."""
     shown: tuple[str, ...] = ()
     """Metrics whose latest values stand at the end of the progress bar."""
 
@@ -131,7 +134,6 @@ class TrainingRun(abc.ABC):
         self.stop = StopRequest()
         self.evaluated = 0  # position of the last evaluation
         self.bar: tqdm | None = None
-        self._unit = "step"
         self._latest: dict[str, str] = {}
         self._checkpointed = self._logged = time.monotonic()
         self._updates_logged = 0
@@ -174,21 +176,23 @@ class TrainingRun(abc.ABC):
 
     def start_log(self, state: dict[str, Any] | None, position: int) -> None:
         """Go on with log and clock from a checkpoint at `position`; from nothing if None."""
+        if state is not None:
+            print(f"resumed at {self.unit} {position:,}", flush=True)
         state = state or {"metrics_position": 0, "seconds": 0.0}
         self.folder.metrics.cut(state["metrics_position"], position)
         self.folder.start_clock(state["seconds"])
 
-    def start_bar(self, total: int, unit: str, description: str) -> None:
+    def start_bar(self, total: int, description: str) -> None:
         """Show progress; from now on rates are counted."""
-        self._updates_logged, self._unit = self.updates_made, unit
+        self._updates_logged = self.updates_made
         self.bar = tqdm(
             total=total,
             initial=self.position,
-            unit=unit,
+            unit=self.unit,
             desc=description,
             mininterval=0.5,
             dynamic_ncols=True,
-            disable=None,  # silent where standard error is not a terminal; `say` speaks then
+            disable=None,  # silent where standard error is not a terminal
         )
 
     def close(self) -> None:
@@ -248,12 +252,12 @@ class TrainingRun(abc.ABC):
             self.say(metrics, rates)
 
     def say(self, metrics: dict[str, float], latest: dict[str, str]) -> None:
-        """A line for logs that are not a terminal, where the progress bar is silent."""
-        if self.bar is not None and self.bar.disable:
+        """A line for a log in a file."""
+        if self.bar is not None and to_file():
             words = {name: f"{value:.3g}" for name, value in metrics.items()} or latest
             values = "  ".join(f"{name} {value}" for name, value in words.items())
             print(
-                f"{self._unit} {self.position} of {self.bar.total}  {values}"
+                f"{self.unit} {self.position} of {self.bar.total}  {values}"
                 f"  ({self.folder.elapsed:.0f} s)",
                 flush=True,
             )

@@ -5,10 +5,11 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from commands.command_line import parse, progress_bar
+from commands.command_line import parse
 from envs.alignment import Alignment
 from envs.environment_config import Quality
 from errors import UserError
+from experiment.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def annotate(arguments: Sequence[str]) -> None:
         if out == path and _is_annotated(path, options):
             print(f"{path} has masks already", flush=True)
             continue
-        with progress_bar(path.name, None) as bar:
+        with Progress(path.name, None, "episode", delay=1) as bar:
 
             def show(done: int, of: int, bar=bar) -> None:
                 bar.total = of
