@@ -105,6 +105,7 @@ class OnlineRun(TrainingRun):
             seed=config.seed,
         )
         self.agent_state: Any = None
+        self.collector: Collector | Reenactment
 
     # Counters
 
@@ -124,6 +125,11 @@ class OnlineRun(TrainingRun):
     def updates_made(self) -> int:
         """Updates so far, pretraining included."""
         return self.agent.updates + self.agent.pretrained
+
+    @property
+    def acting(self) -> bool:
+        """Whether an episode has begun and not ended."""
+        return self.collector.agent_steps > 0
 
     @property
     def updates_due(self) -> int:
@@ -163,19 +169,22 @@ class OnlineRun(TrainingRun):
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         print(f"parameters: {parts}; {sum(counts.values()):,} in all", flush=True)
         self.copy_recorded()
+        self.start_acting(started, unfinished)
+        self.start_bar(self.config.steps, self.config.task)
+        between_episodes = state is not None and not self.acting
+        if between_episodes and self.evaluation_due:  # the checkpoint is from just before it
+            self.evaluate()
+            self.checkpoint()
+
+    def start_acting(self, started: int, unfinished: dict[str, Any] | None) -> None:
+        """Begin episodes, or go on with an `unfinished` one, after `started` others."""
         actions = None if unfinished is None else unfinished["actions"]
-        self.collector: Collector | Reenactment
         if self.replay.later:
             self.collector = Reenactment(self.replay, started, actions)
         else:
             self.collector = self._collector(started, actions)
         if unfinished is not None and self.collector.agent_steps:
             self.agent_state = unfinished["agent_state"]
-        self.start_bar(self.config.steps, self.config.task)
-        between_episodes = state is not None and not self.collector.agent_steps
-        if between_episodes and self.evaluation_due:  # the checkpoint is from just before it
-            self.evaluate()
-            self.checkpoint()
 
     def _checked_unfinished(self, kept: dict[str, Any] | None) -> dict[str, Any] | None:
         """What a checkpoint holds of an episode that was going on: the `actions` (t, A) taken in it
@@ -219,7 +228,7 @@ class OnlineRun(TrainingRun):
 
     def _warn_of_few_steps(self) -> None:
         repeat = envs.action_repeat(self.config.task, self.config.environment.action_repeat)
-        if self.config.steps <= self.config.prefill * repeat:
+        if self.config.steps <= self.config.prefill * repeat and not self.config.offline:
             print(
                 f"note: nothing is learned in {self.config.steps} environment steps, the prefill "
                 f"alone takes {self.config.prefill * repeat}; give more --steps or less --prefill",

@@ -118,8 +118,9 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
     rows |= {shift: (agent, shift) for shift in shifts}
 
     under = f" under {options.shift}" if options.shift else ""
+    unit = "updates on recorded data" if config.offline else "environment steps"
     print(
-        f"{config.task} after {step:,} environment steps{under}: "
+        f"{config.task} after {step:,} {unit}{under}: "
         f"{options.episodes} episodes, seed {options.seed}\n"
     )
     width = max(8, *map(len, rows))

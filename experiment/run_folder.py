@@ -233,7 +233,8 @@ class RunFolder:
             config = self.config.read()["config"]
             picture = io.BytesIO()
             title = f"{config['task']}, seed {config['seed']}"
-            unit = "environment steps" if "steps" in config else "updates"
+            acts = "steps" in config and not config.get("offline")
+            unit = "environment steps" if acts else "updates"
             if draw_curve(picture, self.metrics.read(), title, unit):
                 with atomic_file(self.curve_path) as file:
                     file.write(picture.getvalue())
