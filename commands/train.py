@@ -74,8 +74,7 @@ GROUPS = {
 
 def train(arguments: Sequence[str]) -> None:
     """`run.py train`: the whole of online learning. Raises UserError."""
-    from agents import presets
-    from agents import online
+    from agents import online, presets
     from agents.online_config import METHODS
     from experiment.run_folder import RunFolder
 
