@@ -33,20 +33,23 @@ class Dreamer(WorldModelAgent):
         config: sizes and hyperparameters.
         action: A, size of the action vector in [−1, 1].
         device: where parameters live.
+        proprio: D, numbers of proprioception that it sees beside the picture; 0: none.
     """
 
-    def __init__(self, config: DreamerConfig, action: int, device: torch.device | str):
+    def __init__(
+        self, config: DreamerConfig, action: int, device: torch.device | str, proprio: int = 0
+    ):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config
         self.dynamics: PixelWorldModel = PixelWorldModel(
-            config.dynamics, action, config.encoder, config.representation, config.target
+            config.dynamics, action, config.encoder, config.representation, config.target, proprio
         )
         self.dynamics.to(self.device)
         self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action)
         self.behaviour.to(self.device)
         self.networks = nn.ModuleDict({"dynamics": self.dynamics, "behaviour": self.behaviour})
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
-        also = reads(self.dynamics.target)
+        also = (*reads(self.dynamics.target), *(("proprio",) if proprio else ()))
         self.reader = BatchReader(0, config.batch, config.window, self.device, also=also)
 
     def embed(self, image: Tensor) -> Tensor:

@@ -34,14 +34,25 @@ class MaskedWorldModel(WorldModelAgent):
         config: sizes and hyperparameters.
         action: A, size of the action vector in [−1, 1].
         device: where parameters live.
+        proprio: D, numbers of proprioception that it sees beside the picture; 0: none.
     """
 
-    def __init__(self, config: MaskedWorldModelConfig, action: int, device: torch.device | str):
+    def __init__(
+        self,
+        config: MaskedWorldModelConfig,
+        action: int,
+        device: torch.device | str,
+        proprio: int = 0,
+    ):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config
         self.autoencoder = make_autoencoder(config.autoencoder)
         self.dynamics: LatentDynamics = LatentDynamics(
-            config.dynamics, self.autoencoder.feature_grid, config.autoencoder.width, action
+            config.dynamics,
+            self.autoencoder.feature_grid,
+            config.autoencoder.width,
+            action,
+            proprio,
         )
         for part in (self.autoencoder, self.dynamics):
             part.to(self.device)
@@ -57,7 +68,12 @@ class MaskedWorldModel(WorldModelAgent):
         self.autoencoder_optimizer = Optimizer([self.autoencoder], config.autoencoder_optimizer)
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
         self.reader = BatchReader(
-            config.autoencoder_batch, config.batch, config.window, self.device, config.random_shift
+            config.autoencoder_batch,
+            config.batch,
+            config.window,
+            self.device,
+            config.random_shift,
+            also=("proprio",) if proprio else (),
         )
 
     def embed(self, image: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ class OfflineRun(OnlineRun):
         return {
             "agent": self.agent.state_dict(),
             "action": self.action,
+            "proprio": self.proprio,
             "replay": self.replay.state_dict(),
             "started": 0,
             "unfinished": None,

@@ -18,11 +18,14 @@ from experiment.checkpoint import expect
 from experiment.run_folder import RunFolder
 
 
-def make_agent(config: RunConfig, action: int, device: str) -> MaskedWorldModel | Dreamer:
-    """A fresh agent for an action vector of size `action`."""
+def make_agent(
+    config: RunConfig, action: int, device: str, proprio: int = 0
+) -> MaskedWorldModel | Dreamer:
+    """A fresh agent for an action vector of size `action` that sees `proprio` numbers of
+    proprioception."""
     if isinstance(config.agent, DreamerConfig):
-        return Dreamer(config.agent, action, choose_device(device))
-    return MaskedWorldModel(config.agent, action, choose_device(device))
+        return Dreamer(config.agent, action, choose_device(device), proprio)
+    return MaskedWorldModel(config.agent, action, choose_device(device), proprio)
 
 
 def read_config(logdir: Path | str, trusted: Collection[str] = ()) -> RunConfig:
@@ -69,7 +72,10 @@ def load_agent(
         raise UserError(
             f"{folder.checkpoint_path} is no checkpoint of an online run; put its own back"
         )
+    proprio = state.get("proprio", 0)  # earlier agents saw none
+    if not isinstance(proprio, int):
+        raise UserError(f"{folder.checkpoint_path} has no number of proprioception; put it back")
     with limited_by(state, config, folder.config.path):
-        agent = make_agent(config, state["action"], device)
+        agent = make_agent(config, state["action"], device, proprio)
     load_checked(agent, state, config.task, folder.checkpoint_path)
     return agent, config, state["step"]

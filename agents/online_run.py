@@ -91,7 +91,8 @@ class OnlineRun(TrainingRun):
         self.evaluation_envs: VectorEnvironment | None = None
         entries = entries_of(config, self.envs)
         self.action = entries["action"].shape[0]
-        self.agent = make_agent(config, self.action, config.device)
+        self.proprio = entries["proprio"].shape[0] if "proprio" in entries else 0
+        self.agent = make_agent(config, self.action, config.device, self.proprio)
         if config.agent.compile:
             self.agent.compile_updates()
         self.random_agent = RandomAgent(
@@ -204,8 +205,11 @@ class OnlineRun(TrainingRun):
         if state is not None:
             state = {name: value.to(self.agent.device) for name, value in state.items()}
             # What does not fit is to be found out here, not in the loop.
-            image = np.zeros((1, *self.replay.entries["image"].shape), np.uint8)
-            self.agent.policy({"image": image, "is_first": np.zeros(1, bool)}, state, False)
+            seen = {
+                name: np.zeros((1, *entry.shape), entry.dtype)
+                for name, entry in self.replay.entries.items()
+            }
+            self.agent.policy(seen, state, False)
         return {"actions": actions, "agent_state": state}
 
     def _collector(self, started: int, actions: np.ndarray | None = None) -> Collector:
@@ -386,6 +390,7 @@ class OnlineRun(TrainingRun):
         return {
             "agent": self.agent.state_dict(),
             "action": self.action,
+            "proprio": self.proprio,
             "replay": self.replay.state_dict(),
             "started": self.collector.begun,
             "unfinished": unfinished,

@@ -96,7 +96,8 @@ class WorldModelAgent(abc.ABC):
         """Act on one observation of each of n environments.
 
         Args:
-            observation: `image` (n, H, W, 3) uint8 and `is_first` (n,) bool.
+            observation: `image` (n, H, W, 3) uint8, `is_first` (n,) bool, and `proprio` (n, D)
+                float32 if the agent sees it.
             state: what the last call returned; None before the first.
             explore: sample the action; otherwise the actor's mode, the model state still sampled.
 
@@ -108,7 +109,11 @@ class WorldModelAgent(abc.ABC):
         model_state, action = None, torch.zeros(len(image), self.action, device=self.device)
         if state is not None:
             model_state, action = State(*(state[name] for name in State._fields)), state["action"]
-        embedding = self.embed(image)[None]
+        embedding = self.embed(image)
+        if self.dynamics.proprioception is not None:
+            proprio = torch.as_tensor(observation["proprio"], device=self.device)
+            embedding = self.dynamics.proprioception.beside(embedding, proprio)
+        embedding = embedding[None]
         posterior, _ = self.dynamics.rssm.observe(embedding, action[None], is_first, model_state)
         model_state = posterior.map(lambda part: part[0])
         distribution = self.behaviour.actor(model_state.feature)
@@ -216,11 +221,13 @@ class WorldModelAgent(abc.ABC):
         heads = (self.dynamics.reward_head, self.dynamics.discount_head)
         parts: dict[str, nn.Module] = {
             **self.seeing_parts(),
+            "dynamics/proprioception": self.dynamics.proprioception or nn.Module(),
             "dynamics/heads": nn.ModuleList(head for head in heads if head is not None),
             "behaviour/actor": self.behaviour.actor,
             "behaviour/critic": self.behaviour.critic,
         }
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        return {name: count for name, count in counts.items() if count}
 
     def update_counts(self) -> dict[str, int]:
         """Updates made so far by each part, pretraining included."""
