@@ -110,9 +110,9 @@ class Dreamer(WorldModelAgent):
         posterior, _ = self.dynamics.observe(batch)
         return posterior.feature.transpose(0, 1)
 
-    def compiled_parts(self) -> list[tuple[Any, str]]:
+    def compiled_parts(self, kind: str) -> list[tuple[Any, str]]:
         """(object, name of its method) of what `compile_updates` compiles."""
-        if self.device.type == "cuda":
+        if kind == "cuda":
             return [(self.dynamics, "loss"), (self.behaviour, "losses")]
         # On a CPU without the convolutions, which are slower compiled than eagerly.
         return [(self.dynamics, "filter"), (self.behaviour, "losses")]

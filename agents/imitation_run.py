@@ -124,7 +124,7 @@ class ImitationRun(TrainingRun):
                 self.agent.resume(self.stage)
                 self.optimizer = self._make_optimizer()
                 self.optimizer.load_state_dict(state["optimizer"])
-                set_random_state(state["random"])
+                set_random_state(state["random"], self.agent.device)
             self.evaluated, self.reported = state["evaluated"], state["reported"]
         self.start_log(state, self.updates)
         windows = next(iter(self.windows.values()))
@@ -252,7 +252,7 @@ class ImitationRun(TrainingRun):
     def report(self) -> None:
         """Draw what stage 1 predicts of some windows beside what came."""
         self.reported = self.updates
-        kept = random_state()
+        kept = random_state(self.agent.device)
         found, device = self.windows[self.stages[0]], self.agent.device
         numbers = np.linspace(0, len(found) - 1, REPORTED_WINDOWS + 2).astype(int)[1:-1]
         windows = [found[int(number)] for number in numbers]
@@ -265,7 +265,7 @@ class ImitationRun(TrainingRun):
         picture, metrics = self.agent.report(batch, self.config.seed)
         self.folder.write_picture(f"prediction-{self.updates:07}", picture, self.updates)
         self.log({f"report/{name}": value for name, value in metrics.items()})
-        set_random_state(kept)
+        set_random_state(kept, self.agent.device)
 
     @property
     def evaluation_due(self) -> bool:
@@ -282,7 +282,7 @@ class ImitationRun(TrainingRun):
         """Episodes of every task in the simulator, on starts of their own, with a checkpoint before
         and after them: an evaluation that is stopped begins anew, and loses nothing else."""
         self.checkpoint()
-        config, kept = self.config, random_state()
+        config, kept = self.config, random_state(self.agent.device)
         metrics = {}
         for task in self.tasks:
             seeds = [
@@ -303,6 +303,8 @@ class ImitationRun(TrainingRun):
                     config.seed,
                     ended=bar.count,
                 )
+                if task == self.tasks[0]:
+                    self.note_graphics(vector, first=not self.evaluated)
             found = summarise(episodes)
             # Where the suite knows no success, the return is what there is.
             kind = "return" if found["success"] is None else "success"
@@ -314,7 +316,7 @@ class ImitationRun(TrainingRun):
         self.evaluated = self.updates
         self.log(metrics)
         self.folder.update_curve()
-        set_random_state(kept)
+        set_random_state(kept, self.agent.device)
         self.checkpoint()
 
     def state_dict(self) -> dict[str, Any]:

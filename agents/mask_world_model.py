@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -315,7 +317,7 @@ class MaskWorldModel:
             return networks.world_model(image, text, text_mask)
         return networks.dynamics.features(image, text, text_mask, pruning, generator)
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.config.precision, self.device)
 
     # Saving

@@ -173,11 +173,11 @@ class MaskedWorldModel(WorldModelAgent):
         """`features` of what is learned from; compiled apart from those of acting."""
         return self.features(image)
 
-    def compiled_parts(self) -> list[tuple[Any, str]]:
+    def compiled_parts(self, kind: str) -> list[tuple[Any, str]]:
         """(object, name of its method) of what `compile_updates` compiles."""
         parts: list[tuple[Any, str]]
         parts = [(self, "_encode"), (self.dynamics, "loss"), (self.behaviour, "losses")]
-        if self.device.type == "cuda":
+        if kind == "cuda":
             # Not on a CPU, where its convolutions are slower compiled than eagerly.
             parts.append((self.autoencoder, "loss"))
         return parts

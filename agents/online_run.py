@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 import envs
+from agents.agent import OnlineAgent
+from agents.device import choose_device
 from agents.online_config import RunConfig
 from agents.online_loading import make_agent
 from agents.recorded_episodes import open_source
@@ -87,12 +89,13 @@ class OnlineRun(TrainingRun):
         super().__init__(config, folder)
         self.trusted = trusted
         torch.manual_seed(config.seed)
+        choose_device(config.device)  # before anything is drawn: the GPU that learns does it
         self.envs = make_envs(config, config.num_envs, training=True)
         self.evaluation_envs: VectorEnvironment | None = None
         entries = entries_of(config, self.envs)
         self.action = entries["action"].shape[0]
         self.proprio = entries["proprio"].shape[0] if "proprio" in entries else 0
-        self.agent = make_agent(config, self.action, config.device, self.proprio)
+        self.agent: OnlineAgent = make_agent(config, self.action, config.device, self.proprio)
         if config.agent.compile:
             self.agent.compile_updates()
         self.random_agent = RandomAgent(
@@ -161,7 +164,7 @@ class OnlineRun(TrainingRun):
                 self.replay.load_state_dict(state["replay"])
                 step, started = state["step"], state["started"]
                 unfinished = self._checked_unfinished(state.get("unfinished"))
-                set_random_state(state["random"])
+                set_random_state(state["random"], self.agent.device)
             self.evaluated = state["evaluated"]
         self.replay.check()
         self._warn_of_few_steps()
@@ -171,6 +174,8 @@ class OnlineRun(TrainingRun):
         print(f"parameters: {parts}; {sum(counts.values()):,} in all", flush=True)
         self.copy_recorded()
         self.start_acting(started, unfinished)
+        if not self.config.offline:
+            self.note_graphics(self.envs, first=state is None)
         self.start_bar(self.config.steps, self.config.task)
         between_episodes = state is not None and not self.acting
         if between_episodes and self.evaluation_due:  # the checkpoint is from just before it
@@ -365,12 +370,12 @@ class OnlineRun(TrainingRun):
             episode_seed(config.seed, EVALUATION, self.steps, index)
             for index in range(config.evaluate_episodes)
         ]
-        kept = random_state()
+        kept = random_state(self.agent.device)
         torch.manual_seed(seeds[0])
         bar = Progress("evaluation", len(seeds), "episode", leave=False)
         with bar, self.stop.at_once():  # nothing is learned meanwhile
             results = run_episodes(self.agent, self.evaluation_envs, seeds, ended=bar.count)
-        set_random_state(kept)
+        set_random_state(kept, self.agent.device)
         metrics = {"eval/return": float(np.mean([result["return"] for result in results]))}
         if results[0]["success"] is not None:
             metrics["eval/success"] = float(np.mean([result["success"] for result in results]))

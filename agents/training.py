@@ -12,9 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.agent import Imitator, OnlineAgent
 from agents.device import keep_freed_memory
+from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.checkpoint import UNREADABLE, expect
+from experiment.hardware import draws_in_software, gpu_name
+from experiment.notes import note
 from experiment.progress import to_file
 from experiment.run_folder import RunFolder
 from experiment.stopping import StopRequest
@@ -71,19 +75,19 @@ class MetricMean:
         return means
 
 
-def random_state() -> dict[str, Tensor]:
-    """The state of PyTorch's generators, as tensors."""
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of PyTorch's generators, the CPU's and the device's, as tensors."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_random_state(state: dict[str, Tensor]) -> None:
-    """The inverse of `random_state`."""
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """The inverse of `random_state`; a GPU takes over the state of another one."""
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def load_checked(learner: Learner, state: dict, task: str, path: Path) -> None:
@@ -120,6 +124,8 @@ class TrainingRun(abc.ABC):
         folder: of the run, taken for training.
     """
 
+    agent: OnlineAgent | Imitator
+    """What learns."""
     unit = "step"
     """What `position` counts."""
     shown: tuple[str, ...] = ()
@@ -181,6 +187,25 @@ class TrainingRun(abc.ABC):
         state = state or {"metrics_position": 0, "seconds": 0.0}
         self.folder.metrics.cut(state["metrics_position"], position)
         self.folder.start_clock(state["seconds"])
+
+    def note_graphics(self, environments: VectorEnvironment, first: bool) -> None:
+        """Say in one line if pictures are drawn in software where there is a GPU.
+
+        Args:
+            environments: what draws them.
+            first: the run draws for the first time; what draws goes into its record.
+        """
+        renderer = environments.get_attr("graphics")[0]
+        if renderer is None:
+            return
+        if first:
+            self.folder.config.add_renderer(renderer)
+        gpu = gpu_name(self.config.device)
+        if gpu is not None and draws_in_software(renderer):
+            note(
+                f"pictures are drawn in software ({renderer}), though there is a GPU ({gpu}); give"
+                " EGL its driver: docs/troubleshooting.md#a-gpu-that-does-not-draw"
+            )
 
     def start_bar(self, total: int, description: str) -> None:
         """Show progress; from now on rates are counted."""
@@ -289,7 +314,7 @@ class TrainingRun(abc.ABC):
             {
                 **self.state_dict(),
                 "task": self.config.task,
-                "random": random_state(),
+                "random": random_state(self.agent.device),
                 "evaluated": self.evaluated,
                 "seconds": self.folder.elapsed,
                 "metrics_position": self.folder.metrics.position(),

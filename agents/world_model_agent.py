@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,10 @@ class WorldModelAgent(abc.ABC):
         """Modules that `parameter_counts` counts beside heads, actor and critic."""
 
     @abc.abstractmethod
-    def compiled_parts(self) -> list[tuple[Any, str]]:
-        """(object, name of its method) of what `compile_updates` compiles."""
+    def compiled_parts(self, kind: str) -> list[tuple[Any, str]]:
+        """(object, name of its method) of what `compile_updates` compiles on devices of a kind,
+        "cpu" or "cuda"; each is called with the same shapes in all phases, so that it is compiled
+        once."""
 
     # Acting
 
@@ -157,7 +160,7 @@ class WorldModelAgent(abc.ABC):
         metrics = self.behaviour.step(*losses)
         return {f"behaviour/{name}": value for name, value in metrics.items()}
 
-    def computing_in(self, precision: Precision) -> torch.autocast:
+    def computing_in(self, precision: Precision) -> AbstractContextManager[Any]:
         """The context in which networks of a precision compute."""
         return autocast(precision, self.device)
 
@@ -175,7 +178,7 @@ class WorldModelAgent(abc.ABC):
             UserError: there is no compiler.
         """
         require_compiler(self.device)
-        for part, name in self.compiled_parts():
+        for part, name in self.compiled_parts(self.device.type):
             function: Callable = getattr(part, name)
             setattr(part, name, compiled(function, self.device))
         self._compiled = True

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.agents.tiny_agent import FAST, SIZE, TINY, goes_on_bit_for_bit, make, make_replay
+from tests.agents.tiny_agent import (
+    FAST,
+    SIZE,
+    TINY,
+    goes_on_bit_for_bit,
+    make,
+    make_replay,
+    observation,
+)
 from world_models.layers import OptimizerConfig
 from world_models.rssm import State
 
@@ -352,6 +360,25 @@ def test_open_loop_prediction_sees_no_picture_after_its_context(replay):
 
 
 # --------------------------------------------------------------------------------- compiled
+
+
+def test_what_a_gpu_compiles_is_compiled_once_for_all_phases(replay):
+    """The autoencoder's loss too: pretraining, updates, and what is done between them."""
+    captured = CompileCounterWithBackend("eager")
+    agent = make(replace(TINY, autoencoder_every=2, autoencoder_pretraining=1))
+    parts = agent.compiled_parts("cuda")
+    assert (agent.autoencoder, "loss") in parts
+    for part, name in parts:
+        whole = torch.compile(getattr(part, name), backend=captured, dynamic=False, fullgraph=True)
+        setattr(part, name, whole)
+    list(agent.pretrain(replay))
+    agent.update(replay)
+    agent.policy(observation(2), None, explore=True)
+    agent.report(replay, rows=2, length=7)
+    agent.load_state_dict(agent.state_dict())
+    for _ in range(2):
+        agent.update(replay)
+    assert captured.frame_count == len(parts) == 4
 
 
 @pytest.mark.parametrize(
