@@ -289,13 +289,13 @@ class ImitationRun(TrainingRun):
         batch |= {name: part[task] for name, part in self.described[self.stages[0]].items()}
         picture, metrics = self.agent.report(batch, self.config.seed)
         self.folder.write_picture(f"prediction-{self.updates:07}", picture, self.updates)
-        found = {f"report/{name}": value for name, value in metrics.items()}
+        logged = {f"report/{name}": value for name, value in metrics.items()}
         if self.held_out is not None:
             picture, metrics = self.held_out.picture(self.config.seed)
             self.folder.write_picture(f"held-out-{self.updates:07}", picture, self.updates)
             metrics |= self.held_out.measure(self.stages[0], self.config.seed)
-            found |= {f"held_out/{name}": value for name, value in metrics.items()}
-        self.log(found)
+            logged |= {f"held_out/{name}": value for name, value in metrics.items()}
+        self.log(logged)
         set_random_state(kept)
 
     @property

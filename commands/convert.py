@@ -94,7 +94,11 @@ def _in(options: Convert) -> None:
             print(f"{path} is there already", flush=True)
             continue
         with progress_bar(name, len(episodes)) as bar:
-            conversion.write(path, episodes, lambda done, bar=bar: bar.update(done - bar.n))
+
+            def show(done: int, bar=bar) -> None:
+                bar.update(done - bar.n)
+
+            conversion.write(path, episodes, show)
         print(path, flush=True)
 
 

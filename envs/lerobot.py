@@ -206,9 +206,9 @@ class LeRobotDataset:
         name = self._paths[kind].replace("{video_key}", key)
         for part in ("chunk_index", "file_index"):
             number = self._whole(episode, f"{prefix}{part}")
-            name = re.sub(
-                rf"\{{{part}(:0(\d)d)?\}}", lambda m, n=number: str(n).zfill(int(m[2] or 1)), name
-            )
+            for digits in re.findall(rf"\{{{part}:0(\d)d\}}", name):
+                name = name.replace(f"{{{part}:0{digits}d}}", str(number).zfill(int(digits)))
+            name = name.replace(f"{{{part}}}", str(number))
         relative = pathlib.PurePosixPath(name)
         if not name or "{" in name or relative.is_absolute() or ".." in relative.parts:
             raise UserError(

@@ -89,11 +89,12 @@ class LeRobotConversion:
                     for edge in ("low", "high")
                 )
             return low, high
-        low, high = np.inf, -np.inf
+        lows, highs = [], []
         for episode in self.dataset.episodes:
-            values = self._numbers(episode, self.action)
-            low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
-        low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+            values = self._numbers(episode, self.action).astype(np.float64)
+            lows.append(values.min(0))
+            highs.append(values.max(0))
+        low, high = np.min(lows, 0), np.max(highs, 0)
         if np.abs([low, high]).max() <= 1 + ROUNDING:
             return np.empty(0), np.empty(0)
         still = high - low < 1e-6
