@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from agents.mask2act_config import Mask2ActConfig
 from agents.mask_world_model_config import MaskWorldModelConfig
 from envs.alignment import Alignment
 from envs.environment_config import Quality
-from envs.recording_header import SHORT_CAMERA_NAMES, Recording
+from envs.recording_header import SHORT_CAMERA_NAMES, Recording, in_units
 from errors import UserError, refuse_below
 from experiment.config_values import check_numbers
 from experiment.seed import check_seed
@@ -206,6 +208,11 @@ class View:
             recording.action_low,
             recording.action_high,
         )
+
+    def in_units(self, actions: np.ndarray) -> np.ndarray:
+        """An agent's actions (..., A) in [−1, 1], in the units of whoever recorded the
+        demonstrations: what a robot is told."""
+        return in_units(actions, self.action_low, self.action_high)
 
     def plain(self) -> dict[str, Any]:
         """As a checkpoint holds it."""

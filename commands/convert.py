@@ -91,6 +91,7 @@ def _in(options: Convert) -> None:
     for name, episodes in conversion.tasks().items():
         path = pathlib.Path(options.out) / f"{name}.hdf5"
         if path.exists():
+            conversion.refuse_others(path, episodes)
             print(f"{path} is there already", flush=True)
             continue
         with progress_bar(name, len(episodes)) as bar:

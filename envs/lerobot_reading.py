@@ -10,7 +10,7 @@ import numpy as np
 from envs.demonstration_values import ROUNDING
 from envs.demonstration_writer import DemonstrationWriter, mask_attributes
 from envs.demonstrations import read_header
-from envs.hdf5 import numbers, open_file
+from envs.hdf5 import numbers, open_file, text
 from envs.lerobot import IMAGES, LeRobotDataset, LeRobotEpisode
 from envs.mask_palette import MaskPalette
 from envs.picture_fit import Fit, fitted
@@ -115,6 +115,22 @@ class LeRobotConversion:
             found[name] = episodes
         return found
 
+    @property
+    def _made_by(self) -> str:
+        return f"LeRobot dataset {self.dataset.root.resolve().name}, {self.dataset.robot_type}"
+
+    def refuse_others(self, path: pathlib.Path, episodes: Sequence[LeRobotEpisode]) -> None:
+        """Refuse a finished file in the place of the one to be written that is not of these
+        episodes of this dataset. Raises UserError."""
+        there = read_header(path)
+        with open_file(path) as file:
+            made_by = text(file["data"], "made_by", "somebody")
+        if made_by != self._made_by or len(there.episodes) != len(episodes):
+            raise UserError(
+                f"{path} is there already and holds {len(there.episodes)} episodes made by"
+                f" {made_by:.200}, not {len(episodes)} by {self._made_by}; give another --out"
+            )
+
     def write(
         self,
         path: pathlib.Path,
@@ -137,7 +153,7 @@ class LeRobotConversion:
             "macros_image_convention": "opencv",
             "size": self._size,
             "fit": self._fit,
-            "made_by": f"LeRobot dataset {dataset.root.name}, {dataset.robot_type}",
+            "made_by": self._made_by,
         }
         if self.masks:
             attributes |= mask_attributes()

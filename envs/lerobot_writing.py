@@ -19,7 +19,7 @@ from envs.hdf5 import DAMAGED, open_file
 from envs.lerobot import IMAGES, VERSION, parquet
 from envs.lerobot_reading import MASK, SUCCESS
 from envs.lerobot_video import VideoEncoder
-from envs.recording_header import Episode, Recording, proprio_of
+from envs.recording_header import Episode, Recording, in_units, proprio_of
 from errors import UserError
 from mask_classes import PALETTE, UNLABELLED_COLOUR, colorize
 
@@ -174,10 +174,8 @@ class LeRobotWriter:
         length: int,
     ) -> None:
         """The rows of an episode."""
-        actions = demo["actions"][recording.lag :].astype(np.float64)
-        if recording.action_low:
-            low, high = np.array(recording.action_low), np.array(recording.action_high)
-            actions = low + (actions + 1) / 2 * (high - low)
+        actions = demo["actions"][recording.lag :]
+        actions = in_units(actions, recording.action_low, recording.action_high)
         frame = np.arange(length)
         rows: dict[str, Any] = {
             "action": actions.astype(np.float32),

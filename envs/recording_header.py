@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
@@ -107,6 +108,15 @@ def unknown_alignment(path: pathlib.Path) -> UserError:
         f" row, and its states do not tell; give imitate or annotate --obs-alignment {BEFORE} (or"
         f" {AFTER}), or write that word into the attribute obs_alignment of its group data"
     )
+
+
+def in_units(actions: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
+    """Actions (..., A) in [−1, 1] in the units of whoever recorded them (``Recording.action_low``),
+    float64; as they are where the file does not say its units."""
+    if not len(low):
+        return actions
+    least, most = np.asarray(low), np.asarray(high)
+    return least + (actions.astype(np.float64) + 1) / 2 * (most - least)
 
 
 def proprio_of(demo: h5py.Group, rows: slice | np.ndarray = slice(None)) -> np.ndarray:

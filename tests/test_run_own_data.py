@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from agents.imitation_loading import load_agent
 from run import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "own_data.md"
@@ -196,6 +197,35 @@ def test_a_world_model_goes_on_learning_on_other_data(demos, tmp_path):
         if value.is_floating_point() and name.startswith("transformer")
     ]
     assert 0 < max(moved) < 0.1  # one update away, not another model
+
+
+def test_a_lerobot_dataset_is_converted_learned_from_and_evaluated(tmp_path, capsys):
+    """From a dataset that LeRobot's library made to errors in the robot's own units."""
+    dataset = PAGE.parents[1] / "tests" / "data" / "lerobot_tiny"
+    into = ["convert", str(dataset), "--out", str(tmp_path / "demos"), "--size", "32"]
+    assert main([*into, "--cameras", "front"]) == 0
+    assert main([*into, "--cameras", "front"]) == 0
+    assert "is there already" in capsys.readouterr().out
+    data, run = tmp_path / "demos" / "reach-the-red-block.hdf5", tmp_path / "run"
+    given = ["--data", str(data), "--logdir", str(run), *SMALL, *MASK_WORLD_MODEL]
+    assert main(["imitate", *given, "--target", "masks"]) == 0
+    assert main(["evaluate", "--logdir", str(run)]) == 0
+    assert "in the units of the recording" in capsys.readouterr().out
+    found = json.loads((run / "held_out.json").read_text())
+    with h5py.File(data) as file:
+        low, high = (file["data"].attrs[f"action_{edge}"] for edge in ("low", "high"))
+    expected = np.array(found["by_dimension"]) * (high - low) / 2
+    np.testing.assert_allclose(found["in_units"], expected)
+    view = load_agent(run)[2]
+    assert view.fps == 10
+    np.testing.assert_allclose(view.in_units(np.array([[-1.0, 1.0]])), [[low[0], high[1]]])
+    change(data, lambda file: file["data"].attrs.update({"made_by": "somebody else"}))
+    assert "give another --out" in refusal(capsys, *into)
+    assert main(["convert", str(data), "--out", str(tmp_path / "back"), "--masks", "folder"]) == 0
+    assert len(list((tmp_path / "back" / "masks").rglob("*.png"))) == 14
+    assert "already" in refusal(capsys, "convert", data, "--out", tmp_path / "back")
+    assert "--size is for the way from" in refusal(capsys, *into[:1], data, *into[2:])
+    assert "--fps is for the way to" in refusal(capsys, *into, "--fps", "3")
 
 
 @pytest.mark.parametrize("method", METHODS)
