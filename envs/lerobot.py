@@ -106,8 +106,18 @@ class LeRobotDataset:
 
     @property
     def pictures(self) -> list[str]:
-        """Keys of all features that are pictures, in the order of the dataset."""
-        return [k for k, each in self.features.items() if each["dtype"] in ("image", "video")]
+        """Keys of all features that are pictures in colours, in the order of the dataset."""
+        return [
+            key
+            for key, each in self.features.items()
+            if each["dtype"] in ("image", "video")
+            and self._about(key).get("video.is_depth_map") is not True
+        ]
+
+    def _about(self, key: str) -> dict[str, Any]:
+        """What is said of a video."""
+        about = self.features[key].get("info") or self.features[key].get("video_info")
+        return about if isinstance(about, dict) else {}
 
     def is_video(self, key: str) -> bool:
         """Whether the pictures of a feature are compressed as video, and lose something."""
@@ -152,8 +162,7 @@ class LeRobotDataset:
         """
         if self.is_video(key):
             path = self._file("video", episode, f"videos/{key}/", key)
-            about = self.features[key].get("info") or self.features[key].get("video_info") or {}
-            rate = about.get("video.fps", self.fps) if isinstance(about, dict) else self.fps
+            rate = self._about(key).get("video.fps", self.fps)
             if rate != self.fps:
                 raise UserError(
                     f"{self._info_path}: fps is {self.fps:g}, video.fps of {key} {rate!s:.20};"

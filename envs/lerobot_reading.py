@@ -54,7 +54,7 @@ class LeRobotConversion:
         self.dataset = dataset = LeRobotDataset(root)
         self._size, self._fit, self._palette = size, fit, palette
         pictures = [key for key in dataset.pictures if not key.endswith(MASK)]
-        known = {key.removeprefix(IMAGES): key for key in pictures}
+        known = {_short(key): key for key in pictures}
         self.cameras = {
             _plain_name(name): dataset.require(known.get(name, name), "--cameras", pictures)
             for name in cameras or known
@@ -221,6 +221,11 @@ class LeRobotConversion:
         return bool(self.dataset.table(episode, SUCCESS).any())
 
 
+def _short(key: str) -> str:
+    """A camera's name in the key of its pictures: front of observation.images.front."""
+    return key.removeprefix(IMAGES).removeprefix("observation.")
+
+
 def _plain_name(camera: str) -> str:
     """A camera's name as datasets of HDF5 files may have it."""
-    return re.sub(r"\W+", "_", camera.removeprefix(IMAGES)) or "camera"
+    return re.sub(r"\W+", "_", _short(camera)) or "camera"
