@@ -9,6 +9,7 @@ usage: python run.py COMMAND [OPTIONS]
   record     keep learning curves of run folders as small files
   collect    record demonstrations with masks: --task metaworld/mt10 --episodes 50 --out demos/
   annotate   add masks to demonstrations, LIBERO's own for example: --data DIR
+  convert    LeRobot datasets to demonstration files, and back: DATASET --out demos/
   inspect    say and draw what is in a demonstration file
   tasks      list the ids that --task takes
   presets    how the presets differ, as Markdown tables
@@ -38,11 +39,12 @@ COMMANDS = {
     "presets": "commands.presets",
     "collect": "commands.collect",
     "annotate": "commands.annotate",
+    "convert": "commands.convert",
     "inspect": "commands.inspect",
     "tasks": "commands.tasks",
 }
 
-RESUMABLE = ("train", "imitate", "collect", "annotate", "evaluate")
+RESUMABLE = ("train", "imitate", "collect", "annotate", "convert", "evaluate")
 """Commands that keep what they have done when they are stopped."""
 
 

@@ -36,6 +36,7 @@ setup(
         # Two packages it brings compile while they are installed; the Makefile says what they need.
         "libero": ["hf-libero>=0.1.4", "robosuite==1.4.0"],
         "panda": ["robosuite==1.4.0"],  # the arm's model
+        "lerobot": ["pyarrow>=21"],  # its datasets are Parquet files
         "t5": ["transformers>=4.50", "sentencepiece>=0.2"],
         "dev": [
             "pytest>=8",
@@ -44,6 +45,7 @@ setup(
             "ruff>=0.12",
             "mypy>=2.4",
             "robomimic>=0.2",
+            "pyarrow>=21",
         ],
     },
 )

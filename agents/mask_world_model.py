@@ -6,9 +6,10 @@ H' actions of a chunk, n environments, L caption tokens.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -35,6 +36,8 @@ REPORTED_FRAMES = 4
 
 # diffusers keeps the weights of its norms in float32; that they are not fused then is no news.
 warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
+# Data without proprioception makes a layer without inputs.
+warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
 
 
 class Networks(nn.Module):
@@ -120,8 +123,11 @@ class MaskWorldModel:
         masks = "mask" in reads(self.networks.dynamics.target)
         return self.config.windows().reads("masks" if masks else "pixels")
 
-    def describe(self, tasks: Sequence[TaskDescription]) -> dict[str, Tensor]:
-        """What batches hold of each task: ``text`` and ``text_mask``."""
+    def describe(
+        self, tasks: Sequence[TaskDescription], remember: bool = True
+    ) -> dict[str, Tensor]:
+        """What batches hold of each task: ``text`` and ``text_mask``; there is nothing to
+        remember."""
         return self.caption([task.instruction for task in tasks])
 
     def caption(self, instructions: Sequence[str]) -> dict[str, Tensor]:
@@ -131,8 +137,9 @@ class MaskWorldModel:
 
     def dynamics_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Stage 1's loss, a scalar, and metrics."""
+        dynamics = self.predictor or self.networks.dynamics
         with self._autocast():
-            return self.networks.dynamics.loss(batch)
+            return dynamics.loss(batch)
 
     def policy_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Stage 2's loss, a scalar, and metrics.
@@ -165,7 +172,10 @@ class MaskWorldModel:
         return Stage(name, modules, self.config.policy_optimizer)
 
     def begin(self, name: str) -> None:
-        """Begin stage 2 with the averaged weights of stage 1."""
+        """Begin a stage with the averaged weights: stage 2 with those of stage 1, stage 1 with
+        those taken over from another run."""
+        if name == "dynamics":
+            self.ema.dynamics.freeze_statistics(False)
         self.networks.load_state_dict(self.ema.state_dict())
         self.resume(name)
 
@@ -196,6 +206,24 @@ class MaskWorldModel:
         """Parameters by part."""
         parts = {"world model": self.networks.world_model, "policy": self.networks.policy}
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A context in which `loss` is that of the averaged weights, of stage 1 that of the
+        `predictor` where there is one."""
+        latest, self.networks = self.networks, self.ema
+        try:
+            yield
+        finally:
+            self.networks = latest
+
+    def action_error(self, batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
+        """Sampled less true chunks, (B, H', A), and which of their actions the episode has,
+        (B, H') bool; `batch` as of `policy_loss`, `seed` of the noise."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        caption = {name: batch[name] for name in ("text", "text_mask")}
+        sampled = self.act(batch["image"], batch["proprio"][:, -1], caption, generator)
+        return sampled - batch["action"], batch["action_valid"]
 
     def update_ema(self, updates: int) -> None:
         """Move the averaged weights towards the latest (`move_average`)."""
@@ -364,7 +392,8 @@ class ChunkActor:
         """Actions (n, A) float32.
 
         Args:
-            observation: ``image`` (n, [V,] S, S, 3), ``proprio`` (n, D), ``is_first`` (n,) bool.
+            observation: ``image`` (n, [V,] S, S, 3), ``proprio`` (n, D) unless D is 0,
+                ``is_first`` (n,) bool.
             state: not used: what is remembered is in this object.
             explore: not used: every chunk is a sample.
         """
@@ -381,7 +410,8 @@ class ChunkActor:
             device = self.agent.device
             seen = np.ascontiguousarray(self.frames[due][:, :, self.past - 1])
             pictures = torch.from_numpy(seen).to(device)
-            proprio = torch.from_numpy(observation["proprio"][due]).to(device)
+            felt = observation.get("proprio", np.zeros((len(image), 0), np.float32))
+            proprio = torch.from_numpy(felt[due]).to(device)
             caption = {
                 name: part.expand(len(seen), *part.shape[1:]) for name, part in self.caption.items()
             }

@@ -22,8 +22,13 @@ class Evaluate:
     task: str | None = None
     """Tasks to measure an agent of imitate on, separated by commas, or a suite; its own when not
     given."""
+    data: tuple[str, ...] = ()
+    """Demonstration files, or folders, to measure an agent of imitate on without a simulator:
+    losses, action error, predictions. Not given, an agent of imitate --task none is measured on the
+    demonstrations it has held out."""
     episodes: int = 20
-    """Number of episodes, of each task; LIBERO has 50 recorded starts."""
+    """Number of episodes, of each task; LIBERO has 50 recorded starts. Of demonstrations: at
+    most."""
     seed: int = 0
     """Seed of the episodes' starts; training and its own evaluations never meet these. Of LIBERO's
     recorded starts, the one to begin with."""
@@ -79,7 +84,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if folder.of_imitation:
         evaluate_imitation(options, folder, shifts)
         return
-    for name in ("task", "token_pruning", "n_action_steps", "swap_instructions", "goals"):
+    for name in ("task", "data", "token_pruning", "n_action_steps", "swap_instructions", "goals"):
         if getattr(options, name) not in (None, False, ()):
             flag = name.replace("_", "-")
             raise UserError(
@@ -157,9 +162,16 @@ def evaluate_imitation(options: Evaluate, folder: Any, shifts: list[str]) -> Non
     import numpy as np
 
     import envs
+    from agents.imitation_config import NO_TASK
     from agents.imitation_evaluation import Evaluation, Row
 
     ratios = _ratios(options.token_pruning)
+    own = folder.config.read()["config"].get("task")
+    if options.data or (options.task is None and own == NO_TASK):
+        from commands.evaluate_held_out import evaluate_held_out
+
+        evaluate_held_out(options)
+        return
     names = envs.expand(options.task) if options.task is not None else None
     evaluation = Evaluation(
         options.logdir,

@@ -239,8 +239,9 @@ class RunFolder:
                 with atomic_file(self.curve_path) as file:
                     file.write(picture.getvalue())
 
-    def write_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Write ``pictures/<name>.png``, (H, W, 3) uint8, and show it in TensorBoard."""
+    def write_picture(self, name: str, picture: np.ndarray, step: int | None = None) -> None:
+        """Write ``pictures/<name>.png``, (H, W, 3) uint8; of a training `step` it is shown in
+        TensorBoard, too."""
         encoded = io.BytesIO()
         Image.fromarray(picture).save(encoded, "PNG")
         path = self.path / "pictures" / f"{name}.png"
@@ -248,8 +249,9 @@ class RunFolder:
             own_folder(path.parent)
             with atomic_file(path) as file:
                 file.write(encoded.getvalue())
-        shown = name.rpartition("-")[0] or name
-        self.metrics.show_picture(shown, encoded.getvalue(), picture.shape[:2], step)
+        if step is not None:
+            shown = name.rpartition("-")[0] or name
+            self.metrics.show_picture(shown, encoded.getvalue(), picture.shape[:2], step)
 
     def write_video(self, name: str, frames: np.ndarray, fps: float) -> Path:
         """Write ``videos/<name>.mp4`` and return its path; see ``video.write_video``.

@@ -308,9 +308,10 @@ class MaskDynamics(nn.Module):
         pictures = self._decode(latents.unflatten(2, (-1, *grid)))
         return pictures.unflatten(0, (-1, self.cameras)).clamp(-1.0, 1.0)
 
-    def freeze_statistics(self) -> None:
-        """Stop updating the latents' mean and deviation, at the end of stage 1."""
-        self.statistics.frozen.fill_(True)
+    def freeze_statistics(self, frozen: bool = True) -> None:
+        """Stop updating the latents' mean and deviation, at the end of stage 1; not `frozen`: go
+        on."""
+        self.statistics.frozen.fill_(frozen)
 
     def freeze_vae(self) -> None:
         """Stop training the VAE, for stage 2: `loss` is then the flow's alone."""
