@@ -33,16 +33,23 @@ class Dreamer(WorldModelAgent):
         config: sizes and hyperparameters.
         action: A, size of the action vector in [−1, 1].
         device: where parameters live.
+        discrete: actions are one-hot.
     """
 
-    def __init__(self, config: DreamerConfig, action: int, device: torch.device | str):
+    def __init__(
+        self,
+        config: DreamerConfig,
+        action: int,
+        device: torch.device | str,
+        discrete: bool = False,
+    ):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config
         self.dynamics: PixelWorldModel = PixelWorldModel(
             config.dynamics, action, config.encoder, config.representation, config.target
         )
         self.dynamics.to(self.device)
-        self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action)
+        self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action, discrete)
         self.behaviour.to(self.device)
         self.networks = nn.ModuleDict({"dynamics": self.dynamics, "behaviour": self.behaviour})
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)

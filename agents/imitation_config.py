@@ -9,6 +9,7 @@ from agents.mask2act_config import Mask2ActConfig
 from agents.mask_world_model_config import MaskWorldModelConfig
 from envs.alignment import Alignment
 from envs.environment_config import Quality
+from envs.own_names import imported_by
 from envs.recording_header import SHORT_CAMERA_NAMES, Recording
 from errors import UserError, refuse_below
 from experiment.config_values import check_numbers
@@ -24,12 +25,13 @@ class RunConfig:
 
     MAY_GROW: ClassVar[str] = "policy_steps"
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_seconds"})
+    LOADS: ClassVar = {"task": imported_by}
 
     data: tuple[str, ...]
     """Demonstration files, or folders of them."""
     task: str
-    """What is evaluated: task ids separated by commas, or a suite (libero/object, metaworld/mt10).
-    """
+    """What is evaluated: task ids separated by commas, or a suite (libero/object, metaworld/mt10);
+    an environment of your own is gym:ENV_ID or package.module:callable."""
     agent: AgentConfig
     """The agent."""
     method: str = ""

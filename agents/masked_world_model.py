@@ -34,9 +34,16 @@ class MaskedWorldModel(WorldModelAgent):
         config: sizes and hyperparameters.
         action: A, size of the action vector in [−1, 1].
         device: where parameters live.
+        discrete: actions are one-hot.
     """
 
-    def __init__(self, config: MaskedWorldModelConfig, action: int, device: torch.device | str):
+    def __init__(
+        self,
+        config: MaskedWorldModelConfig,
+        action: int,
+        device: torch.device | str,
+        discrete: bool = False,
+    ):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config
         self.autoencoder = make_autoencoder(config.autoencoder)
@@ -45,7 +52,7 @@ class MaskedWorldModel(WorldModelAgent):
         )
         for part in (self.autoencoder, self.dynamics):
             part.to(self.device)
-        self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action)
+        self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action, discrete)
         self.behaviour.to(self.device)
         self.networks = nn.ModuleDict(
             {

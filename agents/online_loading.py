@@ -18,11 +18,13 @@ from experiment.checkpoint import expect
 from experiment.run_folder import RunFolder
 
 
-def make_agent(config: RunConfig, action: int, device: str) -> MaskedWorldModel | Dreamer:
-    """A fresh agent for an action vector of size `action`."""
+def make_agent(
+    config: RunConfig, action: int, device: str, discrete: bool = False
+) -> MaskedWorldModel | Dreamer:
+    """A fresh agent for an action vector of size `action`, one-hot where `discrete`."""
     if isinstance(config.agent, DreamerConfig):
-        return Dreamer(config.agent, action, choose_device(device))
-    return MaskedWorldModel(config.agent, action, choose_device(device))
+        return Dreamer(config.agent, action, choose_device(device), discrete)
+    return MaskedWorldModel(config.agent, action, choose_device(device), discrete)
 
 
 def read_config(logdir: Path | str, trusted: Collection[str] = ()) -> RunConfig:
@@ -70,6 +72,6 @@ def load_agent(
             f"{folder.checkpoint_path} is no checkpoint of an online run; put its own back"
         )
     with limited_by(state, config, folder.config.path):
-        agent = make_agent(config, state["action"], device)
+        agent = make_agent(config, state["action"], device, state.get("discrete") is True)
     load_checked(agent, state, config.task, folder.checkpoint_path)
     return agent, config, state["step"]

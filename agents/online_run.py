@@ -25,6 +25,7 @@ from agents.rollout import (
 )
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
 from agents.transfer import take_over
+from envs.environment import OneHot
 from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.checkpoint import expect, fitting
@@ -91,7 +92,8 @@ class OnlineRun(TrainingRun):
         self.evaluation_envs: VectorEnvironment | None = None
         entries = entries_of(config, self.envs)
         self.action = entries["action"].shape[0]
-        self.agent = make_agent(config, self.action, config.device)
+        self.discrete = isinstance(self.envs.single_action_space, OneHot)
+        self.agent = make_agent(config, self.action, config.device, self.discrete)
         if config.agent.compile:
             self.agent.compile_updates()
         self.random_agent = RandomAgent(
@@ -382,6 +384,7 @@ class OnlineRun(TrainingRun):
         return {
             "agent": self.agent.state_dict(),
             "action": self.action,
+            "discrete": self.discrete,
             "replay": self.replay.state_dict(),
             "started": self.collector.begun,
             "unfinished": unfinished,
