@@ -44,6 +44,7 @@ setup(
             "ruff>=0.12",
             "mypy>=2.4",
             "robomimic>=0.2",
+            "pygame>=2.6",  # draws Gymnasium's classic control, which tests act in
         ],
     },
 )

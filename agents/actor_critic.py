@@ -188,7 +188,7 @@ class OneHotChoice:
         in other words).
         """
         noise = -torch.log(uniform.clamp(1e-7, 1.0 - 1e-7))
-        return self._one_hot(self.mean.detach() / noise) + self.mean - self.mean.detach()
+        return self._one_hot(self.mean.detach() / noise) + (self.mean - self.mean.detach())
 
     @property
     def mode(self) -> Tensor:

@@ -101,8 +101,8 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
     from experiment.evaluation_record import EvaluationRecord, Start
 
     agent, config, step = load_agent(options.logdir, options.device, options.trust)
-    for shift in [options.shift or "", *shifts]:
-        envs.check_shift(config.task, shift)
+    for asked in [options.shift or "", *shifts]:
+        envs.check_shift(config.task, asked)
     # What shifts are compared with has none; otherwise the run's own shift is left.
     plain = "" if shifts else options.shift
     seeds = online.final_seeds(options.seed, options.episodes)

@@ -23,6 +23,9 @@ from errors import UserError
 
 UNLIMITED_ENV_STEPS = 1000
 """Control steps of an episode whose environment states no limit."""
+SAMPLES = {"smooth": 2, "fast": 1}
+"""Pixels that are drawn for one that is seen, across and down, by quality, where an environment
+takes width and height (those of MuJoCo); otherwise, and in full quality, as many as it likes."""
 SUCCESS = ("success", "is_success")
 """Entries of ``info`` that say whether the task is done (Meta-World; Gymnasium-Robotics)."""
 SHIFT_STREAM = 20_262  # keeps what shifts draw apart from what the environment draws
@@ -128,6 +131,7 @@ class OwnEnvironment(Environment):
         space = self.inner.action_space
         if isinstance(space, gymnasium.spaces.Discrete):
             return space.dtype.type(space.start + action.argmax())
+        assert isinstance(space, gymnasium.spaces.Box)  # others were refused
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         share = (np.clip(action.astype(np.float64), -1, 1).reshape(space.shape) + 1) / 2
         return np.clip(low + share * (high - low), low, high).astype(space.dtype)
@@ -190,19 +194,27 @@ def make_own(task: str, config: EnvironmentConfig, seed: int | None = None) -> O
 
 def _registered(task: str, config: EnvironmentConfig) -> gymnasium.Env:
     """An environment that is registered with Gymnasium, drawing if it can."""
-    options: dict[str, Any] = {"disable_env_checker": True}
+    always: dict[str, Any] = {"disable_env_checker": True}
     if config.time_limit is not None:
-        options["max_episode_steps"] = config.time_limit
+        always["max_episode_steps"] = config.time_limit
+    drawing: dict[str, Any] = {"render_mode": "rgb_array"}
+    ways: list[dict[str, Any]] = [drawing, {}]
+    if config.quality in SAMPLES:
+        edge = SAMPLES[config.quality] * config.size
+        ways.insert(0, drawing | {"width": edge, "height": edge})
     name = task.removeprefix(GYM)
     try:
-        try:
-            return gymnasium.make(name, render_mode="rgb_array", **options)
-        except (
-            TypeError
-        ):  # an environment that takes no render_mode may show a picture all the same
-            return gymnasium.make(name, **options)
+        for options in ways[:-1]:
+            try:
+                return gymnasium.make(name, **options, **always)
+            except TypeError:  # not every environment takes these
+                continue
+        return gymnasium.make(name, **always)
     except (Exception, SystemExit) as error:  # whatever an environment's code raises
-        raise UserError(f"{task} cannot be made: {_said(error)}") from error
+        hint = ""
+        if isinstance(error, gymnasium.error.NameNotFound) and ":" not in name:
+            hint = f" If a package registers it, that is named, too: {GYM}PACKAGE:{name}"
+        raise UserError(f"{task} cannot be made: {_said(error)}{hint}") from error
 
 
 def _called(task: str) -> Any:

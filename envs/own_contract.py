@@ -75,7 +75,7 @@ def step(
             " terminated, truncated and info"
         )
     observation, reward, terminated, truncated, info = result
-    if not isinstance(reward, (numbers.Real, np.ndarray)) or np.ndim(reward) != 0:
+    if not isinstance(reward, (numbers.Real, np.ndarray)) or np.shape(np.asarray(reward)):
         raise UserError(f"{task}: the reward of step is {_kind(reward)}, no number")
     if not math.isfinite(float(reward)):
         raise UserError(f"{task}: the reward of step is {float(reward)}, not a finite number")

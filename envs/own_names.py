@@ -9,8 +9,8 @@ _CALLABLE = re.compile(r"(?!\d)\w+(\.(?!\d)\w+)*:(?!\d)\w+")
 
 
 def kind_of(task: str) -> str | None:
-    """ "gym" or "own", whichever way an id names an environment without a suite; None: it is no such
-    id. Nothing is imported."""
+    """How an id names an environment without a suite, "gym" or "own"; None: it does not. Nothing is
+    imported."""
     if task.startswith(GYM):
         return "gym" if _REGISTERED.fullmatch(task) else None
     return "own" if _CALLABLE.fullmatch(task) else None

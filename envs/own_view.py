@@ -126,7 +126,7 @@ class OwnView:
                 spaces.flatten(self._leaves[name], self._part(observation, name))
                 for name in self._state
             ]
-            seen[PROPRIO] = np.concatenate([np.ravel(part) for part in parts]).astype(np.float32)
+            seen[PROPRIO] = np.concatenate([np.asarray(part) for part in parts], dtype=np.float32)
         return seen
 
     def _seen(self, camera: str, observation: Any) -> dict[str, np.ndarray]:

@@ -63,7 +63,7 @@ class ScriptedActor:
     """
 
     def __init__(self, environment: Environment, noise: float = 0.0):
-        if isinstance(environment, OwnEnvironment):
+        if not isinstance(environment, MujocoEnvironment):
             raise UserError(
                 f"{environment.task} has no scripted expert; record an agent by --policy RUN"
             )
