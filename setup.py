@@ -46,6 +46,7 @@ setup(
             "mypy>=2.4",
             "robomimic>=0.2",
             "pyarrow>=21",
+            "pygame>=2.6",  # draws Gymnasium's classic control, which tests act in
         ],
     },
 )

@@ -6,8 +6,9 @@ Shape legend: H horizon, B start states, F model-state feature, A action.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,9 @@ class ActorCriticConfig:
     to 2.1."""
     entropy: float = 1e-4
     """Weight η of the actor's entropy (eq. 12)."""
+    reinforce: float = 0.0
+    """Share ρ of the REINFORCE gradient in the actor's loss, beside the one through the model
+    (DreamerV2, eq. 6: 0 for control, 1 for Atari's discrete actions)."""
     target_every: int = 100
     """Updates between two moves of the target critic (DreamerV2: 100)."""
     target_rate: float = 1.0
@@ -79,6 +83,8 @@ class ActorCriticConfig:
             raise UserError(f"horizon must be at least 2, not {self.horizon}")
         if self.target_every < 1 or (self.start_states is not None and self.start_states < 1):
             raise UserError("target_every and start_states must be at least 1")
+        if not 0.0 <= self.reinforce <= 1.0:
+            raise UserError(f"reinforce must be from 0 to 1, not {self.reinforce}")
         refuse_below(0, self, "layers")
         refuse_above(MOST_LAYERS, self, "layers")
         refuse_below(1, self, "units")
@@ -164,36 +170,91 @@ class TruncatedNormal:
         return (entropy + edges / (2.0 * self.mass)).sum(-1)
 
 
-class Actor(nn.Module):
-    """Model-state features (..., F) → truncated normal over actions (..., A)."""
+class OneHotChoice:
+    """One of A actions, of unnormalised log-probabilities `logits` (..., A), as a one-hot vector.
 
-    def __init__(self, config: ActorCriticConfig, feature: int, action: int):
+    Samples carry straight-through gradients to the probabilities (DreamerV2, section 2.1).
+    """
+
+    def __init__(self, logits: Tensor):
+        self.logits = torch.log_softmax(logits, dim=-1)
+        self.mean = self.logits.exp()
+        """The probabilities."""
+
+    def sample(self, uniform: Tensor) -> Tensor:
+        """Samples (..., A) from numbers (..., A) in [0, 1).
+
+        The argmax of probabilities over exponential noise is an exact sample (the Gumbel-max trick
+        in other words).
+        """
+        noise = -torch.log(uniform.clamp(1e-7, 1.0 - 1e-7))
+        return self._one_hot(self.mean.detach() / noise) + (self.mean - self.mean.detach())
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest action."""
+        return self._one_hot(self.logits)
+
+    def _one_hot(self, score: Tensor) -> Tensor:
+        places = torch.arange(score.shape[-1], device=score.device)
+        return (score.argmax(-1, keepdim=True) == places).to(score.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability in nats of one-hot actions (..., A)."""
+        return (value * self.logits).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats."""
+        return -(self.mean * self.logits).sum(-1)
+
+
+class Actor(nn.Module):
+    """Model-state features (..., F) → a distribution over actions (..., A): a truncated normal, or
+    where `discrete` a choice of one."""
+
+    def __init__(self, config: ActorCriticConfig, feature: int, action: int, discrete: bool):
         super().__init__()
-        self.min_std, self.max_std = config.min_std, config.max_std
-        self.layers = MLP(feature, config.units, config.layers, 2 * action)
+        self.min_std, self.max_std, self.discrete = config.min_std, config.max_std, discrete
+        outputs = action if discrete else 2 * action
+        self.layers = MLP(feature, config.units, config.layers, outputs)
         initialise(self, config.head_scale)
-        if config.std_head_scale != config.head_scale:
+        if not discrete and config.std_head_scale != config.head_scale:
             with torch.no_grad():
                 weight = self.layers.head.weight[action:]
                 weight.mul_(config.std_head_scale / config.head_scale)
 
-    def forward(self, feature: Tensor) -> TruncatedNormal:
+    def forward(self, feature: Tensor) -> TruncatedNormal | OneHotChoice:
+        if self.discrete:
+            return OneHotChoice(self.layers(feature).float())
         mean, std = self.layers(feature).float().chunk(2, dim=-1)
         std = self.min_std + (self.max_std - self.min_std) * torch.sigmoid(std)
         return TruncatedNormal(torch.tanh(mean), std)
 
 
+def stacked(distributions: Sequence[Any]) -> TruncatedNormal | OneHotChoice:
+    """Distributions of one kind as one with a leading axis."""
+
+    def joined(name: str) -> Tensor:
+        return torch.stack([getattr(each, name) for each in distributions])
+
+    if isinstance(distributions[0], OneHotChoice):
+        return OneHotChoice(joined("logits"))
+    return TruncatedNormal(joined("mean"), joined("std"))
+
+
 class ActorCritic(nn.Module):
     """Actor, critic and target critic, learned inside any world model that has
-    `imagine(policy, start, horizon)`."""
+    `imagine(policy, start, horizon)`; `discrete`: actions are one-hot vectors."""
 
     reward_scale: Tensor
 
-    def __init__(self, config: ActorCriticConfig, feature: int, action: int):
+    def __init__(
+        self, config: ActorCriticConfig, feature: int, action: int, discrete: bool = False
+    ):
         super().__init__()
         self.config = config
         self.action = action
-        self.actor = Actor(config, feature, action)
+        self.actor = Actor(config, feature, action, discrete)
         self.critic = MLP(feature, config.units, config.layers, 1)
         initialise(self.critic, config.head_scale)
         self.target_critic = MLP(feature, config.units, config.layers, 1)
@@ -246,11 +307,14 @@ class ActorCritic(nn.Module):
         # A state counts as much as its being reached: the product of the discounts before it.
         weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()
         # The action taken in state t first shows in V_{t+1}; the last action shows in none.
-        entropy = TruncatedNormal(
-            torch.stack([distribution.mean for distribution in distributions]),
-            torch.stack([distribution.std for distribution in distributions]),
-        ).entropy()
-        objective = target[1:] + config.entropy * entropy[:-1]
+        chosen = stacked(distributions)
+        entropy = chosen.entropy()
+        gained = target[1:]
+        if config.reinforce:
+            advantage = (target[1:] - value[:-2]).detach()
+            scored = chosen.log_prob(dream.action.detach())[:-1] * advantage
+            gained = config.reinforce * scored + (1.0 - config.reinforce) * gained
+        objective = gained + config.entropy * entropy[:-1]
         actor_loss = -(weight[:-1] * objective).mean()
         predicted = self.critic(dream.feature[:-1].detach()).squeeze(-1).float()
         critic_loss = 0.5 * (weight * (predicted - target.detach()).square()).mean()

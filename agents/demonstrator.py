@@ -14,6 +14,7 @@ from agents.imitation_loading import load_agent as load_imitator
 from agents.online_loading import load_agent as load_online_agent
 from envs import action_repeat
 from envs.environment_config import ORIENTATIONS, Orientation
+from envs.own import OwnEnvironment
 from envs.simulation import MujocoEnvironment
 from errors import UserError
 from experiment.run_folder import RunFolder
@@ -53,7 +54,7 @@ class Demonstrator:
     def __init__(
         self,
         logdir: Path | str,
-        environment: MujocoEnvironment,
+        environment: MujocoEnvironment | OwnEnvironment,
         noise: float = 0.0,
         trusted: Collection[str] = (),
     ):
@@ -83,7 +84,7 @@ class Demonstrator:
 
 
 def _online_agent(
-    logdir: Path | str, environment: MujocoEnvironment, trusted: Collection[str]
+    logdir: Path | str, environment: MujocoEnvironment | OwnEnvironment, trusted: Collection[str]
 ) -> Trained:
     agent, config, _ = load_online_agent(logdir, trusted=trusted)
     seen = config.environment
@@ -98,7 +99,7 @@ def _online_agent(
 
 
 def _imitator(
-    logdir: Path | str, environment: MujocoEnvironment, trusted: Collection[str]
+    logdir: Path | str, environment: MujocoEnvironment | OwnEnvironment, trusted: Collection[str]
 ) -> Trained:
     agent, _, view, _ = load_imitator(logdir, trusted=trusted)
 
@@ -109,7 +110,7 @@ def _imitator(
     return Trained(actor, view.camera, view.size, view.action_repeat, *sizes)
 
 
-def _check(name: str, trained: Trained, environment: MujocoEnvironment) -> None:
+def _check(name: str, trained: Trained, environment: MujocoEnvironment | OwnEnvironment) -> None:
     """Refuse an environment that shows or takes something else than the agent is used to."""
     options: dict[str, tuple[Any, Any]] = {
         "camera": (",".join(environment.cameras), trained.camera),

@@ -34,10 +34,16 @@ class Dreamer(WorldModelAgent):
         action: A, size of the action vector in [−1, 1].
         device: where parameters live.
         proprio: D, numbers of proprioception that it sees beside the picture; 0: none.
+        discrete: actions are one-hot.
     """
 
     def __init__(
-        self, config: DreamerConfig, action: int, device: torch.device | str, proprio: int = 0
+        self,
+        config: DreamerConfig,
+        action: int,
+        device: torch.device | str,
+        proprio: int = 0,
+        discrete: bool = False,
     ):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config
@@ -45,7 +51,7 @@ class Dreamer(WorldModelAgent):
             config.dynamics, action, config.encoder, config.representation, config.target, proprio
         )
         self.dynamics.to(self.device)
-        self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action)
+        self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action, discrete)
         self.behaviour.to(self.device)
         self.networks = nn.ModuleDict({"dynamics": self.dynamics, "behaviour": self.behaviour})
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)

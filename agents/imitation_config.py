@@ -11,6 +11,7 @@ from agents.mask2act_config import Mask2ActConfig
 from agents.mask_world_model_config import MaskWorldModelConfig
 from envs.alignment import Alignment
 from envs.environment_config import Quality
+from envs.own_names import imported_by
 from envs.recording_header import SHORT_CAMERA_NAMES, Recording, in_units
 from errors import UserError, refuse_below
 from experiment.config_values import check_numbers
@@ -30,12 +31,14 @@ class RunConfig:
 
     MAY_GROW: ClassVar[str] = "policy_steps"
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_seconds"})
+    LOADS: ClassVar = {"task": imported_by}
 
     data: tuple[str, ...]
     """Demonstration files, or folders of them."""
     task: str
     """What is evaluated: task ids separated by commas, or a suite (libero/object, metaworld/mt10);
-    none: there is no simulator of it, held-out demonstrations are evaluated."""
+    none: there is no simulator of it, held-out demonstrations are evaluated; an environment of your
+    own is gym:ENV_ID or package.module:callable."""
     agent: AgentConfig
     """The agent."""
     method: str = ""

@@ -27,6 +27,7 @@ from agents.mask_world_model_config import DataSpec
 from agents.replay import entries_for
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from envs.demonstrations import read_headers
+from envs.environment import OneHot
 from envs.episode_choice import last_pictures
 from envs.vector import VectorEnvironment
 from errors import UserError
@@ -129,6 +130,10 @@ def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Spac
     Raises:
         UserError: says what differs.
     """
+    if isinstance(action, OneHot):
+        raise UserError(
+            "its actions are discrete, which imitation does not learn; train learns them online"
+        )
     entries = entries_for(seen, action)
     *several, size, _, _ = entries["image"].shape
     pairs = {

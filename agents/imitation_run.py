@@ -40,6 +40,8 @@ GOALS = 8
 """Pictures of each task done."""
 HELD_OUT_EPISODES = "held out"
 """What demonstrations.json calls those that nothing is learned from, beside the stages."""
+ALIKE = ("metaworld", "libero", "panda", "rlbench")
+"""Suites whose tasks are alike in what they show and take."""
 
 
 class ImitationRun(TrainingRun):
@@ -114,7 +116,7 @@ class ImitationRun(TrainingRun):
         seen = set()
         for task in self.tasks:
             suite = envs.suite(task)
-            kind = task if suite == "dmc" else suite  # all tasks of the others are alike
+            kind = suite if suite in ALIKE else task
             if kind not in seen:
                 seen.add(kind)
                 environment = envs.make(task, **self.view.options(quality=self.config.quality))

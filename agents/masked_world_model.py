@@ -35,6 +35,7 @@ class MaskedWorldModel(WorldModelAgent):
         action: A, size of the action vector in [−1, 1].
         device: where parameters live.
         proprio: D, numbers of proprioception that it sees beside the picture; 0: none.
+        discrete: actions are one-hot.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class MaskedWorldModel(WorldModelAgent):
         action: int,
         device: torch.device | str,
         proprio: int = 0,
+        discrete: bool = False,
     ):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config
@@ -56,7 +58,7 @@ class MaskedWorldModel(WorldModelAgent):
         )
         for part in (self.autoencoder, self.dynamics):
             part.to(self.device)
-        self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action)
+        self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action, discrete)
         self.behaviour.to(self.device)
         self.networks = nn.ModuleDict(
             {

@@ -56,6 +56,7 @@ class OfflineRun(OnlineRun):
             "agent": self.agent.state_dict(),
             "action": self.action,
             "proprio": self.proprio,
+            "discrete": self.discrete,
             "replay": self.replay.state_dict(),
             "started": 0,
             "unfinished": None,

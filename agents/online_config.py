@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from agents.dreamer_config import DreamerConfig
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from envs import EnvironmentConfig
+from envs.own_names import imported_by
 from errors import UserError, refuse_below
 from experiment.config_values import check_numbers
 from experiment.seed import check_seed
@@ -28,11 +29,19 @@ class RunConfig:
     agent steps (environment steps = agent steps × action repeat)."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        {"agent.compile", "replay_memory", "checkpoint_seconds"}
+        {
+            "agent.compile",
+            "replay_memory",
+            "checkpoint_seconds",
+            "environment.name",
+            "environment.score_bounds",
+        }  # fmt: skip
     )
+    LOADS: ClassVar = {"task": imported_by}
 
     task: str
-    """What to learn, as "suite/name"; `run.py tasks` lists them."""
+    """What to learn, as "suite/name"; `run.py tasks` lists them. An environment of your own is
+    gym:ENV_ID or package.module:callable."""
     method: str = ""
     """What learns: masked-world-model, or dreamer."""
     steps: int = 500_000

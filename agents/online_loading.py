@@ -19,13 +19,13 @@ from experiment.run_folder import RunFolder
 
 
 def make_agent(
-    config: RunConfig, action: int, device: str, proprio: int = 0
+    config: RunConfig, action: int, device: str, proprio: int = 0, discrete: bool = False
 ) -> MaskedWorldModel | Dreamer:
-    """A fresh agent for an action vector of size `action` that sees `proprio` numbers of
-    proprioception."""
+    """A fresh agent for an action vector of size `action`, one-hot where `discrete`, that sees
+    `proprio` numbers of proprioception."""
     if isinstance(config.agent, DreamerConfig):
-        return Dreamer(config.agent, action, choose_device(device), proprio)
-    return MaskedWorldModel(config.agent, action, choose_device(device), proprio)
+        return Dreamer(config.agent, action, choose_device(device), proprio, discrete)
+    return MaskedWorldModel(config.agent, action, choose_device(device), proprio, discrete)
 
 
 def read_config(logdir: Path | str, trusted: Collection[str] = ()) -> RunConfig:
@@ -76,6 +76,7 @@ def load_agent(
     if not isinstance(proprio, int):
         raise UserError(f"{folder.checkpoint_path} has no number of proprioception; put it back")
     with limited_by(state, config, folder.config.path):
-        agent = make_agent(config, state["action"], device, proprio)
+        discrete = state.get("discrete") is True
+        agent = make_agent(config, state["action"], device, proprio, discrete)
     load_checked(agent, state, config.task, folder.checkpoint_path)
     return agent, config, state["step"]

@@ -26,6 +26,7 @@ from agents.rollout import (
 )
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
 from agents.transfer import take_over
+from envs.environment import OneHot
 from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.checkpoint import expect, fitting
@@ -95,7 +96,10 @@ class OnlineRun(TrainingRun):
         entries = entries_of(config, self.envs)
         self.action = entries["action"].shape[0]
         self.proprio = entries["proprio"].shape[0] if "proprio" in entries else 0
-        self.agent: OnlineAgent = make_agent(config, self.action, config.device, self.proprio)
+        self.discrete = isinstance(self.envs.single_action_space, OneHot)
+        self.agent: OnlineAgent = make_agent(
+            config, self.action, config.device, self.proprio, self.discrete
+        )
         if config.agent.compile:
             self.agent.compile_updates()
         self.random_agent = RandomAgent(
@@ -396,6 +400,7 @@ class OnlineRun(TrainingRun):
             "agent": self.agent.state_dict(),
             "action": self.action,
             "proprio": self.proprio,
+            "discrete": self.discrete,
             "replay": self.replay.state_dict(),
             "started": self.collector.begun,
             "unfinished": unfinished,

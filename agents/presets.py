@@ -13,7 +13,7 @@ from agents.actor_critic import ActorCriticConfig
 from agents.dreamer_config import DreamerConfig
 from agents.masked_world_model_config import MaskedWorldModelConfig
 from agents.online_config import METHODS, DreamerRunConfig, OnlineConfig, RunConfig
-from envs import EnvironmentConfig, published_budget
+from envs import EnvironmentConfig, episodic, published_budget
 from envs import suite as suite_of
 from errors import UserError
 from world_models.autoencoder import AutoencoderConfig
@@ -29,7 +29,7 @@ from world_models.rssm import RSSMConfig
 
 PRESETS = ("cpu", "paper")
 EPISODIC = ("rlbench", "panda")
-"""Suites in which an episode can terminate: the discount is predicted, too."""
+"""Suites of which Table 1 and appendix F say how an episode that can terminate is learned."""
 
 
 @overload
@@ -54,7 +54,15 @@ def preset(name: str, task: str, method: str = "masked-world-model") -> RunConfi
         config = {"cpu": _dreamer_cpu, "paper": _dreamer_paper}[name](task, suite)
     else:
         config = {"cpu": _cpu, "paper": _paper}[name](task, suite)
-    return _episodic(config) if suite in EPISODIC else config
+    if suite in EPISODIC:
+        return _episodic(config)
+    if episodic(task):
+        return replace(config, agent=_predicting_ends(config.agent))
+    return config
+
+
+def _predicting_ends(agent: Any) -> Any:  # all methods' dynamics have these
+    return replace(agent, dynamics=replace(agent.dynamics, predict_discount=True))
 
 
 def _episodic(config: RunConfig) -> RunConfig:

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from agents.agent import Actor
+from envs.environment import OneHot
 from envs.vector import VectorEnvironment
 
 TRAINING, EVALUATION, FINAL_EVALUATION = 0, 1, 2
@@ -25,7 +26,8 @@ def episode_seed(seed: int, stream: int, *index: int) -> int:
 
 
 class RandomAgent:
-    """Uniform actions in the action space; where a bound is infinite, standard normal ones.
+    """Uniform actions in the action space; where a bound is infinite, standard normal ones; of
+    one-hot actions any.
 
     Args:
         action_space: of one environment.
@@ -42,6 +44,9 @@ class RandomAgent:
     def policy(self, observation: dict, state, explore: bool) -> tuple[np.ndarray, None]:
         """Actions (n, A) float32; reads nothing but how many are wanted."""
         shape = (len(observation["is_first"]), *self.space.shape)
+        if isinstance(self.space, OneHot):
+            chosen = self.rng.integers(shape[1], size=shape[0])
+            return np.eye(shape[1], dtype=np.float32)[chosen], None
         low, high = self.space.low, self.space.high
         bounded = np.isfinite(low) & np.isfinite(high)
         share = self.rng.random(shape)

@@ -40,7 +40,7 @@ def limited_by(state: Mapping[str, Any], config: Any, record: Path) -> Iterator[
             raise UserError("it is larger than the one in the checkpoint beside it")
 
     limit = None
-    if not names_loaded(config):
+    if not names_loaded(config.agent):
         limit = register_module_parameter_registration_hook(registered)
     try:
         yield

@@ -80,15 +80,36 @@ class Comparison:
 def ceiling(task: str, kind: Kind) -> float | None:
     """What a final score is divided by for the aggregates; None where nobody knows.
 
-    A success is one already. DeepMind Control pays at most 1 per control step: 1000 in an episode
-    of its suite, whose names are domain-task, and 250 in one of its manipulation tasks.
+    A success is one already. Of a return, the task's suite knows it, or nobody.
     """
-    if kind == "success":
-        return 1.0
-    suite, _, name = task.partition("/")
-    if suite != "dmc":
-        return None
-    return 1000.0 if "-" in name else 250.0
+    return 1.0 if kind == "success" else envs.highest_return(task)
+
+
+def bounds(task: str, curves: Sequence[Curve]) -> tuple[float, float] | None:
+    """Lowest and highest score of a task, between which the aggregates put it: those that the runs
+    record, else 0 and its ceiling; None where nobody knows.
+
+    Raises:
+        UserError: runs of the task record different ones.
+    """
+    kind = curves[0].kind
+    said = {curve.bounds: curve.where or curve.source for curve in curves if curve.bounds}
+    if kind == "return" and len(said) > 1:
+        (one, here), (other, there), *_ = said.items()
+        raise UserError(
+            f"{task} has the score bounds {one} in {here} and {other} in {there}; give all of its"
+            " runs the same --environment.score-bounds"
+        )
+    if kind == "return" and said:
+        return next(iter(said))
+    most = ceiling(task, kind)
+    return None if most is None else (0.0, most)
+
+
+def normalised(scores: np.ndarray, between: tuple[float, float]) -> np.ndarray:
+    """Scores as shares of the way from the lowest to the highest."""
+    lowest, highest = between
+    return (scores - lowest) / (highest - lowest)
 
 
 def difficulty(task: str) -> str | None:
@@ -125,26 +146,31 @@ def compare(curves: Sequence[Curve], options: Compare, said: Sequence[str] = ())
         task: {m: np.array([final(c.scores) for c in runs]) for m, runs in present.items()}
         for task, present in by_task.items()
     }
+    known = {
+        task: between
+        for task in names
+        if (between := bounds(task, [c for c in curves if c.task == task]))
+    }
     normal = {
         method: {
-            task: finals[task][method] / ceiling(task, kinds[task])
-            for task in names
-            if method in finals[task] and ceiling(task, kinds[task])
+            task: normalised(finals[task][method], between)
+            for task, between in known.items()
+            if method in finals[task]
         }
         for method in methods
     }
     normal = {method: scores for method, scores in normal.items() if scores}
-    if left_out := [task for task in names if not ceiling(task, kinds[task])]:
+    if left_out := [task for task in names if task not in known]:
         notes.append(
             f"{', '.join(left_out)}: what a return is at most is not known; left out of aggregates"
         )
     for task, present in finals.items():
-        most = ceiling(task, kinds[task])
         reached = [score for scores in present.values() for score in scores]
-        if most and not 0.0 <= min(reached) <= max(reached) <= most:
+        least, most = known.get(task, (-np.inf, np.inf))
+        if not least <= min(reached) <= max(reached) <= most:
             notes.append(
                 f"{task}: final scores of {min(reached):g} to {max(reached):g} are not what an "
-                f"episode pays, 0 to {most:g}; aggregates take them as they are"
+                f"episode pays, {least:g} to {most:g}; aggregates take them as they are"
             )
     single = sum(len(s) == 1 for scores in normal.values() for s in scores.values())
     if single:
@@ -189,7 +215,7 @@ def compare(curves: Sequence[Curve], options: Compare, said: Sequence[str] = ())
         groups=groups,
         group_sizes=sizes,
         improvements=improvements,
-        efficiency=_efficiency(by_task, methods, kinds, repetitions),
+        efficiency=_efficiency(by_task, methods, known, repetitions),
         profiles=profiles,
         notes=notes,
     )
@@ -320,7 +346,7 @@ def _common(curves: Sequence[Curve], options: Compare) -> tuple[list[Curve], str
 def _efficiency(
     by_task: Mapping[str, Mapping[str, list[Curve]]],
     methods: Sequence[str],
-    kinds: Mapping[str, Kind],
+    known: Mapping[str, tuple[float, float]],
     repetitions: int,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Mean score over tasks at every fraction of each task's budget (paper figure 4a) at which
@@ -331,11 +357,11 @@ def _efficiency(
         tasks, total = 0, np.zeros(FRACTIONS.shape)
         resampled = np.zeros((repetitions, *FRACTIONS.shape))
         for task, present in by_task.items():
-            most = ceiling(task, kinds[task])
-            if method not in present or most is None:
+            if method not in present or task not in known:
                 continue
             steps = FRACTIONS * envs.published_budget(task)
-            scores = np.stack([c.at(steps) for c in present[method]]) / most
+            scores = np.stack([c.at(steps) for c in present[method]])
+            scores = normalised(scores, known[task])
             tasks += 1
             total += scores.mean(0)
             resampled += aggregates.drawn_shares(len(scores), repetitions, rng) @ scores

@@ -6,6 +6,7 @@ all, NaN, steps that go backwards, a success outside [0, 1]; the error names the
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -44,6 +45,8 @@ class Curve:
     """The file and, of many runs in it, which."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """What the file says of how it came about: command, commit, versions, hardware."""
+    bounds: tuple[float, float] | None = None
+    """Lowest and highest return of an episode, where the run or the file says it."""
 
     def at(self, steps: np.ndarray) -> np.ndarray:
         """Scores at `steps`, on straight lines between evaluations; NaN outside of them."""
@@ -68,10 +71,31 @@ def task_id(name: str) -> str:
     Names that are nobody's are kept, so that results on other benchmarks can be compared too.
     """
     plain = re.sub(r"-v\d+$", "", name.strip().lower().replace("_", "-").replace("/", "-"))
-    return _KNOWN.get(plain, name.strip())
+    return _known().get(plain, name.strip())
 
 
-_KNOWN = {task.lower().replace("_", "-").replace("/", "-"): task for task in envs.tasks()}
+@functools.cache
+def _known() -> dict[str, str]:
+    return {task.lower().replace("_", "-").replace("/", "-"): task for task in envs.tasks()}
+
+
+def score_bounds(value: Any, where: str) -> tuple[float, float] | None:
+    """Lowest and highest return of an episode, out of a file that may say them.
+
+    Raises:
+        UserError: they are not two numbers, the second higher; names `where`.
+    """
+    if value is None:
+        return None
+    try:
+        lowest, highest = (number(each) for each in value)
+        if -LARGEST <= lowest < highest <= LARGEST:
+            return lowest, highest
+    except (TypeError, ValueError):
+        pass
+    raise UserError(
+        f"{where} has score_bounds {shown(value)}; they must be two numbers, the second higher"
+    )
 
 
 def shown(value: Any) -> str:

@@ -4,6 +4,7 @@ the folder OUT, or in OUT.json where that is numbers alone."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ LONGEST_NAME = 200
 def file_names(names: Iterable[str]) -> dict[str, str]:
     """A file name, without an ending, for each of `names`, no two the same.
 
-    A slash becomes a dash; what is too long is cut. Of names that are the same after that, or the
-    same but for capitals, which some file systems do not tell apart, all but the first in order
-    get a number.
+    Slashes and colons become dashes; what is too long is cut. Of names that are the same after
+    that, or the same but for capitals, which some file systems do not tell apart, all but the first
+    in order get a number.
     """
     found: dict[str, str] = {}
     taken: set[str] = set()
     for name in sorted(set(names)):
-        plain = name.replace("/", "-").encode()[:LONGEST_NAME].decode(errors="ignore")
+        plain = re.sub("[/:]", "-", name).encode()[:LONGEST_NAME].decode(errors="ignore")
         count, chosen = 1, plain
         while chosen.lower() in taken:
             count += 1

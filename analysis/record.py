@@ -47,6 +47,7 @@ def record(inputs: tuple[str, ...], out: Path, note: Callable[[str], None] = ign
             "method": curve.method,
             "steps": curve.steps.tolist(),
             scores: curve.scores.tolist(),
+            **({"score_bounds": list(curve.bounds)} if curve.bounds else {}),
             **curve.provenance,
             "wall_seconds": _wall_seconds(Path(curve.source).parent),
         }

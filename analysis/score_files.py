@@ -13,7 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from analysis.curves import Curve, Kind, make_curve, shown, task_id, whole_number
+from analysis.curves import (
+    Curve,
+    Kind,
+    make_curve,
+    score_bounds,
+    shown,
+    task_id,
+    whole_number,
+)
 from analysis.event_files import EVENTS, event_files, read_events
 from errors import UserError
 from experiment.config_record import ConfigRecord
@@ -171,6 +179,8 @@ class RunConfig(NamedTuple):
     """What the world model predicts; ``none`` and ``blind`` where an imitator has none."""
     provenance: dict[str, Any]
     """Command, commit, versions, hardware."""
+    bounds: tuple[float, float] | None = None
+    """Lowest and highest return of an episode, where it says them."""
 
 
 def run_config(folder: Path) -> RunConfig:
@@ -194,7 +204,10 @@ def run_config(folder: Path) -> RunConfig:
         target = agent["world_model"]
     if not isinstance(target, str):
         raise UserError(f"{file} has target {shown(target)}; it must be a name")
-    return RunConfig(config["task"], config["seed"], target, _origin(file, recorded))
+    seen = _mapping(config, "environment")
+    bounds = score_bounds(seen.get("score_bounds"), str(file))
+    task = seen.get("name") or config["task"]
+    return RunConfig(task, config["seed"], target, _origin(file, recorded), bounds)
 
 
 def _mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -237,7 +250,7 @@ def _read_run(path: Path, method: str | None, note: Callable[[str], None]) -> li
     default = METHOD if config.target == "pixels" else f"{METHOD}-{config.target}"
     scored = [(where, step, score) for step, (where, score) in points.items()]
     curve = make_curve(log.path, scored, kind, method or default, config.task, config.seed)
-    return [replace(curve, provenance=config.provenance)]
+    return [replace(curve, provenance=config.provenance, bounds=config.bounds)]
 
 
 def _read_events(path: Path, method: str | None, note: Callable[[str], None]) -> list[Curve]:
@@ -254,7 +267,7 @@ def _read_events(path: Path, method: str | None, note: Callable[[str], None]) ->
     config = run_config(folder)
     name = method or METHOD
     curve = make_curve(events.file, events.rows, events.kind, name, config.task, config.seed)
-    return [replace(curve, provenance=config.provenance)]
+    return [replace(curve, provenance=config.provenance, bounds=config.bounds)]
 
 
 def nothing_scored(source: str, names: set[str]) -> str:
@@ -321,7 +334,8 @@ def _read_json(path: Path, method: str | None) -> list[Curve]:
             for i, (step, score) in enumerate(zip(steps, scores, strict=True), start=1)
         ]
         curve = make_curve(path, rows, kind, name, entry["task"], entry["seed"], where)
-        curves.append(replace(curve, provenance=_origin(path, entry)))
+        bounds = score_bounds(entry.get("score_bounds"), f"{path} {where}")
+        curves.append(replace(curve, provenance=_origin(path, entry), bounds=bounds))
     return curves
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from commands.command_line import parse
-from commands.run_options import Trust
+from commands.run_options import Trust, as_name
 from envs.environment_config import EnvironmentConfig
 from errors import UserError
 from experiment.progress import Progress
@@ -21,7 +21,8 @@ class Collect:
     it was."""
 
     task: str
-    """Task id, several separated by commas, or a suite: metaworld/mt10, libero/object."""
+    """Task id, several separated by commas, or a suite: metaworld/mt10, libero/object; an
+    environment of your own, gym:ENV_ID or package.module:callable, with --policy."""
     episodes: int
     """Successful episodes to record of each task."""
     out: str
@@ -69,7 +70,7 @@ def collect(arguments: Sequence[str]) -> None:
     for task in names:
         path = single
         if single.suffix not in SUFFIXES:
-            path = single / f"{task.replace('/', '-')}.hdf5"
+            path = single / f"{as_name(task)}.hdf5"
         if os.path.exists(path):
             _check_finished(path, task, options.episodes)
             print(f"{task}: {path} is there already", flush=True)

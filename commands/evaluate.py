@@ -97,6 +97,7 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
     """What `evaluate` does for an agent of `train`."""
     import numpy as np
 
+    import envs
     from agents import online_evaluation as online
     from agents.evaluation import Keep, measure, retained, summarise
     from agents.online_loading import load_agent
@@ -105,6 +106,8 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
     from experiment.evaluation_record import EvaluationRecord, Start
 
     agent, config, step = load_agent(options.logdir, options.device, options.trust)
+    for asked in [options.shift or "", *shifts]:
+        envs.check_shift(config.task, asked)
     # What shifts are compared with has none; otherwise the run's own shift is left.
     plain = "" if shifts else options.shift
     seeds = online.final_seeds(options.seed, options.episodes)
@@ -115,7 +118,7 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
         "seed": options.seed,
         "shift": (config.environment.shift if plain is None else plain) or None,
         # Somebody may have changed how the run's folder says that the task is seen.
-        "weights": fingerprint([agent.state_dict(), plain_values(config.environment)]),
+        "weights": fingerprint([agent.state_dict(), _as_seen(plain_values(config.environment))]),
     }
     record = EvaluationRecord(folder.evaluation_path, conditions)
     record.check_room()
@@ -155,6 +158,15 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
         )
         film = [np.concatenate([episode["frames"] for episode in episodes])]
     _finish(folder, record, film, fps=30)
+
+
+def _as_seen(environment: dict[str, Any]) -> dict[str, Any]:
+    """What decides an episode, of how a task is seen; without a time limit as when there was
+    none."""
+    left_out = {"name", "score_bounds"} | (
+        {"time_limit"} if environment["time_limit"] is None else set()
+    )
+    return {name: value for name, value in environment.items() if name not in left_out}
 
 
 def evaluate_imitation(options: Evaluate, folder: Any, shifts: list[str]) -> None:

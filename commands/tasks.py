@@ -8,10 +8,12 @@ from commands.command_line import parse
 
 @dataclass(frozen=True)
 class Tasks:
-    """List the ids that --task takes, one a line."""
+    """List the ids that --task takes, one a line. It also takes package.module:callable, which
+    returns an environment of your own."""
 
     suite: str | None = None
-    """Only this suite: metaworld, dmc, libero, panda or rlbench."""
+    """Only this suite: metaworld, dmc, libero, panda, rlbench, one that an installed package
+    brings, or gym: what is registered with Gymnasium."""
 
 
 def tasks(arguments: Sequence[str]) -> None:

@@ -89,7 +89,8 @@ def train(arguments: Sequence[str]) -> None:
     if chosen.task is None and not HELP & set(arguments):
         raise UserError(
             "train needs --task, for example --task metaworld/window-close; "
-            "python run.py tasks lists them"
+            "python run.py tasks lists them, and an environment of your own is gym:ENV_ID or "
+            "package.module:callable"
         )
     task = chosen.task or "metaworld/window-close"
     default = presets.preset(chosen.preset, task, chosen.method)

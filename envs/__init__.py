@@ -3,26 +3,37 @@
 Importing this package is light: no simulator and no torch is loaded before an environment is made.
 """
 
+import dataclasses
 import difflib
 import functools
 import os
 import sys
-from typing import Protocol
+
+import gymnasium
 
 from envs import dmc, libero, metaworld, panda, rlbench
 from envs.environment import Environment
 from envs.environment_config import EnvironmentConfig, Orientation, Quality
+from envs.own import OwnEnvironment, make_own, shifts_of_pictures
+from envs.own_names import GYM, kind_of
+from envs.suites import BUDGET, Suite, all_suites, find_suite, register_suite
 from envs.vector import VectorEnvironment
 from errors import UserError
 
 __all__ = [
     "EnvironmentConfig",
+    "Suite",
     "action_repeat",
+    "check_shift",
+    "episodic",
     "expand",
+    "has_masks",
+    "highest_return",
     "make",
     "make_vector",
     "published_budget",
     "recorded_starts",
+    "register_suite",
     "suite",
     "tasks",
 ]
@@ -32,54 +43,68 @@ if sys.platform.startswith("linux") and not os.environ.get("MUJOCO_GL"):
     os.environ["MUJOCO_GL"] = "egl"
 
 
-class _Suite(Protocol):
-    """A class of environments, made from the name of a task."""
-
-    default_action_repeat: int
-
-    def __call__(
-        self, name: str, config: EnvironmentConfig, seed: int | None = None
-    ) -> Environment: ...
-
-
-_SUITES = {
-    "metaworld": metaworld.TASKS,
-    "dmc": dmc.TASKS,
-    "libero": libero.TASKS,
-    "panda": panda.TASKS,
-    "rlbench": rlbench.TASKS,
-}
-_ENVIRONMENTS: dict[str, _Suite] = {
-    "metaworld": metaworld.MetaWorld,
-    "dmc": dmc.DeepMindControl,
-    "libero": libero.Libero,
-    "panda": panda.Panda,
-    "rlbench": rlbench.RLBench,
-}
-_GROUPS = {
-    "metaworld/mt10": metaworld.MT10,
-    "metaworld/ml10-train": metaworld.ML10_TRAIN,
-    "metaworld/ml10-test": metaworld.ML10_TEST,
-} | {
-    f"libero/{part}": [f"{part}/{number}" for number in range(count)]
-    for part, count in libero.SUITES.items()
-}
+register_suite(
+    Suite(
+        "metaworld",
+        metaworld.TASKS,
+        metaworld.MetaWorld,
+        metaworld.MetaWorld.default_action_repeat,
+        {
+            "mt10": metaworld.MT10,
+            "ml10-train": metaworld.ML10_TRAIN,
+            "ml10-test": metaworld.ML10_TEST,
+        },
+        episodic=False,
+        budget=metaworld.budget,
+    )
+)
+register_suite(
+    Suite(
+        "dmc",
+        dmc.TASKS,
+        dmc.DeepMindControl,
+        dmc.DeepMindControl.default_action_repeat,
+        episodic=False,
+        highest_return=dmc.highest_return,
+    )
+)
+register_suite(
+    Suite(
+        "libero",
+        libero.TASKS,
+        libero.Libero,
+        libero.Libero.default_action_repeat,
+        {
+            part: [f"{part}/{number}" for number in range(count)]
+            for part, count in libero.SUITES.items()
+        },
+        episodic=False,
+        recorded_starts=libero.recorded_starts,
+    )
+)
+register_suite(Suite("panda", panda.TASKS, panda.Panda, panda.Panda.default_action_repeat))
+register_suite(
+    Suite("rlbench", rlbench.TASKS, rlbench.RLBench, rlbench.RLBench.default_action_repeat)
+)
 
 
 def tasks(suite: str | None = None) -> list[str]:
-    """Every task id, or those of one suite ("metaworld", "dmc", "libero", "panda", "rlbench").
+    """Every task id of every suite, or those of one suite ("metaworld", "dmc", "libero", "panda",
+    "rlbench", that of another package); "gym": what is registered with Gymnasium.
 
     Raises:
         UserError: no such suite.
     """
-    if suite is not None and suite not in _SUITES:
-        raise UserError(f"unknown suite {suite!r}; there are {', '.join(_SUITES)}")
-    return [
-        f"{name}/{task}"
-        for name, names in _SUITES.items()
-        if suite in (None, name)
-        for task in names
-    ]
+    if suite == "gym":
+        return [f"{GYM}{name}" for name in gymnasium.registry]
+    if suite is None:
+        found = all_suites()
+    elif (one := find_suite(suite)) is not None:
+        found = [one]
+    else:
+        known = [each.name for each in all_suites()]
+        raise UserError(f"unknown suite {suite!r}; there are {', '.join([*known, 'gym'])}")
+    return [f"{each.name}/{task}" for each in found for task in each.tasks]
 
 
 def expand(names: str) -> list[str]:
@@ -92,9 +117,11 @@ def expand(names: str) -> list[str]:
     """
     found: list[str] = []
     for name in (part.strip() for part in names.split(",")):
-        if name in _GROUPS:
-            found += [f"{name.partition('/')[0]}/{task}" for task in _GROUPS[name]]
-        elif name in _SUITES:
+        first, slash, rest = name.partition("/")
+        one = None if kind_of(name) else find_suite(first)
+        if one is not None and rest in one.groups:
+            found += [f"{first}/{task}" for task in one.groups[rest]]
+        elif one is not None and not slash:
             found += tasks(name)
         else:
             suite(name)
@@ -103,42 +130,101 @@ def expand(names: str) -> list[str]:
 
 
 def action_repeat(task: str, asked: int | None = None) -> int:
-    """Control steps per agent step: `asked`, else the suite's published number."""
-    return asked or _ENVIRONMENTS[suite(task)].default_action_repeat
+    """Control steps per agent step: `asked`, else the suite's published number; 1 of environments
+    without a suite."""
+    one, _ = _found(task)
+    return asked or (OwnEnvironment.default_action_repeat if one is None else one.action_repeat)
+
+
+def episodic(task: str) -> bool:
+    """Whether a task can end an episode for good, so that its discount is worth predicting."""
+    one, _ = _found(task)
+    return one is None or one.episodic
 
 
 def recorded_starts(task: str) -> int:
     """How many starts of a task its benchmark has recorded, for ``reset(options={"init_state":
     k})``; 0 where every seed is a start of its own."""
-    recorded = suite(task) == "libero" and task.split("/")[1] in libero.PARTS
-    return libero.RECORDED_STARTS if recorded else 0
+    one, name = _found(task)
+    return one.recorded_starts(name) if one is not None and one.recorded_starts else 0
 
 
 def published_budget(task: str) -> int:
-    """Environment steps the paper trains a task for: 500,000 where nothing else is published."""
-    suite_name, _, name = task.partition("/")
-    if suite_name == "metaworld":
-        for steps, names in metaworld.BUDGETS.items():
-            if name in names.split():
-                return steps
-    return 500_000
+    """Environment steps the paper trains a task for: 500,000 where nothing else is published, and
+    of tasks that nobody knows."""
+    one, name = _found_or_not(task)
+    return one.budget(name) if one is not None and one.budget else BUDGET
+
+
+def highest_return(task: str) -> float | None:
+    """What an episode of a task pays at most, where it pays at least 0; None: nobody knows."""
+    one, name = _found_or_not(task)
+    return one.highest_return(name) if one is not None and one.highest_return else None
+
+
+def _found_or_not(task: str) -> tuple[Suite | None, str]:
+    """As ``_found``, of a name that may be nobody's."""
+    try:
+        return _found(task)
+    except UserError:
+        return None, task
 
 
 def suite(task: str) -> str:
-    """The suite of a task id: "metaworld" for "metaworld/window-close".
+    """The suite of a task id: "metaworld" for "metaworld/window-close"; "gym" and "own" for
+    environments without one. Nothing that an id names is imported.
 
     Raises:
         UserError: no such task; names the nearest ones.
     """
-    name = task.partition("/")[0]
-    if task not in tasks():
-        known = [*(tasks(name) if name in _SUITES else tasks()), *_GROUPS]
-        nearest = difflib.get_close_matches(task, known, n=3, cutoff=0.4)
-        hint = (
-            f"did you mean {' or '.join(nearest)}?" if nearest else "python run.py tasks lists them"
-        )
-        raise UserError(f"unknown task {task!r}; {hint}")
-    return name
+    one, _ = _found(task)
+    return str(kind_of(task)) if one is None else one.name
+
+
+def _found(task: str) -> tuple[Suite | None, str]:
+    """A task's suite and its name there; None for an environment without a suite.
+
+    Raises:
+        UserError: as ``suite``.
+    """
+    if kind_of(task):
+        return None, task
+    first, _, name = task.partition("/")
+    one = find_suite(first)
+    if one is not None and name in one.tasks:
+        return one, name
+    among = [one] if one is not None else all_suites()
+    known = [f"{each.name}/{each_name}" for each in among for each_name in each.tasks]
+    known += [f"{each.name}/{group}" for each in all_suites() for group in each.groups]
+    nearest = difflib.get_close_matches(task, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "python run.py tasks lists them"
+    if ":" in task:
+        hint = "an environment of your own is gym:ENV_ID or package.module:callable"
+    raise UserError(f"unknown task {task!r}; {hint}")
+
+
+def check_shift(task: str, shift: str) -> None:
+    """Refuse visual shifts that a task cannot be drawn under.
+
+    Raises:
+        UserError: no such shift; it needs a scene of MuJoCo's, which the task is not.
+    """
+    if kind_of(task):
+        shifts_of_pictures(shift, task)
+
+
+def has_masks(task: str, config: EnvironmentConfig) -> bool:
+    """Whether masks can be observed: in every suite, and where an environment of the user's own has
+    some.
+
+    Raises:
+        UserError: as ``make``.
+    """
+    if _found(task)[0] is not None:
+        return True
+    environment = make_own(task, dataclasses.replace(config, masks=False))
+    environment.close()
+    return environment.view.has_masks
 
 
 def make(
@@ -153,18 +239,22 @@ def make(
     proprio: bool = False,
     shift: str = "",
     orientation: Orientation = "upright",
+    time_limit: int | None = None,
+    name: str = "",
+    score_bounds: tuple[float, float] | None = None,
 ) -> Environment:
     """An environment of one task; its class says what it observes and promises
-    (``MujocoEnvironment``, ``envs.rlbench.RLBench``).
+    (``MujocoEnvironment``, ``envs.rlbench.RLBench``, ``envs.own.OwnEnvironment``).
 
     Args:
         task: "metaworld/<name>", "dmc/<name>", "libero/<part>/<number>" or "rlbench/<name>", one of
-            ``tasks()``.
+            ``tasks()``; or an environment of your own, "gym:<id>" or "package.module:callable",
+            which is imported.
         camera: camera name or number, or several separated by commas; None is what the suite
             publishes (libero two, the others one).
         size: edge of the square picture, pixels.
-        action_repeat: control steps per step; None is the suite's published number (libero 1,
-            the others 2).
+        action_repeat: control steps per step; None is the suite's published number (libero and
+            environments of your own 1, the others 2).
         seed: starts the generator that unseeded resets draw from.
         quality: "full" (as published), or "smooth" or "fast" (for machines without a GPU, with four
             samples a pixel or one).
@@ -172,6 +262,8 @@ def make(
         proprio: observe the robot's own state as well.
         shift: visual shifts with their strengths, "lighting:0.5+noise:0.2" (``envs.shifts``).
         orientation: of pictures, "upright", "opengl" or "mirrored" (``EnvironmentConfig``).
+        time_limit: control steps after which an episode of an environment of your own is cut.
+        name, score_bounds: for comparisons (``EnvironmentConfig``).
 
     Raises:
         UserError: unknown task, camera, shift, or value; the suite is not installed; no GL context.
@@ -185,8 +277,22 @@ def make(
         proprio,
         shift,
         orientation,
+        time_limit,
+        name,
+        score_bounds,
     )
-    environment = _ENVIRONMENTS[suite(task)](task.partition("/")[2], config, seed)
+    one, within = _found(task)
+    if one is None:
+        return make_own(task, config, seed)
+    environment = one.make(within, config, seed)
+    if not isinstance(environment, Environment):
+        return OwnEnvironment(environment, task, config, seed, one.action_repeat)
+    if time_limit is not None:
+        environment.close()
+        raise UserError(
+            f"time_limit is for environments of your own; {task} has the limit of its suite, and"
+            " train cuts episodes by --episode-steps"
+        )
     environment.task = task
     return environment
 

@@ -11,6 +11,17 @@ from errors import UserError
 from mask_classes import NAMES
 
 
+class OneHot(gymnasium.spaces.Box):
+    """One of n actions, as the vector (n,) float32 that is 1 at its place and 0 elsewhere."""
+
+    def __init__(self, n: int):
+        super().__init__(0, 1, (n,), np.float32)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> np.ndarray:
+        """One of them, all alike."""
+        return np.eye(self.shape[0], dtype=np.float32)[self.np_random.integers(self.shape[0])]
+
+
 class Environment(gymnasium.Env):
     """A task seen through cameras; ``envs.make`` returns one.
 

@@ -110,6 +110,11 @@ BUDGETS = {
 appendix F)."""
 
 
+def budget(name: str) -> int:
+    """Environment steps the paper trains a task for."""
+    return next((steps for steps, names in BUDGETS.items() if name in names.split()), 500_000)
+
+
 class MetaWorld(MujocoEnvironment):
     """One Meta-World task. ``info["success"]``: any control step of this step succeeded.
 

@@ -12,10 +12,11 @@ import numpy as np
 import envs
 from envs.alignment import BEFORE
 from envs.demonstration_writer import DemonstrationWriter, mask_attributes
-from envs.environment import Environment
+from envs.environment import Environment, OneHot
 from envs.environment_config import EnvironmentConfig
 from envs.experts import expert
 from envs.libero import Libero
+from envs.own import OwnEnvironment
 from envs.recording_header import short_name
 from envs.simulation import MujocoEnvironment
 from envs.tracks import Tracker
@@ -61,7 +62,11 @@ class ScriptedActor:
         UserError: the task has no expert.
     """
 
-    def __init__(self, environment: MujocoEnvironment, noise: float = 0.0):
+    def __init__(self, environment: Environment, noise: float = 0.0):
+        if not isinstance(environment, MujocoEnvironment):
+            raise UserError(
+                f"{environment.task} has no scripted expert; record an agent by --policy RUN"
+            )
         self._rng = np.random.default_rng()
         self._expert = expert(environment, noise, self._rng)
 
@@ -84,7 +89,7 @@ def collect(
     task: str,
     episodes: int,
     path: str | os.PathLike,
-    make_actor: Callable[[MujocoEnvironment], Actor],
+    make_actor: Callable[[Environment], Actor],
     config: EnvironmentConfig,
     *,
     seed: int = 0,
@@ -93,7 +98,7 @@ def collect(
     progress: Callable[[int, int], None] = lambda kept, attempts: None,
 ) -> None:
     """Record successful episodes of a policy, masks included; all of them where the suite knows no
-    success.
+    success. Of an environment of the user's own no states are recorded, and masks if it has some.
 
     Started again after being stopped, it goes on behind the last episode kept.
 
@@ -112,13 +117,21 @@ def collect(
         UserError: the file exists; ``PATIENCE`` episodes in a row fail; what ``make`` raises.
     """
     options = {field: getattr(config, field) for field in config.__dataclass_fields__}
-    options |= {"masks": True, "proprio": True, "orientation": "upright"}
+    options |= {"masks": envs.has_masks(task, config), "proprio": True, "orientation": "upright"}
     environment = envs.make(task, **options)
-    if not isinstance(environment, MujocoEnvironment):
-        environment.close()
-        raise UserError(
+    fault = None
+    if not isinstance(environment, (MujocoEnvironment, OwnEnvironment)):
+        fault = (
             f"of {task} the suite's own planner is recorded, and nobody else; leave --policy out"
         )
+    elif isinstance(environment.action_space, OneHot):
+        fault = (
+            f"{task} has discrete actions, which demonstrations do not hold, and imitation does not"
+            " learn; train learns them online"
+        )
+    if fault:
+        environment.close()
+        raise UserError(fault)
     try:
         actor = make_actor(environment)
         attributes = file_attributes(task, environment, seed, after_success, made_by)
@@ -130,7 +143,9 @@ def collect(
                 attempts += 1
                 failures = failures + 1 if success is False else 0
                 if success is not False:
-                    note = {"seed": start, "init_state": recorded["states"][0]}
+                    note: dict[str, Any] = {"seed": start}
+                    if "states" in recorded:
+                        note["init_state"] = recorded["states"][0]
                     note |= {} if success is None else {"success": success}
                     note |= {k: recorded.pop(k) for k in ("model_file",) if k in recorded}
                     writer.add(recorded, note, attempts)
@@ -147,20 +162,23 @@ def collect(
 
 
 def _record(
-    environment: MujocoEnvironment, actor: Actor, seed: int, after_success: int
+    environment: Environment, actor: Actor, seed: int, after_success: int
 ) -> tuple[dict[str, Any], bool | None]:
     """One episode, as arrays (T, ...) by dataset, and whether it succeeded (None: nobody says)."""
     observation, _ = environment.reset(seed=seed)
     actor.begin(seed)
-    model, tracker = environment.recorded_model(), Tracker(environment, "upright")
+    simulated = environment if isinstance(environment, MujocoEnvironment) else None
+    model = simulated.recorded_model() if simulated else {}
+    tracker = Tracker(simulated, "upright") if simulated else None
     steps: dict[str, list] = {}
     succeeded_for, over = 0, False
     while not over and succeeded_for <= after_success:
-        for name, value in environment.recorded_state().items():
+        for name, value in (simulated.recorded_state() if simulated else {}).items():
             steps.setdefault(name, []).append(value)
         for name, value in observed(environment, observation).items():
             steps.setdefault(f"obs/{name}", []).append(value)
-        tracker.observe()
+        if tracker:
+            tracker.observe()
         space = environment.action_space
         action = np.clip(actor.action(observation), space.low, space.high).astype(np.float32)
         observation, reward, terminated, truncated, info = environment.step(action)
@@ -171,7 +189,8 @@ def _record(
         steps.setdefault("dones", []).append(np.uint8(over))
     recorded: dict[str, Any] = {name: np.stack(values) for name, values in steps.items()}
     recorded["dones"][-1] = 1
-    recorded |= tracks(environment, tracker, recorded)
+    if simulated and tracker:
+        recorded |= tracks(simulated, tracker, recorded)
     if "obs/robot_states" in recorded:
         recorded["robot_states"] = recorded.pop("obs/robot_states")
     for name, part in model.items():
@@ -195,14 +214,15 @@ def tracks(
     return {f"obs/{camera}_{n}": part for n, part in tracker.datasets(masks, rng).items()}
 
 
-def observed(environment: MujocoEnvironment, observation: dict) -> dict[str, np.ndarray]:
+def observed(environment: Environment, observation: dict) -> dict[str, np.ndarray]:
     """An observation by the names of the datasets below ``obs/``."""
     found = {"proprio": observation["proprio"]}
     several = len(environment.cameras) > 1
     for number, camera in enumerate(environment.cameras):
         for name, kind in (("image", "rgb"), ("mask", "mask")):
-            view = observation[name][number] if several else observation[name]
-            found[f"{short_name(camera)}_{kind}"] = view
+            if name in observation:
+                view = observation[name][number] if several else observation[name]
+                found[f"{short_name(camera)}_{kind}"] = view
     if isinstance(environment, Libero):
         found |= environment.robot_state()
     return found

@@ -51,7 +51,7 @@ def refuse_what_cannot_be_replayed(recording: Recording) -> None:
         suite = envs.suite(recording.task)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if suite in ("dmc", "rlbench"):
+    if suite in ("dmc", "rlbench", "gym", "own"):
         raise UserError(
             f"{path} is of {recording.task}, whose observations cannot be had from a state; record"
             " it again, run.py collect draws masks"

@@ -325,6 +325,11 @@ def parse(description: str) -> list[tuple[str, float]]:
     return pairs
 
 
+def scene_edits(description: str) -> list[str]:
+    """Those shifts of a description that edit MuJoCo's scene, and not the picture alone."""
+    return [name for name, _ in parse(description) if SHIFTS[name].edit is not Shift.edit]
+
+
 def listed(description: str) -> list[str]:
     """What `evaluate --shifts` names: ``all``, ``all:0.3``, or ``lighting,noise:0.2``.
 

@@ -2,6 +2,8 @@
 
 import sys
 
+import h5py
+import numpy as np
 import pytest
 
 from agents import imitation_loading, online_loading
@@ -218,4 +220,69 @@ def test_commands_refuse_in_one_line_or_have_no_need_of_it(payload, capfd, recei
     status = main([*command.split(), str(folder)])
     assert status == 2
     assert capfd.readouterr().err.count("\n") == 1
+    assert not executed(payload)
+
+
+# ------------------------------------------------------------------- environments of the user's own
+
+OWN_TASKS = [
+    "payload_of_a_stranger:make",
+    "gym:payload_of_a_stranger:Reach-v1",
+    " payload_of_a_stranger:make ",
+]
+
+
+@pytest.mark.parametrize("task", OWN_TASKS)
+@pytest.mark.parametrize("received", [received_online, received_dreamer, received_imitation])
+def test_an_environment_that_a_folder_names_is_not_imported_unasked(payload, received, task):
+    folder = received(payload / "received")
+    path = folder / "config.yaml"
+    text = path.read_text()
+    assert text.count("task: metaworld/drawer-close\n") == 1
+    path.write_text(text.replace("task: metaworld/drawer-close", f"task: '{task}'"))
+    load = load_imitation if received is received_imitation else load_online
+    with pytest.raises(UserError, match=r"asks to load .* \(task\), which is not part of the tool"):
+        load(folder)
+    with pytest.raises(UserError, match="no checkpoint"):  # it is not asked again
+        load(folder, (task.strip(),))
+    assert not executed(payload)
+
+
+def test_one_of_several_tasks_that_a_folder_names_is_enough(payload):
+    folder = received_imitation(payload / "received")
+    path = folder / "config.yaml"
+    several = "metaworld/drawer-close, payload_of_a_stranger:make"
+    path.write_text(path.read_text().replace("task: metaworld/drawer-close", f"task: '{several}'"))
+    with pytest.raises(UserError, match="--trust payload_of_a_stranger:make$"):
+        load_imitation(folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("annotate --data", "whose observations cannot be had from a state"),
+        ("inspect", None),
+    ],
+)
+def test_an_environment_that_a_file_of_demonstrations_names_is_not_imported(
+    payload, capfd, command, said
+):
+    path = payload / "demos.hdf5"
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["task"] = "payload_of_a_stranger:make"
+        data.attrs["obs_alignment"] = "before_action"
+        data.attrs["problem_info"] = '{"language_instruction": "run"}'
+        demo = data.create_group("demo_0")
+        demo["actions"] = np.zeros((4, 2))
+        demo["states"] = np.zeros((4, 3))
+        demo["rewards"], demo["dones"] = np.zeros(4, np.float32), np.zeros(4, np.uint8)
+        demo["obs/front_rgb"] = np.zeros((4, 32, 32, 3), np.uint8)
+        demo["obs/proprio"] = np.zeros((4, 2), np.float32)
+    status = main([*command.split(), str(path)])
+    shown = capfd.readouterr()
+    if said is None:
+        assert (status, "payload_of_a_stranger:make" in shown.out) == (0, True)
+    else:
+        assert (status, said in shown.err) == (2, True)
     assert not executed(payload)

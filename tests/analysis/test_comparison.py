@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import envs
 from analysis.comparison import Compare, ceiling, compare, difficulty
 from analysis.curves import Curve
 from analysis.figures import LOOKS, looks
+from analysis.record import record
 from analysis.report import make_report
 from analysis.score_files import read
 from envs import dmc
@@ -294,3 +296,64 @@ def test_whatever_stands_in_a_file_a_row_of_the_table_is_one_line(tmp_path):
     rows = [line for line in text.splitlines() if "run.py train" in line]
     assert [row.count(" | ") for row in rows] == [4]
     assert "--task a\\|b" in rows[0]
+
+
+def own_run(folder, seed, scores, **seen):
+    """A run of an environment of the user's own, with what its configuration says of it."""
+    points = [
+        {"step": 1000 * (i + 1), "eval/return": score, "time": 1.0}
+        for i, score in enumerate(scores)
+    ]
+    path = run_folder(folder, points, "package.module:Dot", seed)
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    written["config"]["environment"] = seen
+    (folder / "config.yaml").write_text(yaml.safe_dump(written))
+    return path
+
+
+def test_a_run_of_an_own_environment_says_its_name_and_what_an_episode_pays(tmp_path):
+    inputs = tuple(
+        own_run(tmp_path / f"run{seed}", seed, scores, name="dot", score_bounds=[-50.0, 150.0])
+        for seed, scores in enumerate([[0.0, 50.0], [50.0, 150.0]])
+    )
+    options = Compare(inputs=inputs, out=tmp_path / "out", repetitions=200, final="last")
+    comparison = compare(read(inputs), options)
+    assert list(comparison.tasks) == ["dot"]
+    assert comparison.finals["dot"]["ours"].tolist() == [50.0, 150.0]
+    (statistics,) = comparison.statistics.values()
+    assert statistics["mean"][0] == pytest.approx((0.5 + 1.0) / 2)
+    make_report(options)
+    assert (tmp_path / "out" / "tasks" / "dot.png").exists()
+    # A file that keeps the curve keeps the bounds.
+    (kept, *_) = record(inputs, tmp_path / "curves", print)
+    (again,) = read((str(kept),))
+    assert (again.task, again.bounds) == ("dot", (-50.0, 150.0))
+
+
+def test_without_name_and_bounds_it_is_called_by_its_id_and_not_aggregated(tmp_path):
+    path = own_run(tmp_path / "run", 0, [1.0, 2.0])
+    make_report(Compare(inputs=(path,), out=tmp_path / "out", repetitions=200))
+    numbers = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert numbers["aggregates"] == {}
+    assert any("package.module:Dot: what a return is at most" in n for n in numbers["notes"])
+    names = [path.name for path in (tmp_path / "out" / "tasks").iterdir()]
+    assert names
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "others", "sentence"),
+    [
+        ([0, 1], [0, 2], "Dot has the score bounds .* give all of its runs the same"),
+        ([1, 0], None, "config.yaml has score_bounds"),
+        ("ab", None, "config.yaml has score_bounds"),
+        (7, None, "config.yaml has score_bounds"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_one_line(tmp_path, bounds, others, sentence):
+    inputs = tuple(
+        own_run(tmp_path / f"run{seed}", seed, [0.0, 0.5], score_bounds=said)
+        for seed, said in enumerate([bounds, others])
+    )
+    with pytest.raises(UserError, match=sentence):
+        compare(read(inputs), Compare(inputs=inputs, out=tmp_path / "out"))
