@@ -133,6 +133,8 @@ class Imitator(Protocol):
     """What the demonstrations fix."""
     statistics: Mapping[str, Sequence[float]]
     """Of actions and proprioception (`envs.windows.statistics`)."""
+    instructions: dict[str, str]
+    """By task, what its data tells, where it was loaded from a run that says so."""
     stages: tuple[str, str]
     """Names, in order: to predict, then to act on what is predicted."""
 

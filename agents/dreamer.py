@@ -35,6 +35,13 @@ class Dreamer(WorldModelAgent):
         device: where parameters live.
     """
 
+    without_acting = (
+        *WorldModelAgent.without_acting,
+        "dynamics.static_image",
+        "dynamics.contrast.",
+        "dynamics.target.",
+    )
+
     def __init__(self, config: DreamerConfig, action: int, device: torch.device | str):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config

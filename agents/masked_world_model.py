@@ -36,6 +36,15 @@ class MaskedWorldModel(WorldModelAgent):
         device: where parameters live.
     """
 
+    without_acting = (
+        *WorldModelAgent.without_acting,
+        "autoencoder.decoder",
+        "autoencoder.mask_token",
+        "autoencoder.static_image",
+        "autoencoder.target",
+        "autoencoder.reward_head.",
+    )
+
     def __init__(self, config: MaskedWorldModelConfig, action: int, device: torch.device | str):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config

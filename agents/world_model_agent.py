@@ -43,6 +43,17 @@ class WorldModelAgent(abc.ABC):
     networks: nn.ModuleDict
     """All that a checkpoint keeps."""
 
+    without_acting: tuple[str, ...] = (
+        "dynamics.decoder.",
+        "dynamics.reward_head.",
+        "dynamics.discount_head.",
+        "dynamics.rssm.prior_",
+        "behaviour.critic.",
+        "behaviour.target_critic.",
+        "behaviour.reward_scale.",
+    )
+    """Beginnings of names of `networks`' weights that no action depends on."""
+
     def __init__(
         self,
         behaviour: ActorCriticConfig,
@@ -88,6 +99,11 @@ class WorldModelAgent(abc.ABC):
         """(object, name of its method) of what `compile_updates` compiles."""
 
     # Acting
+
+    @property
+    def acting(self) -> nn.Module:
+        """The networks that act, and others."""
+        return self.networks
 
     @torch.no_grad()
     def policy(
