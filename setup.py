@@ -37,7 +37,7 @@ setup(
         # Two packages it brings compile while they are installed; the Makefile says what they need.
         "libero": ["hf-libero>=0.1.4", "robosuite==1.4.0"],
         "panda": ["robosuite==1.4.0"],  # the arm's model
-        "serve": ["websockets>=14", "msgpack>=1.1"],
+        "serve": ["websockets>=15", "msgpack>=1.1"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "t5": ["transformers>=4.50", "sentencepiece>=0.2"],
         "dev": [
@@ -47,7 +47,7 @@ setup(
             "ruff>=0.12",
             "mypy>=2.4",
             "robomimic>=0.2",
-            "websockets>=14",
+            "websockets>=15",
             "msgpack>=1.1",
             "onnx>=1.17",
             "onnxruntime>=1.20",

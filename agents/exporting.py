@@ -29,8 +29,12 @@ from regular_file import read_bytes
 
 PROBES = 32
 """Observations on which actions are compared."""
-FILES = {"config.yaml", WEIGHTS, "README.md", onnx_export.NAME, "evaluation.json", "videos"}
-"""What an exported policy's folder may hold, to be exported into again."""
+FILES = {
+    "config.yaml", WEIGHTS, "README.md", onnx_export.NAME, "evaluation.json", "evaluation.lock",
+    "videos",
+}  # fmt: skip
+"""What an exported policy's folder may hold, to be exported into again; also names that begin with
+a dot, as git's do."""
 LARGEST_HALF = 65504.0
 """The largest number that float16 has."""
 
@@ -181,7 +185,8 @@ def _state(trained: Trained) -> dict[str, Any]:
 def _refuse_other_files(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file; give a folder as --out")
-    others = {entry.name for entry in target.iterdir()} - FILES if target.exists() else set()
+    names = {entry.name for entry in target.iterdir()} if target.exists() else set()
+    others = {name for name in names - FILES if not name.startswith(".")}
     if others:
         raise UserError(
             f"{target} holds other files ({min(others)}); give a new folder as --out, or that of an"

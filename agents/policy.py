@@ -96,6 +96,7 @@ class Policy:
         self.n_action_steps = getattr(trained.agent, "n_action_steps", 1)
         self.instruction: str | None = None
         self.actor: Actor | None = None
+        self._asked: str | None = None  # the instruction that the last episode was begun with
         self._state: Any = None
         self._first = True
         self._left: deque[np.ndarray] = deque()
@@ -117,8 +118,8 @@ class Policy:
         """
         if instruction is not None and not isinstance(instruction, str):
             raise UserError(f"an instruction is text, not {type(instruction).__name__}")
-        if self.actor is None or (instruction or self.instruction) != self.instruction:
-            self.actor = self._make_actor(instruction)
+        if self.actor is None or instruction != self._asked:
+            self.actor, self._asked = self._make_actor(instruction), instruction
         self._state, self._first = None, True
         self._left.clear()
 
@@ -254,7 +255,7 @@ class Policy:
             if name not in observation:
                 wanted = " and ".join(f"{n} {e}" for n, e in self.observation.items())
                 raise UserError(f"the observation has no {name!r}; the policy reads {wanted}")
-            value = np.asarray(observation[name])
+            value = _array(name, observation[name])
             alike = value.dtype == np.uint8 if entry.dtype == "uint8" else value.dtype.kind in "fiu"
             if value.shape != entry.shape or not alike:
                 here = Entry(value.shape, str(value.dtype))
@@ -268,13 +269,20 @@ class Policy:
         return seen
 
     def _action(self, executed: Any) -> np.ndarray:
-        value = np.asarray(executed)
+        value = _array("action", executed)
         if value.shape != (self.action_size,) or value.dtype.kind not in "fiu":
             raise UserError(
                 f"action of the observation is {Entry(value.shape, str(value.dtype))}, an action of"
                 f" this policy is {Entry((self.action_size,), 'float32')}"
             )
         return value.astype(np.float32)
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{name} of the observation is no array of numbers") from error
 
 
 def load(

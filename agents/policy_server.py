@@ -121,9 +121,10 @@ class Session:
         named = {theirs.get(name, name): value for name, value in message.items()}
         several = sorted(name for name in named if str(name).startswith("image/"))
         if "image" in self.policy.observation and "image" not in named and several:
-            pictures = [np.asarray(named[name]) for name in several]
-            if len({picture.shape for picture in pictures}) > 1:
-                raise UserError("the cameras' pictures have different shapes")
+            pictures = [named[name] for name in several]
+            alike = {(p.shape, p.dtype) for p in pictures if isinstance(p, np.ndarray)}
+            if len(alike) != 1 or not all(isinstance(p, np.ndarray) for p in pictures):
+                raise UserError("the cameras' pictures are no arrays of the same shape")
             named["image"] = np.stack(pictures) if len(pictures) > 1 else pictures[0]
         return named
 

@@ -37,9 +37,10 @@ class RemotePolicy:
         self.url = url
         headers = {"Authorization": f"Api-Key {token}"} if token else None
         try:
-            self._connection = connect(
+            self._connecting = connect(
                 url, additional_headers=headers, compression=None, max_size=MOST_BYTES, proxy=None
             )
+            self._connection = self._connecting.__enter__()
         except InvalidURI as error:
             raise UserError(f"--policy is an address, ws://HOST:PORT, not {url!r:.80}") from error
         except InvalidStatus as error:
@@ -75,7 +76,7 @@ class RemotePolicy:
 
     def close(self) -> None:
         """Say goodbye."""
-        self._connection.close()
+        self._connecting.__exit__(None, None, None)
 
     def __enter__(self) -> RemotePolicy:
         return self

@@ -20,8 +20,12 @@ INSTRUCTION = "drawer close"
 
 
 def told(folder, **instructions):
-    """A run that says its instructions, as runs do."""
+    """A run that says its instructions, as runs do, and whose actions depend on what is seen: an
+    untrained policy's velocity is zero."""
     state = load_checkpoint(folder / "checkpoint.pt")
+    for networks in (state["agent"]["ema"], state["agent"]["networks"]):
+        torch.manual_seed(0)
+        torch.nn.init.normal_(networks["policy.action_out.weight"])
     save_checkpoint(folder / "checkpoint.pt", {**state, "instructions": instructions})
     return folder
 
