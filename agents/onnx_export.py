@@ -22,6 +22,7 @@ of a chunk, R deterministic state, N·K variables and classes of the stochastic 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -38,6 +39,7 @@ from agents.mask_world_model import ChunkActor, MaskWorldModel
 from agents.policy import Policy
 from agents.world_model_agent import WorldModelAgent
 from errors import UserError
+from world_models.image_encoder import ImageEncoder
 from world_models.mask_dynamics import MaskDynamics
 from world_models.planner import Planner
 from world_models.rssm import State
@@ -104,6 +106,18 @@ class OnlineStep(nn.Module):
         }
 
 
+class Told(nn.Module):
+    """What an instruction became (1, K, D), whatever is asked: it is a constant of the graph."""
+
+    def __init__(self, tokens: Tensor):
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, text: Tensor, mask: Tensor) -> Tensor:
+        """See the class."""
+        return self.tokens
+
+
 class ChunkStep(nn.Module):
     """A chunk of actions of Mask World Model: features, then Euler's method from noise."""
 
@@ -114,6 +128,12 @@ class ChunkStep(nn.Module):
         self.agent, self.networks = agent, agent.acting
         self.proprio, self.actions = agent.proprio, agent.actions
         self.text, self.text_mask = caption["text"], caption["text_mask"]
+        self.seeing = agent.ema.world_model
+        if isinstance(self.seeing, ImageEncoder):
+            with torch.no_grad():
+                tokens = self.seeing.instruction(self.text, self.text_mask)
+            self.seeing = copy.deepcopy(self.seeing)
+            self.seeing.instruction = Told(tokens)
 
     def forward(
         self, image: Tensor, proprio: Tensor, noise: Tensor, future_noise: Tensor | None = None
@@ -123,7 +143,7 @@ class ChunkStep(nn.Module):
         if self.agent.config.world_model == "blind":
             image = image * 0
         if future_noise is None:
-            features = networks.world_model(image, self.text, self.text_mask)
+            features = self.seeing(image, self.text, self.text_mask)
         else:
             features = networks.dynamics.features(
                 image, self.text, self.text_mask, noise=future_noise
@@ -297,12 +317,14 @@ def _future_noise(
 @contextlib.contextmanager
 def _quiet():
     """The exporter prints its progress and warns of what it does itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,11 +1,15 @@
 """serve: a policy behind a websocket."""
 
-from collections.abc import Sequence
+import contextlib
+import signal
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from commands.command_line import parse
 from commands.run_options import Trust
 from errors import UserError
+from experiment.stopping import SIGNALS
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,6 @@ def serve(arguments: Sequence[str]) -> None:
     if not 0 <= options.port < 2**16:
         raise UserError(f"--port is {options.port}; ports are below {2**16:,}")
 
-    import asyncio
-
     from agents import policy_server
     from agents.policy import load
     from agents.policy_wire import check_libraries, renamed
@@ -63,4 +65,44 @@ def serve(arguments: Sequence[str]) -> None:
         host = f"[{options.host}]" if ":" in options.host else options.host
         print(f"serving at ws://{host}:{port}, until Ctrl-C", flush=True)
 
-    asyncio.run(policy_server.serve(policy, options.host, options.port, options.token, keys, ready))
+    _until_stopped(
+        policy_server.serve(policy, options.host, options.port, options.token, keys, ready)
+    )
+
+
+def _until_stopped(serving: Coroutine[Any, Any, None]) -> None:
+    """Serve until a signal says to stop, then say goodbye to clients, and obey it.
+
+    A signal that interrupted the server wherever it is would leave connections half closed.
+    """
+    import asyncio
+
+    heard = [n for n in SIGNALS if callable(signal.getsignal(n))]
+    before = {number: signal.getsignal(number) for number in heard}
+
+    async def serve_on() -> int | None:
+        loop = asyncio.get_running_loop()
+        stopped: asyncio.Future[int] = loop.create_future()
+
+        def stop(number: int) -> None:
+            if not stopped.done():
+                stopped.set_result(number)
+
+        for number in heard:
+            loop.add_signal_handler(number, stop, number)
+        task = asyncio.create_task(serving)
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return stopped.result() if stopped.done() else None
+
+    try:
+        number = asyncio.run(serve_on())
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    if number is not None:
+        handler = before[number]
+        assert callable(handler)
+        handler(number, None)
