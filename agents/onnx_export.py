@@ -133,7 +133,7 @@ class ChunkStep(nn.Module):
             with torch.no_grad():
                 tokens = self.seeing.instruction(self.text, self.text_mask)
             self.seeing = copy.deepcopy(self.seeing)
-            self.seeing.instruction = Told(tokens)
+            self.seeing.add_module("instruction", Told(tokens))
 
     def forward(
         self, image: Tensor, proprio: Tensor, noise: Tensor, future_noise: Tensor | None = None

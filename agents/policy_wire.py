@@ -125,7 +125,8 @@ def _array(value: dict) -> np.ndarray:
 
 
 def _dtype(name: Any) -> np.dtype:
-    dtype = np.dtype(name) if isinstance(name, (str, bytes)) and len(name) <= 8 else None
+    text = name.decode("ascii") if isinstance(name, bytes) else name
+    dtype = np.dtype(text) if isinstance(text, str) and len(text) <= 8 else None
     if dtype is None or dtype.kind not in KINDS or dtype.itemsize > 8:
         raise ValueError(f"{name!r:.40} is no kind of number")
     return dtype

@@ -140,8 +140,8 @@ def evaluate_policy(options: Evaluate, shifts: list[str]) -> None:
         options.token, options.n_action_steps,
     )  # fmt: skip
     with evaluation:
-        name = evaluation.description.get("policy")
-        called = f" ({name!s:.60})" if name else ""
+        said = evaluation.description.get("policy")
+        called = f" ({said!s:.60})" if said else ""
         under = f" under {options.shift}" if options.shift else ""
         print(
             f"{options.policy}{called}{under}: {options.episodes} episodes a task, seed"

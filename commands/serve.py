@@ -91,7 +91,8 @@ def _until_stopped(serving: Coroutine[Any, Any, None]) -> None:
         for number in heard:
             loop.add_signal_handler(number, stop, number)
         task = asyncio.create_task(serving)
-        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {task, stopped}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

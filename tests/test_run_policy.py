@@ -8,6 +8,7 @@ import agents
 from experiment.checkpoint import load_checkpoint, save_checkpoint
 from run import main
 from tests.agents.received_runs import received_imitation, with_weights
+from tests.agents.test_policy import told
 from tests.agents.test_policy_server import served
 
 pytestmark = pytest.mark.simulator
@@ -21,7 +22,7 @@ def folder(tmp_path_factory):
     state = load_checkpoint(made / "checkpoint.pt")
     state["view"]["action_repeat"] = 20
     save_checkpoint(made / "checkpoint.pt", state)
-    return made
+    return told(made, **{TASK: "drawer close"})
 
 
 def episodes(path, row="agent"):
