@@ -80,7 +80,11 @@ def export(
         raise UserError(f"{out} is the run folder itself; give another folder as --out")
     _refuse_other_files(target)
     trained = load_trained(logdir, "cpu", trusted)
-    weights = {name: _stored(part, half) for name, part in acting_weights(trained.agent).items()}
+    learned = {name for name, _ in trained.agent.acting.named_parameters()} if half else set()
+    weights = {
+        name: _halved(part) if name in learned else part
+        for name, part in acting_weights(trained.agent).items()
+    }
     graph = onnx_export.build(Policy(trained, task)) if onnx else None
     before = actions(trained)
     with writing(target):
@@ -146,10 +150,10 @@ def first_action(trained: Trained, observation: Mapping[str, np.ndarray]) -> np.
     return policy.act(observation)
 
 
-def _stored(part: Tensor, half: bool) -> Tensor:
-    """A weight as it is kept; scalars, counts, and what float16 cannot hold stay as they are."""
-    fits = part.is_floating_point() and part.ndim > 0 and float(part.abs().max()) < LARGEST_HALF
-    return part.to(torch.float16) if half and fits else part
+def _halved(part: Tensor) -> Tensor:
+    """A weight as float16, unless float16 cannot hold it."""
+    fits = part.is_floating_point() and float(part.abs().max()) < LARGEST_HALF
+    return part.to(torch.float16) if fits else part
 
 
 def _goals(trained: Trained) -> dict[str, Tensor]:
@@ -161,19 +165,19 @@ def _goals(trained: Trained) -> dict[str, Tensor]:
 def _state(trained: Trained) -> dict[str, Any]:
     """What a checkpoint has beside the weights, as the loaders read it."""
     agent = trained.agent
-    if "proprio" not in trained.observation:
+    if trained.view is None:
         return {
             "task": trained.tasks[0], "step": trained.position, "action": trained.action_size,
             "agent": {},
         }  # fmt: skip
-    seen = trained.environment
+    view = vars(trained.view).items()
     policy = Policy(trained)
     told = {task: policy.told(task) for task in trained.tasks}
     return {
         "task": trained.task,
         "updates": trained.position,
         "stage": agent.stages[-1],
-        "view": {name: seen[name] for name in ("camera", "size", "quality", "action_repeat")},
+        "view": {name: list(v) if isinstance(v, tuple) else v for name, v in view},
         "instructions": told,
         "agent": {
             "data_spec": vars(agent.data_spec),

@@ -373,18 +373,20 @@ class ChunkActor:
         """Actions (n, A) float32.
 
         Args:
-            observation: ``image`` (n, [V,] S, S, 3), ``proprio`` (n, D), ``is_first`` (n,) bool.
+            observation: ``image`` (n, [V,] S, S, 3), ``proprio`` (n, D) unless D is 0,
+                ``is_first`` (n,) bool.
             state: not used: what is remembered is in this object.
             explore: not used: every chunk is a sample.
         """
         image, first = observation["image"], np.asarray(observation["is_first"], bool)
+        felt = observation.get("proprio", np.zeros((len(image), 0), np.float32))
         self.see(image, first)
         if self.queue is None:
             self.queue = ActionQueue(len(image), self.agent.n_action_steps)
         due = self.queue.due(first)
         if due.any():
             pictures = self.seen(due)
-            self.queue.fill(due, self.chunk(pictures, observation["proprio"][due]))
+            self.queue.fill(due, self.chunk(pictures, felt[due]))
             if self.film is not None and due[0]:
                 self._future = self._predict(pictures[:1])
         if self.film is not None:

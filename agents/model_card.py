@@ -60,7 +60,7 @@ def card(card: Card) -> str:
         "pipeline_tag": "robotics",
         "tags": ["robotics", "world-model", tag, *suites],
     }
-    unit = "environment steps" if "proprio" not in trained.observation else "updates"
+    unit = "environment steps" if trained.view is None else "updates"
     reads = "\n".join(f"- `{n}`: {entry}" for n, entry in trained.observation.items())
     values = {"image": "picture", "proprio": "robot_state"}
     given = ", ".join(f'"{n}": {values.get(n, n)}' for n in trained.observation)

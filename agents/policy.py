@@ -20,6 +20,7 @@ import numpy as np
 import envs
 from agents import imitation_loading, online_loading
 from agents.agent import Actor, Imitator, OnlineAgent, TaskDescription
+from agents.imitation_config import View
 from agents.mask_world_model import ChunkActor
 from errors import UserError
 from experiment.checkpoint import fingerprint
@@ -63,6 +64,8 @@ class Trained(NamedTuple):
     """A."""
     environment: dict[str, Any]
     """Options of `envs.make` by which the tasks are shown as they were in training."""
+    view: View | None = None
+    """How an imitator sees; None for an agent of `train`."""
 
 
 class Policy:
@@ -168,14 +171,15 @@ class Policy:
         if isinstance(actor, ChunkActor):
             actor.see(seen["image"], first, steps)
             pictures = actor.seen(np.array([True]))
-            return lambda: actor.chunk(pictures, seen["proprio"])[0]
+            felt = seen.get("proprio", np.zeros((1, 0), np.float32))
+            return lambda: self._in_units(actor.chunk(pictures, felt)[0])
         executed = observation.get("action")
         if executed is not None and self._state is not None:
             self._state = self.trained.agent.acted(self._state, self._action(executed)[None])
 
         def step() -> np.ndarray:
             action, self._state = actor.policy({**seen, "is_first": first}, self._state, False)
-            return action
+            return self._in_units(action)
 
         return step
 
@@ -204,7 +208,7 @@ class Policy:
 
     def _make_actor(self, instruction: str | None) -> Actor:
         agent = self.trained.agent
-        if self.trained.observation.keys() == {"image"}:
+        if self.trained.view is None:
             self.instruction = instruction or ""
             return agent
         task, self.instruction = self._described(instruction)
@@ -268,6 +272,12 @@ class Policy:
             self._action(observation["action"])
         return seen
 
+    def _in_units(self, actions: np.ndarray) -> np.ndarray:
+        """Actions (..., A) as whoever recorded the demonstrations counts them."""
+        # Only demonstrations that did not come from a simulator have units of their own.
+        convert = getattr(self.trained.view, "in_units", None)
+        return actions if convert is None else convert(actions).astype(np.float32)
+
     def _action(self, executed: Any) -> np.ndarray:
         value = _array("action", executed)
         if value.shape != (self.action_size,) or value.dtype.kind not in "fiu":
@@ -330,14 +340,13 @@ def _imitator(folder: Path | str, device: str, trusted: Collection[str]) -> Trai
     agent, config, view, updates = imitation_loading.load_agent(folder, device, trusted)
     spec = agent.data_spec
     cameras = (spec.cameras,) if spec.cameras > 1 else ()
-    entries = {
-        "image": Entry((*cameras, spec.size, spec.size, 3), "uint8"),
-        "proprio": Entry((spec.proprio_size,), "float32"),
-    }
+    entries = {"image": Entry((*cameras, spec.size, spec.size, 3), "uint8")}
+    if spec.proprio_size:
+        entries["proprio"] = Entry((spec.proprio_size,), "float32")
     told = dict(agent.instructions)
     tasks = tuple(told) if config.task == "none" else tuple(envs.expand(config.task))
     options = view.options(quality=config.quality)
     return Trained(
         agent, str(folder), config.method, updates, config.task,
-        tasks, told, entries, spec.action_size, options,
+        tasks, told, entries, spec.action_size, options, view,
     )  # fmt: skip

@@ -46,8 +46,10 @@ from errors import UserError
 LOOPBACK = "127.0.0.1"
 CONNECTIONS = 64
 """Clients at the same time."""
-SLOWEST_START = 1
-"""Steps that a chunk is begun earlier than the time it took last asks for."""
+STEPS_EARLIER = 1
+"""Steps that a chunk is begun earlier than the slowest one lately asks for."""
+FORGETTING = 0.95
+"""What the time of the slowest chunk counts after each that was faster."""
 
 
 class Session:
@@ -152,8 +154,8 @@ class Stream(Session):
     def __init__(self, policy: Policy, keys: Mapping[str, str], workers: ThreadPoolExecutor):
         super().__init__(policy, keys)
         self.workers = workers
-        self.seconds = 0.0
-        """That the last chunk took."""
+        self.seconds = self.slowest = 0.0
+        """That the last chunk took, and the slowest one lately."""
         self.chunk: np.ndarray | None = None
         """(H, A), that is being executed."""
         self.base = 0
@@ -207,7 +209,7 @@ class Stream(Session):
     @property
     def _due(self) -> int:
         """Actions of a chunk after which the next one is begun."""
-        lead = SLOWEST_START + math.ceil(self.seconds / max(self._period, 1e-3))
+        lead = STEPS_EARLIER + math.ceil(self.slowest / max(self._period, 1e-3))
         room = self.policy.chunk_size - 1 - lead
         return max(0, min(self.policy.n_action_steps - lead, room))
 
@@ -224,6 +226,7 @@ class Stream(Session):
         if self.coming is None or not (wait or self.coming.done()):
             return
         chunk, self.seconds = self.coming.result()
+        self.slowest = max(self.seconds, FORGETTING * self.slowest)
         if self.step - self.coming_base < len(chunk):
             self.chunk, self.base = chunk, self.coming_base
         self.coming = None
