@@ -5,6 +5,8 @@ usage: python run.py COMMAND [OPTIONS]
   train      learn a task online: --task metaworld/window-close
   imitate    learn tasks from demonstrations: --data demos/ --task libero/object
   evaluate   measure a trained agent: --logdir runs/...
+  export     keep what acts of a run as a small folder: --logdir runs/... --out FOLDER
+  serve      let a robot ask a policy over a websocket: --logdir runs/... --port 8000
   compare    put learning curves beside each other and published ones
   record     keep learning curves of run folders as small files
   collect    record demonstrations with masks: --task metaworld/mt10 --episodes 50 --out demos/
@@ -34,6 +36,8 @@ COMMANDS = {
     "train": "commands.train",
     "imitate": "commands.imitate",
     "evaluate": "commands.evaluate",
+    "export": "commands.export",
+    "serve": "commands.serve",
     "compare": "commands.compare",
     "record": "commands.record",
     "presets": "commands.presets",

@@ -62,6 +62,16 @@ class OnlineAgent(Actor, Protocol):
     """Updates made by `pretrain`."""
 
     @property
+    def proprio_size(self) -> int:
+        """Numbers of proprioception that it sees."""
+        ...
+
+    @property
+    def discrete(self) -> bool:
+        """Whether its actions are one-hot."""
+        ...
+
+    @property
     def pretraining_updates(self) -> int:
         """Updates that `pretrain` makes in all."""
         ...
@@ -134,6 +144,8 @@ class Imitator(Protocol):
     """What the demonstrations fix."""
     statistics: Mapping[str, Sequence[float]]
     """Of actions and proprioception (`envs.windows.statistics`)."""
+    instructions: dict[str, str]
+    """By task, what its data tells, where it was loaded from a run that says so."""
     stages: tuple[str, str]
     """Names, in order: to predict, then to act on what is predicted."""
 

@@ -37,6 +37,13 @@ class Dreamer(WorldModelAgent):
         discrete: actions are one-hot.
     """
 
+    without_acting = (
+        *WorldModelAgent.without_acting,
+        "dynamics.static_image",
+        "dynamics.contrast.",
+        "dynamics.target.",
+    )
+
     def __init__(
         self,
         config: DreamerConfig,

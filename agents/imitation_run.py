@@ -365,6 +365,10 @@ class ImitationRun(TrainingRun):
             "optimizer": self.optimizer.state_dict(),
             "stage": self.stage,
             "view": self.view.plain(),
+            "instructions": {
+                recording.task: recording.instruction
+                for recording in self.windows[self.stages[-1]].recordings
+            },
             "windows": len(self.windows[self.stages[-1]]),
             "reported": self.reported,
             "updates": self.updates,

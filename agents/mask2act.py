@@ -54,12 +54,17 @@ class Mask2Act:
         device: to compute on.
 
     Attributes:
+        instructions: by task, what its data tells; empty before it is loaded from a run.
         goals: by task, pictures (K, S, S, 3) uint8 of the task done, from the demonstrations.
     """
 
     stages = ("planner", "executor")
     chunk = n_action_steps = 1
     """Actions that are predicted at once, and taken before the next ones are."""
+    without_acting = ("target.", "planner.vae.decoder.", "planner.target.")
+    """Beginnings of names of `acting`'s weights that no action depends on."""
+    draws = True
+    """Whether it can draw what it foretells: not without its target, which is not exported."""
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class Mask2Act:
         self.config, self.data_spec, self.statistics = config, data_spec, statistics
         self.device = torch.device(device)
         self.language = make_language(config.language)
+        self.instructions: dict[str, str] = {}
         self.networks = Networks(config, data_spec, self.language.width).to(self.device)
         self.ema = copy.deepcopy(self.networks).requires_grad_(False).eval()
         self.actions = Normaliser.of(statistics, "action", ACTION_RANGE).to(self.device)
@@ -295,10 +301,15 @@ class Mask2Act:
     # Acting
 
     @property
+    def acting(self) -> Networks:
+        """The networks that act: the averaged ones."""
+        return self.ema
+
+    @property
     def films_masks(self) -> bool:
         """Whether what it foretells can only be drawn where the objects' masks are seen."""
         target = self.networks.target
-        if target is None or not hasattr(target, "film"):
+        if target is None or not hasattr(target, "film") or not self.draws:
             return False
         reads = cast(PlanTarget, target).reads(self.config.steps)
         return any(kind == "mask" for kind, *_ in reads.values())
@@ -420,7 +431,7 @@ class PlanActor:
             mask: (n, [V,] S, S).
         """
         agent, target = self.agent, self.agent.ema.target
-        if self.present is None or not hasattr(target, "film"):
+        if self.present is None or not hasattr(target, "film") or not agent.draws:
             return []
         seen = {"view": image[:1, :1]}
         if agent.films_masks:

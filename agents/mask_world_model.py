@@ -82,6 +82,7 @@ class MaskWorldModel:
         device: to compute on.
 
     Attributes:
+        instructions: by task, what its data tells; empty before it is loaded from a run.
         pruning: share of the video tokens that are dropped when acting.
         n_action_steps: actions of a chunk that are taken before the next one.
         predictor: what `predict` draws with where it is not None. Stage 2 trains the transformer
@@ -98,6 +99,7 @@ class MaskWorldModel:
         self.config, self.data_spec, self.statistics = config, data_spec, statistics
         self.device = torch.device(device)
         self.language = make_language(config.language)
+        self.instructions: dict[str, str] = {}
         self.networks = Networks(config, data_spec, self.language.width).to(self.device)
         self.ema = copy.deepcopy(self.networks).requires_grad_(False).eval()
         self.actions = Normaliser.of(statistics, "action", ACTION_RANGE).to(self.device)
@@ -108,6 +110,10 @@ class MaskWorldModel:
 
     stages = ("dynamics", "policy")
     films_masks = False
+    without_acting = ("world_model.vae.decoder.", "world_model.target.")
+    """Beginnings of names of `acting`'s weights that no action depends on."""
+    draws = True
+    """Whether it can draw what it foretells: not without its decoder, which is not exported."""
 
     @property
     def chunk(self) -> int:
@@ -230,6 +236,11 @@ class MaskWorldModel:
         move_average(self.ema, self.networks, self.config.ema_decay, updates)
 
     # Acting
+
+    @property
+    def acting(self) -> nn.Module:
+        """The networks that act: the averaged ones."""
+        return self.ema
 
     @torch.no_grad()
     def act(
@@ -398,34 +409,53 @@ class ChunkActor:
             explore: not used: every chunk is a sample.
         """
         image, first = observation["image"], np.asarray(observation["is_first"], bool)
-        if self.agent.data_spec.cameras == 1:
-            image = image[:, None]
-        if self.queue is None or self.frames is None:
+        felt = observation.get("proprio", np.zeros((len(image), 0), np.float32))
+        self.see(image, first)
+        if self.queue is None:
             self.queue = ActionQueue(len(image), self.agent.n_action_steps)
-            self.frames = np.repeat(image[:, :, None], 1 - self.past[0], axis=2)
-        self.frames = np.concatenate([self.frames[:, :, 1:], image[:, :, None]], axis=2)
-        self.frames[first] = image[first][:, :, None]
         due = self.queue.due(first)
         if due.any():
-            device = self.agent.device
-            seen = np.ascontiguousarray(self.frames[due][:, :, self.past - 1])
-            pictures = torch.from_numpy(seen).to(device)
-            felt = observation.get("proprio", np.zeros((len(image), 0), np.float32))
-            proprio = torch.from_numpy(felt[due]).to(device)
-            caption = {
-                name: part.expand(len(seen), *part.shape[1:]) for name, part in self.caption.items()
-            }
-            chunk = self.agent.act(pictures, proprio, caption, self.generator)
-            self.queue.fill(due, chunk.cpu().numpy())
+            pictures = self.seen(due)
+            self.queue.fill(due, self.chunk(pictures, felt[due]))
             if self.film is not None and due[0]:
                 self._future = self._predict(pictures[:1])
         if self.film is not None:
-            self.film.append(self._frame(image[0]))
+            self.film.append(self._frame(image[0] if image.ndim > 4 else image[0][None]))
         return self.queue.next(), None
+
+    def see(self, image: np.ndarray, first: np.ndarray, steps: int = 1) -> None:
+        """Take pictures into the history.
+
+        Args:
+            image: (n, [V,] S, S, 3) uint8.
+            first: (n,) bool, where an episode begins.
+            steps: since the last pictures, which stand for those that came between.
+        """
+        image = image[:, None] if self.agent.data_spec.cameras == 1 else image
+        now = image[:, :, None]
+        length = 1 - int(self.past[0])
+        if self.frames is None:
+            self.frames = np.repeat(now, length, axis=2)
+        between = np.repeat(self.frames[:, :, -1:], steps - 1, axis=2)
+        self.frames = np.concatenate([self.frames, between, now], axis=2)[:, :, -length:]
+        self.frames[first] = now[first]
+
+    def seen(self, which: np.ndarray) -> Tensor:
+        """The history of the environments `which` (n,) bool, (K, V, H, S, S, 3) uint8."""
+        assert self.frames is not None
+        history = np.ascontiguousarray(self.frames[which][:, :, self.past - 1])
+        return torch.from_numpy(history).to(self.agent.device)
+
+    def chunk(self, pictures: Tensor, proprio: np.ndarray) -> np.ndarray:
+        """Chunks (K, H', A) float32 from what `seen` gave and proprioception (K, D)."""
+        count = len(pictures)
+        caption = {name: part.expand(count, *part.shape[1:]) for name, part in self.caption.items()}
+        robot = torch.from_numpy(proprio).to(self.agent.device)
+        return self.agent.act(pictures, robot, caption, self.generator).cpu().numpy()
 
     def _predict(self, pictures: Tensor) -> np.ndarray | None:
         """The last predicted frame of each camera; nothing where nothing predicts."""
-        if self.agent.config.world_model != "video":
+        if self.agent.config.world_model != "video" or not self.agent.draws:
             return None
         generator = torch.Generator(self.agent.device).manual_seed(0)
         future = self.agent.predict(pictures, self.caption, generator)

@@ -38,6 +38,15 @@ class MaskedWorldModel(WorldModelAgent):
         discrete: actions are one-hot.
     """
 
+    without_acting = (
+        *WorldModelAgent.without_acting,
+        "autoencoder.decoder",
+        "autoencoder.mask_token",
+        "autoencoder.static_image",
+        "autoencoder.target",
+        "autoencoder.reward_head.",
+    )
+
     def __init__(
         self,
         config: MaskedWorldModelConfig,

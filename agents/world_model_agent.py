@@ -44,6 +44,17 @@ class WorldModelAgent(abc.ABC):
     networks: nn.ModuleDict
     """All that a checkpoint keeps."""
 
+    without_acting: tuple[str, ...] = (
+        "dynamics.decoder.",
+        "dynamics.reward_head.",
+        "dynamics.discount_head.",
+        "dynamics.rssm.prior_",
+        "behaviour.critic.",
+        "behaviour.target_critic.",
+        "behaviour.reward_scale.",
+    )
+    """Beginnings of names of `networks`' weights that no action depends on."""
+
     def __init__(
         self,
         behaviour: ActorCriticConfig,
@@ -90,7 +101,23 @@ class WorldModelAgent(abc.ABC):
         "cpu" or "cuda"; each is called with the same shapes in all phases, so that it is compiled
         once."""
 
+    @property
+    def proprio_size(self) -> int:
+        """D, numbers of proprioception that it sees beside the picture; 0: none."""
+        seen = self.dynamics.proprioception
+        return 0 if seen is None else len(seen.scale.mean)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether its actions are one-hot."""
+        return self.behaviour.actor.discrete
+
     # Acting
+
+    @property
+    def acting(self) -> nn.Module:
+        """The networks that act, and others."""
+        return self.networks
 
     @torch.no_grad()
     def policy(
@@ -113,9 +140,9 @@ class WorldModelAgent(abc.ABC):
         if state is not None:
             model_state, action = State(*(state[name] for name in State._fields)), state["action"]
         embedding = self.embed(image)
-        if self.dynamics.proprioception is not None:
+        if self.proprio_size:
             proprio = torch.as_tensor(observation["proprio"], device=self.device)
-            embedding = self.dynamics.proprioception.beside(embedding, proprio)
+            embedding = self.dynamics.with_proprio(embedding, {"proprio": proprio})
         embedding = embedding[None]
         posterior, _ = self.dynamics.rssm.observe(embedding, action[None], is_first, model_state)
         model_state = posterior.map(lambda part: part[0])

@@ -164,6 +164,11 @@ class RunFolder:
         self.close()
 
     def _refuse_foreign_path(self) -> None:
+        if os.path.lexists(self.path / "model.safetensors"):
+            raise UserError(
+                f"{self.path} is an exported policy, which learns nothing more; choose another"
+                " --logdir"
+            )
         if not os.path.exists(self.path) or self.config.exists:
             return
         if not os.path.isdir(self.path):

@@ -76,8 +76,8 @@ class RecurrentWorldModel(nn.Module):
     def with_proprio(
         self, embedding: Tensor, batch: dict[str, Tensor], time_first: bool = False
     ) -> Tensor:
-        """Embeddings (B, T, E) of pictures, with that of the batch's `proprio` (B, T, D) where the
-        model sees it; (T, B, E) with `time_first`."""
+        """Embeddings (..., E) of pictures, with that of the batch's `proprio` (..., D) where the
+        model sees it; with `time_first` (T, B, E) of (B, T, D)."""
         if self.proprioception is None:
             return embedding
         proprio = batch["proprio"]
