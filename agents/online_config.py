@@ -55,7 +55,8 @@ class RunConfig:
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     """How the task is seen."""
     num_envs: int = 1
-    """Training environments stepped together, each in a process of its own."""
+    """Training environments stepped together, each in a process of its own; one call of the policy
+    serves all (published code: 1)."""
     episode_steps: int = 0
     """End training episodes, as a time limit would, at the first agent step that reaches this many
     environment steps: more starts for the same steps, but a task that takes longer never succeeds

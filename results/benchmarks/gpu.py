@@ -155,7 +155,8 @@ def measure_checks(
     found("arithmetic for bfloat16", "yes" if has_bfloat16(device) else "no")
     room = free_memory(device)
     whole = config.replay_capacity * sum(entry.bytes for entry in replay.entries.values())
-    where = "in the device's memory" if 2 * whole < room else "on disk"
+    kept = device.type == "cuda" and 2 * whole < room
+    where = "in the device's memory" if kept else "on disk"
     found("replay when full", f"{whole / 2**30:.1f} GiB of {room / 2**30:.1f} free: {where}")
     environment = envs.make(config.task, **vars(config.environment))
     try:

@@ -206,6 +206,24 @@ def test_half_precision_keeps_losses_and_states_in_float32(replay):
     assert torch.equal(metrics["autoencoder/target"], expected["autoencoder/target"])
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"mask": "pixels", "features": "class"}, {"kind": "vae"}], ids=str
+)
+def test_an_autoencoder_in_half_precision_keeps_losses_in_float32(replay, changes):
+    config = replace(TINY, autoencoder=replace(TINY.autoencoder, **changes))
+    half = replace(config, precision="bfloat16", autoencoder_precision="bfloat16")
+    found, generator = [], replay.state_dict()
+    for agent in (make(config), make(half)):
+        replay.load_state_dict(generator)
+        torch.manual_seed(1)
+        found.append(agent.update(replay))
+        assert {value.dtype for value in found[-1].values()} == {torch.float32}
+        assert {p.dtype for p in agent.networks.parameters()} == {torch.float32}
+    for name in ("autoencoder/target", "autoencoder/reward", "dynamics/feature", "dynamics/kl"):
+        assert found[1][name].item() == pytest.approx(found[0][name].item(), rel=0.1, abs=0.01)
+    assert found[0]["autoencoder/target"] != found[1]["autoencoder/target"]  # it is half
+
+
 @pytest.mark.parametrize(("has", "same_as"), [(True, "bfloat16"), (False, "float32")])
 def test_precision_auto_computes_in_what_the_device_has(tmp_path, monkeypatch, has, same_as):
     """Exactly the updates of the precision it stands for, and not those of the other."""
