@@ -27,7 +27,7 @@ from experiment.evaluation_record import read_evaluation
 from experiment.run_folder import RunFolder
 from regular_file import read_bytes
 
-PROBES = 32
+PROBES = 16
 """Observations on which actions are compared."""
 FILES = {
     "config.yaml", WEIGHTS, "README.md", onnx_export.NAME, "evaluation.json", "evaluation.lock",

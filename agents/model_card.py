@@ -10,20 +10,12 @@ import yaml
 from agents.policy import Trained
 
 METHODS = {
-    "masked-world-model": (
-        "Masked World Models (Seo et al., CoRL 2022)", "online, by reinforcement learning",
-        "reinforcement-learning",
-    ),
-    "dreamer": (
-        "DreamerV2 (Hafner et al., 2021)", "online, by reinforcement learning",
-        "reinforcement-learning",
-    ),
-    "mask-world-model": (
-        "Mask World Model (Lou et al., 2026)", "demonstrations, by imitation", "imitation-learning",
-    ),
-    "mask2act": ("Mask2Act", "demonstrations, by imitation", "imitation-learning"),
-}  # fmt: skip
-"""By method: its name and source, what it learns from, and a tag."""
+    "masked-world-model": "Masked World Models (Seo et al., CoRL 2022)",
+    "dreamer": "DreamerV2 (Hafner et al., 2021)",
+    "mask-world-model": "Mask World Model (Lou et al., 2026)",
+    "mask2act": "Mask2Act",
+}
+"""Name and source of each method."""
 SHOWN = 40
 """Characters of a value of a file that the card repeats."""
 
@@ -51,7 +43,9 @@ class Card(NamedTuple):
 def card(card: Card) -> str:
     """The text of README.md."""
     trained = card.trained
-    name, source, tag = METHODS[trained.method]
+    tag, source = "imitation-learning", "by imitation, from demonstrations"
+    if trained.view is None:
+        tag, source = "reinforcement-learning", "by reinforcement, from its own episodes"
     tasks = ", ".join(f"`{task}`" for task in trained.tasks)
     suites = sorted({task.partition("/")[0] for task in trained.tasks})
     front = {
@@ -67,9 +61,9 @@ def card(card: Card) -> str:
     first = "" if len(trained.tasks) == 1 else f', task="{trained.tasks[0]}"'
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {name}: {tasks}",
-        f"A robot policy that learned from pixels: {source}, {trained.position:,} {unit},"
-        f" seed {card.record['config'].get('seed')}.",
+        f"# {METHODS[trained.method]}: {trained.task}",
+        f"A robot policy that sees pixels. It learned {source}, in {trained.position:,} {unit},"
+        f" seed {card.record['config'].get('seed')}. Tasks: {tasks}.",
         "## Use",
         "```python\nimport agents\n\n"
         f'policy = agents.load("THIS_FOLDER"{first})\n'
@@ -124,7 +118,7 @@ def _weights(card: Card) -> str:
     text = (
         f"`model.safetensors`: {card.parameters:,} numbers as {card.kind},"
         f" {card.size / 1e6:.1f} MB; only what acting needs. First actions differ from those of"
-        f" the run's own weights by at most {card.difference:.2g} on 32 random pictures (actions"
+        f" the run's own weights by at most {card.difference:.2g} on 16 random pictures (actions"
         " are in [−1, 1])."
     )
     if card.onnx is not None:

@@ -30,6 +30,12 @@ def run(request, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """For what is the same of every kind."""
+    return with_weights(received_runs.received_online(tmp_path_factory.mktemp("one") / "run"))
+
+
 def test_an_exported_policy_acts_like_its_run(run, tmp_path):
     report = export(run, tmp_path / "out", half=False)
     assert report.difference == 0.0
@@ -52,15 +58,15 @@ def test_no_action_depends_on_what_is_left_out(run):
     np.testing.assert_array_equal(actions(trained), expected)
 
 
-def test_half_precision_halves_the_file_and_says_what_it_changes(run, tmp_path):
-    whole = export(run, tmp_path / "whole", half=False)
-    half = export(run, tmp_path / "half")
+def test_half_precision_halves_the_file_and_says_what_it_changes(one, tmp_path):
+    whole = export(one, tmp_path / "whole", half=False)
+    half = export(one, tmp_path / "half")
     assert half.size < 0.7 * whole.size
     assert 0 < half.difference < 0.05
     assert f"at most {half.difference:.2g}" in (tmp_path / "half" / "README.md").read_text()
 
 
-def test_the_card_says_what_the_hub_and_a_reader_look_for(run, tmp_path):
+def test_the_card_says_what_the_hub_and_a_reader_look_for(one, tmp_path):
     row = {"success": {"count": 1, "mean": 0.5, "interval": [0.1, 0.9]}, "return": {"mean": 3.0},
            "episodes": [{"seed": 1, "length": 5, "return": 3.0, "success": True}] * 2}  # fmt: skip
     record = {
@@ -70,9 +76,9 @@ def test_the_card_says_what_the_hub_and_a_reader_look_for(run, tmp_path):
         "command": "c",
         "commit": "f" * 40,
     }
-    path = RunFolder.open(run).evaluation_path
+    path = RunFolder.open(one).evaluation_path
     path.write_text(json.dumps(record))
-    export(run, tmp_path / "out", licence="cc-by-4.0")
+    export(one, tmp_path / "out", licence="cc-by-4.0")
     path.unlink()
     text = (tmp_path / "out" / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
@@ -85,8 +91,8 @@ def test_the_card_says_what_the_hub_and_a_reader_look_for(run, tmp_path):
     compile(code, "card", "exec")
 
 
-def test_a_damaged_file_is_one_sentence(run, tmp_path):
-    export(run, tmp_path / "out")
+def test_a_damaged_file_is_one_sentence(one, tmp_path):
+    export(one, tmp_path / "out")
     path = tmp_path / "out" / WEIGHTS
     content = path.read_bytes()
     weights = safetensors.torch.load(content)
@@ -121,24 +127,35 @@ def test_a_configuration_cannot_ask_for_a_larger_agent(run, tmp_path):
         load_trained(tmp_path / "out")
 
 
-def test_other_files_are_not_written_over(run, tmp_path):
+def test_a_class_from_outside_is_loaded_only_when_it_is_named(one, tmp_path):
+    export(one, tmp_path / "out")
+    path = tmp_path / "out" / "config.yaml"
+    record = yaml.safe_load(path.read_text())
+    agent = record["config"]["agent"]
+    agent["autoencoder"]["target"] = "nowhere.that_is:Target"
+    path.write_text(yaml.safe_dump(record))
+    with pytest.raises(UserError, match="add --trust nowhere.that_is:Target"):
+        load_trained(tmp_path / "out")
+
+
+def test_other_files_are_not_written_over(one, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="holds other files"):
-        export(run, tmp_path)
+        export(one, tmp_path)
     with pytest.raises(UserError, match="the run folder itself"):
-        export(run, run)
-    export(run, tmp_path / "out")
-    export(run, tmp_path / "out")  # its own may be
+        export(one, one)
+    export(one, tmp_path / "out")
+    export(one, tmp_path / "out")  # its own may be
 
 
-def test_nothing_is_trained_in_an_exported_policy(run, tmp_path):
-    export(run, tmp_path / "out")
+def test_nothing_is_trained_in_an_exported_policy(one, tmp_path):
+    export(one, tmp_path / "out")
     with pytest.raises(UserError, match="is an exported policy"):
         RunFolder.create_or_resume(tmp_path / "out", received_runs.online())
 
 
-def test_the_header_holds_plain_values(run, tmp_path):
-    export(run, tmp_path / "out")
+def test_the_header_holds_plain_values(one, tmp_path):
+    export(one, tmp_path / "out")
     state = load_policy(tmp_path / "out" / WEIGHTS)
     assert state["task"] == received_runs.TASK
-    assert set(state["agent"]["weights"]) == set(acting_weights(load_trained(run).agent))
+    assert set(state["agent"]["weights"]) == set(acting_weights(load_trained(one).agent))

@@ -324,8 +324,7 @@ def test_the_client_of_thirty_lines_drives_a_robot(folder):
     assert all(action.shape == (4,) for action in moved)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_serving_without_a_traceback(folder, number):
+def test_ctrl_c_ends_serving_without_a_traceback(folder):
     command = [sys.executable, "run.py", "serve", "--logdir", str(folder), "--port", "0"]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -337,8 +336,8 @@ def test_a_signal_ends_serving_without_a_traceback(folder, number):
             assert line, process.stderr.read()
         address = line.split()[2].rstrip(",")
         with RemotePolicy(address) as client:
-            process.send_signal(number)
-            assert process.wait(60) == 128 + number
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
             with pytest.raises(UserError, match="is gone"):
                 client.receive()
         assert process.stderr.read().split() == ["stopped"]
