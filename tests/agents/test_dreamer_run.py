@@ -4,10 +4,7 @@ The loop and its bookkeeping are tested with Masked World Models (`test_online.p
 depends on the agent.
 """
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +18,8 @@ from agents.online_run import make_envs
 from agents.replay import Replay
 from errors import UserError
 from experiment.run_folder import RunFolder
-from experiment.stopping import Interrupts, Stopped
 from tests.agents.online_runs import (
     EPISODE,
-    REPEAT,
     STEPS,
     UPDATES,
     Photographed,
@@ -38,8 +33,6 @@ from tests.agents.online_runs import (
     run,
     tiny,
     tiny_dreamer,
-    train_until,
-    wait_for,
 )
 
 pytestmark = pytest.mark.simulator
@@ -108,41 +101,6 @@ def test_episodes_finished_after_the_checkpoint_are_gone_through_again(straight,
     run(path, tiny_dreamer())
     assert differences(path, straight) == []
     assert lines(path) == lines(straight)
-
-
-def test_run_told_to_stop_in_an_episode_goes_on_in_its_middle(straight, tmp_path):
-    """SIGTERM at a moment that only the step decides."""
-    path, config = tmp_path / "run", tiny_dreamer(checkpoint_seconds=1e9)
-    at = 2 * EPISODE + 10 * REPEAT
-    with Interrupts(), pytest.raises(Stopped), RunFolder.create_or_resume(path, config) as folder:
-        train_until(at, config, folder)
-    assert checkpoint(path)["step"] == at
-    assert len(records(path)) == 2
-    run(path, config)
-    assert differences(path, straight) == []
-    assert records(path) == records(straight)
-
-
-def test_killed_process_leaves_a_folder_that_trains_on(straight, tmp_path):
-    """SIGKILL in the middle of an episode, at a moment nobody chose."""
-    path, config = tmp_path / "run", tiny_dreamer(evaluate_first=3 * EPISODE)
-    process = subprocess.Popen(
-        [sys.executable, __file__, path],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        index = path / "replay" / "episodes.jsonl"
-        wait_for(lambda: index.exists() and len(records(path)) >= 2, process)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert 2 <= len(records(path)) < 4
-    run(path, config)
-    assert records(path) == records(straight)
-    assert differences(path, straight) == []
-    assert never_backwards(path)
 
 
 @pytest.fixture(scope="module")
