@@ -5,10 +5,13 @@ usage: python run.py COMMAND [OPTIONS]
   train      learn a task online: --task metaworld/window-close
   imitate    learn tasks from demonstrations: --data demos/ --task libero/object
   evaluate   measure a trained agent: --logdir runs/...
+  export     keep what acts of a run as a small folder: --logdir runs/... --out FOLDER
+  serve      let a robot ask a policy over a websocket: --logdir runs/... --port 8000
   compare    put learning curves beside each other and published ones
   record     keep learning curves of run folders as small files
   collect    record demonstrations with masks: --task metaworld/mt10 --episodes 50 --out demos/
   annotate   add masks to demonstrations, LIBERO's own for example: --data DIR
+  convert    LeRobot datasets to demonstration files, and back: DATASET --out demos/
   inspect    say and draw what is in a demonstration file
   tasks      list the ids that --task takes
   presets    how the presets differ, as Markdown tables
@@ -33,16 +36,19 @@ COMMANDS = {
     "train": "commands.train",
     "imitate": "commands.imitate",
     "evaluate": "commands.evaluate",
+    "export": "commands.export",
+    "serve": "commands.serve",
     "compare": "commands.compare",
     "record": "commands.record",
     "presets": "commands.presets",
     "collect": "commands.collect",
     "annotate": "commands.annotate",
+    "convert": "commands.convert",
     "inspect": "commands.inspect",
     "tasks": "commands.tasks",
 }
 
-RESUMABLE = ("train", "imitate", "collect", "annotate", "evaluate")
+RESUMABLE = ("train", "imitate", "collect", "annotate", "convert", "evaluate")
 """Commands that keep what they have done when they are stopped."""
 
 

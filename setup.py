@@ -29,6 +29,7 @@ setup(
         "pillow>=10",
         "h5py>=3.11",
         "diffusers>=0.35",
+        "safetensors>=0.5",
         "rliable>=1.2",
         "pandas<3",  # rliable 1.2 needs arch, which breaks under pandas 3
     ],
@@ -36,6 +37,9 @@ setup(
         # Two packages it brings compile while they are installed; the Makefile says what they need.
         "libero": ["hf-libero>=0.1.4", "robosuite==1.4.0"],
         "panda": ["robosuite==1.4.0"],  # the arm's model
+        "lerobot": ["pyarrow>=21"],  # its datasets are Parquet files
+        "serve": ["websockets>=15", "msgpack>=1.1"],
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "t5": ["transformers>=4.50", "sentencepiece>=0.2"],
         "dev": [
             "pytest>=8",
@@ -44,7 +48,13 @@ setup(
             "ruff>=0.12",
             "mypy>=2.4",
             "robomimic>=0.2",
+            "pyarrow>=21",
             "pygame>=2.6",  # draws Gymnasium's classic control, which tests act in
+            "websockets>=15",
+            "msgpack>=1.1",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
+            "onnxscript>=0.5",
         ],
     },
 )

@@ -9,6 +9,7 @@ Shape legend: n environments stepped together, A action, H = W picture edge.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -59,6 +60,16 @@ class OnlineAgent(Actor, Protocol):
     """Updates made in the loop."""
     pretrained: int
     """Updates made by `pretrain`."""
+
+    @property
+    def proprio_size(self) -> int:
+        """Numbers of proprioception that it sees."""
+        ...
+
+    @property
+    def discrete(self) -> bool:
+        """Whether its actions are one-hot."""
+        ...
 
     @property
     def pretraining_updates(self) -> int:
@@ -133,6 +144,8 @@ class Imitator(Protocol):
     """What the demonstrations fix."""
     statistics: Mapping[str, Sequence[float]]
     """Of actions and proprioception (`envs.windows.statistics`)."""
+    instructions: dict[str, str]
+    """By task, what its data tells, where it was loaded from a run that says so."""
     stages: tuple[str, str]
     """Names, in order: to predict, then to act on what is predicted."""
 
@@ -150,7 +163,8 @@ class Imitator(Protocol):
         ...
 
     def begin(self, name: str) -> None:
-        """Make ready for a stage, once, when the one before it has ended."""
+        """Make ready for a stage, once, when the one before it has ended; for stage 1, when that of
+        another run was taken over to go on with."""
         ...
 
     def resume(self, name: str) -> None:
@@ -161,8 +175,21 @@ class Imitator(Protocol):
         """A stage's loss on a batch of windows, a scalar, and metrics."""
         ...
 
-    def describe(self, tasks: Sequence[TaskDescription]) -> dict[str, Tensor]:
-        """Tasks as the tensors (tasks, ...) that batches hold of them, on the device."""
+    def describe(
+        self, tasks: Sequence[TaskDescription], remember: bool = True
+    ) -> dict[str, Tensor]:
+        """Tasks as the tensors (tasks, ...) that batches hold of them, on the device; `remember`:
+        these tasks' goals are those to act by."""
+        ...
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which `loss` is that of the averaged weights, which act."""
+        ...
+
+    def action_error(self, batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
+        """What the averaged weights do, less what was done, in a batch of stage 2's windows:
+        (B, K, A) in units of actions, K of them from the present on, and (B, K) bool, which of them
+        the episode has. `seed`: of the noise."""
         ...
 
     def update_ema(self, updates: int) -> None:

@@ -8,10 +8,11 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from envs.graphics_device import draw_on
 from errors import UserError
 from experiment.hardware import has_bfloat16
 
@@ -22,21 +23,33 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device called `name`; auto is CUDA where there is one. Raises UserError."""
+    """The torch device called `name`; auto is CUDA where there is one.
+
+    Of several GPUs this process uses no other from then on: pinned memory, compiled code and
+    "cuda" without a number are of the one, and pictures are drawn on it.
+
+    Raises:
+        UserError: it cannot be used here.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used here: {reason}") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        draw_on(str(torch.cuda.get_device_properties(device).uuid), device.index)
+    return device
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """The context in which networks of `precision` compute on `device`; float32 leaves everything
     as it is."""
-    half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+    if precision == "bfloat16" or (precision == "auto" and has_bfloat16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def require_compiler(device: torch.device) -> None:

@@ -33,27 +33,36 @@ class Dreamer(WorldModelAgent):
         config: sizes and hyperparameters.
         action: A, size of the action vector in [−1, 1].
         device: where parameters live.
+        proprio: D, numbers of proprioception that it sees beside the picture; 0: none.
         discrete: actions are one-hot.
     """
+
+    without_acting = (
+        *WorldModelAgent.without_acting,
+        "dynamics.static_image",
+        "dynamics.contrast.",
+        "dynamics.target.",
+    )
 
     def __init__(
         self,
         config: DreamerConfig,
         action: int,
         device: torch.device | str,
+        proprio: int = 0,
         discrete: bool = False,
     ):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config
         self.dynamics: PixelWorldModel = PixelWorldModel(
-            config.dynamics, action, config.encoder, config.representation, config.target
+            config.dynamics, action, config.encoder, config.representation, config.target, proprio
         )
         self.dynamics.to(self.device)
         self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action, discrete)
         self.behaviour.to(self.device)
         self.networks = nn.ModuleDict({"dynamics": self.dynamics, "behaviour": self.behaviour})
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
-        also = reads(self.dynamics.target)
+        also = (*reads(self.dynamics.target), *(("proprio",) if proprio else ()))
         self.reader = BatchReader(0, config.batch, config.window, self.device, also=also)
 
     def embed(self, image: Tensor) -> Tensor:
@@ -114,9 +123,9 @@ class Dreamer(WorldModelAgent):
         posterior, _ = self.dynamics.observe(batch)
         return posterior.feature.transpose(0, 1)
 
-    def compiled_parts(self) -> list[tuple[Any, str]]:
+    def compiled_parts(self, kind: str) -> list[tuple[Any, str]]:
         """(object, name of its method) of what `compile_updates` compiles."""
-        if self.device.type == "cuda":
+        if kind == "cuda":
             return [(self.dynamics, "loss"), (self.behaviour, "losses")]
         # On a CPU without the convolutions, which are slower compiled than eagerly.
         return [(self.dynamics, "filter"), (self.behaviour, "losses")]

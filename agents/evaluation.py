@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from experiment.evaluation_record import EvaluationRecord, Start
+from experiment.progress import Progress
 
 Keep = Callable[[dict[str, Any]], None]
 """Takes an episode that has ended."""
@@ -29,9 +30,16 @@ def measure(
     """
     left = [start for start in starts if start not in record.known(row)]
     if left:
-        play(left, lambda episode: record.add(row, episode))
-    known = record.known(row)
-    return [known[start] for start in starts]
+        known = len(starts) - len(left)
+        with Progress(row, len(starts), "episode", known, leave=False, delay=1) as bar:
+
+            def keep(episode: dict[str, Any]) -> None:
+                record.add(row, episode)
+                bar.update()
+
+            play(left, keep)
+    measured = record.known(row)
+    return [measured[start] for start in starts]
 
 
 def noise_seed(seed: int, seeds: Sequence[int], first: int) -> int:

@@ -124,7 +124,7 @@ def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Spac
 
     Args:
         data_spec: what the data fixes.
-        seen: the environment's observation space, with ``image`` and ``proprio``.
+        seen: the environment's observation space, with ``image``, and ``proprio`` where it is seen.
         action: its action space.
 
     Raises:
@@ -139,7 +139,10 @@ def check_agreement(data_spec: DataSpec, seen: spaces.Space, action: spaces.Spac
     pairs = {
         "cameras": (several[0] if several else 1, data_spec.cameras),
         "pixels a side": (size, data_spec.size),
-        "numbers of proprioception": (entries["proprio"].shape[0], data_spec.proprio_size),
+        "numbers of proprioception": (
+            entries["proprio"].shape[0] if "proprio" in entries else 0,
+            data_spec.proprio_size,
+        ),
         "numbers an action": (entries["action"].shape[0], data_spec.action_size),
     }
     for name, (here, there) in pairs.items():
@@ -329,7 +332,7 @@ class Evaluation:
 
     def _acting(self) -> Any:
         """What decides how the agent acts: weights, how the task is seen, goals of the user's."""
-        seen = vars(self.view), self.config.quality
+        seen = self.view.in_simulator, self.config.quality
         goals = {task: torch.from_numpy(each) for task, each in (self.goals or {}).items()}
         return [self.agent.state_dict(), seen, goals]
 

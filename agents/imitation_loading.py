@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.agent import Imitator
 from agents.device import choose_device
+from agents.exported import MOST_TIMES, Acting, is_exported, read_state, state_path
 from agents.imitation_config import METHODS, RunConfig, View
 from agents.mask2act import Mask2Act
 from agents.mask2act_config import Mask2ActConfig
@@ -62,7 +63,7 @@ def load_agent(
     """The agent of a run folder's checkpoint, its configuration, how it sees, and its updates.
 
     Args:
-        logdir: run folder.
+        logdir: run folder, or an exported policy's.
         device: torch device.
         trusted: what it may load from outside the toolkit: classes of prediction targets,
             ``package.module:Class``, and weights, by the names that its configuration has.
@@ -73,7 +74,7 @@ def load_agent(
     """
     config = read_config(logdir, trusted)
     agent, state = load_state(logdir, config, device)
-    path = RunFolder(logdir).checkpoint_path
+    path = state_path(Path(logdir))
     expect(state, path, stage=str, updates=int, view=dict)
     if state["stage"] != agent.stages[-1]:
         raise UserError(
@@ -93,26 +94,30 @@ def load_state(
         UserError: there is none, or it cannot be read or is another run's.
     """
     folder = RunFolder.open(logdir)
-    state = folder.load_checkpoint("cpu")
+    state = read_state(folder.path)
     if state is None:
         raise UserError(f"{logdir} has no checkpoint yet; train longer with the same command")
+    path = state_path(folder.path)
+    expect(state, path, agent=dict, task=str)
     if (
         not isinstance(state.get("agent"), dict)
         or not {"data_spec", "interface"} & state["agent"].keys()
     ):
-        raise UserError(
-            f"{folder.checkpoint_path} is no checkpoint of an imitation run; put its own back"
-        )
+        raise UserError(f"{path} is no checkpoint of an imitation run; put its own back")
     kept = state["agent"]
     # Older checkpoints call it `interface`.
-    with fitting(folder.checkpoint_path):
+    with fitting(path):
         data_spec = from_plain(kept.get("data_spec", kept.get("interface")), DataSpec)
         ranges = {
             name: [float(edge) for edge in edges] for name, edges in kept["statistics"].items()
         }
-    with limited_by(kept, config, folder.config.path):
+    exported = is_exported(state)
+    with limited_by(kept, config, folder.config.path, MOST_TIMES if exported else 1):
         agent = make_imitator(config, data_spec, ranges, device)
-    load_checked(agent, state, config.task, folder.checkpoint_path)
+    load_checked(Acting(agent) if exported else agent, state, config.task, path)
+    told = state.get("instructions")  # runs from before 2026-12 do not say them
+    known = told.items() if isinstance(told, dict) else ()
+    agent.instructions = {str(task): str(words) for task, words in known}
     return agent, state
 
 
@@ -144,7 +149,7 @@ def load_first_stage(
 def load_predictor(agent: MaskWorldModel, logdir: Path) -> MaskDynamics | None:
     """The world model as stage 1 left it, where stage 2 has trained it on."""
     config = agent.config
-    if config.world_model != "video" or not config.train_backbone:
+    if config.world_model != "video" or not config.train_backbone or not agent.draws:
         return None
     predictor = copy.deepcopy(agent.ema.dynamics)
     _load_stage_1(predictor.load_state_dict, logdir)

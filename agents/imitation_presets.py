@@ -47,6 +47,7 @@ def _paper() -> ImitationConfig:
     return ImitationConfig(
         data=(),
         task="",
+        picture_size=256,
         agent=MaskWorldModelConfig(
             language="t5",
             dynamics=MaskDynamicsConfig(

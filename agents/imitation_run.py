@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 import envs
 from agents.agent import Imitator, TaskDescription
 from agents.evaluation import summarise
-from agents.imitation_config import RunConfig, View
+from agents.held_out import HeldOut
+from agents.imitation_config import NO_TASK, RunConfig, View
 from agents.imitation_evaluation import check_agreement, opened, run_task
 from agents.imitation_loading import STAGE_1, load_first_stage, make_imitator
 from agents.mask_world_model_config import DataSpec
@@ -23,12 +24,13 @@ from agents.rollout import EVALUATION, episode_seed
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
 from atomic_file import atomic_file
 from envs.demonstrations import read_headers
-from envs.episode_choice import choose, last_pictures, names
+from envs.episode_choice import choose, hold_out, last_pictures, names
 from envs.recording_header import Recording
 from envs.windows import Windows, statistics
 from envs.workers import WorkerContext
 from errors import UserError
 from experiment.checkpoint import fitting, save_checkpoint
+from experiment.progress import Progress
 from experiment.run_folder import RunFolder
 from world_models.layers import Optimizer
 
@@ -36,6 +38,8 @@ REPORTED_WINDOWS = 4
 """Windows whose predicted future is drawn."""
 GOALS = 8
 """Pictures of each task done."""
+HELD_OUT_EPISODES = "held out"
+"""What demonstrations.json calls those that nothing is learned from, beside the stages."""
 ALIKE = ("metaworld", "libero", "panda", "rlbench")
 """Suites whose tasks are alike in what they show and take."""
 
@@ -48,15 +52,19 @@ class ImitationRun(TrainingRun):
     the context says in one line that one of them has died, whenever it did.
     """
 
+    unit = "update"
     shown = (
         "dynamics/flow", "policy/action_flow", "planner/loss", "executor/loss", "eval/success",
+        "held_out/action_error",
     )  # fmt: skip
 
     def __init__(self, config: RunConfig, folder: RunFolder, trusted: Collection[str] = ()):
         super().__init__(config, folder)
         self.trusted = trusted
-        self.tasks = envs.expand(config.task)
-        recordings = read_headers(config.data, config.filter_key, config.obs_alignment)
+        self.tasks = [] if config.task == NO_TASK else envs.expand(config.task)
+        everything = read_headers(config.data, config.filter_key, config.obs_alignment)
+        check_sizes(everything, config.picture_size)
+        recordings, held = hold_out(everything, config.held_out_share, config.seed)
         acted = choose(recordings, config.demonstrations, config.seed, "demonstrations")
         self.view = View.of(acted[0])
         torch.manual_seed(config.seed)
@@ -72,10 +80,19 @@ class ImitationRun(TrainingRun):
         self._check_tasks(data_spec)
         self.described = {stage: self._describe(stage) for stage in self.windows}
         """What batches hold of each task of a stage's data."""
+        self.held = held
+        self.held_out = self._hold_out(acted) if held else None
         self.updates, self.stage = 0, self.stages[0]
         self.optimizer = self._make_optimizer()
         self.reported = 0  # updates at the last report
         self._batches: Iterator[dict[str, Tensor]] | None = None
+
+    def _hold_out(self, acted: list[Recording]) -> HeldOut:
+        """What is measured of the held-out demonstrations."""
+        tasks = {recording.task for recording in acted}
+        goals = {task: last_pictures(acted, task, GOALS) for task in tasks}
+        size = self.config.micro_batch or self.config.batch
+        return HeldOut(self.agent, self.held, list(self.windows), size, goals)
 
     def _describe(self, stage: str) -> dict[str, Tensor]:
         windows = self.windows[stage]
@@ -124,13 +141,18 @@ class ImitationRun(TrainingRun):
                 self.agent.resume(self.stage)
                 self.optimizer = self._make_optimizer()
                 self.optimizer.load_state_dict(state["optimizer"])
-                set_random_state(state["random"])
+                set_random_state(state["random"], self.agent.device)
             self.evaluated, self.reported = state["evaluated"], state["reported"]
+        elif self.config.post_training_steps:
+            self._take_over()
+            self.agent.begin(self.stage)
         self.start_log(state, self.updates)
         windows = next(iter(self.windows.values()))
         if windows.note:
             print(windows.note, flush=True)
         chosen = {stage: names(found.recordings) for stage, found in self.windows.items()}
+        if self.held:
+            chosen[HELD_OUT_EPISODES] = names(self.held)
         with atomic_file(self.folder.demonstrations_path) as file:
             file.write(json.dumps(chosen, indent=1).encode() + b"\n")
         counts = self.agent.parameter_counts()
@@ -141,9 +163,12 @@ class ImitationRun(TrainingRun):
                 f" {len(found.tasks)} tasks",
                 flush=True,
             )
+        if self.held:
+            episodes = sum(len(recording.episodes) for recording in self.held)
+            print(f"held out: {episodes} demonstrations", flush=True)
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         print(f"parameters: {parts}", flush=True)
-        self.start_bar(self.end_of(self.stages[-1]), "update", self.stage)
+        self.start_bar(self.end_of(self.stages[-1]), self.stage)
 
     def _check_data(self, state: dict[str, Any]) -> None:
         """Refuse to go on with other data than the run began with."""
@@ -181,9 +206,8 @@ class ImitationRun(TrainingRun):
             return
         if self.config.first_stage_steps:
             self.report()
-        if self.config.dynamics_from:
-            logdir = Path(self.config.dynamics_from)
-            load_first_stage(self.agent, self.config, logdir, self.trusted)
+        if self.config.dynamics_from and not self.config.post_training_steps:
+            self._take_over()
         self.stage, self._batches = stage, None
         self.agent.begin(stage)
         self.optimizer = self._make_optimizer()
@@ -193,6 +217,11 @@ class ImitationRun(TrainingRun):
         if self.bar is not None:
             self.bar.set_description(stage)
         self.checkpoint()
+
+    def _take_over(self) -> None:
+        """Stage 1 of another run, as it ended there."""
+        logdir = Path(self.config.dynamics_from)
+        load_first_stage(self.agent, self.config, logdir, self.trusted)
 
     def _make_optimizer(self) -> Optimizer:
         # A stage that this run leaves out may have nothing to train.
@@ -252,7 +281,7 @@ class ImitationRun(TrainingRun):
     def report(self) -> None:
         """Draw what stage 1 predicts of some windows beside what came."""
         self.reported = self.updates
-        kept = random_state()
+        kept = random_state(self.agent.device)
         found, device = self.windows[self.stages[0]], self.agent.device
         numbers = np.linspace(0, len(found) - 1, REPORTED_WINDOWS + 2).astype(int)[1:-1]
         windows = [found[int(number)] for number in numbers]
@@ -264,8 +293,14 @@ class ImitationRun(TrainingRun):
         batch |= {name: part[task] for name, part in self.described[self.stages[0]].items()}
         picture, metrics = self.agent.report(batch, self.config.seed)
         self.folder.write_picture(f"prediction-{self.updates:07}", picture, self.updates)
-        self.log({f"report/{name}": value for name, value in metrics.items()})
-        set_random_state(kept)
+        logged = {f"report/{name}": value for name, value in metrics.items()}
+        if self.held_out is not None:
+            picture, metrics = self.held_out.picture(self.config.seed)
+            self.folder.write_picture(f"held-out-{self.updates:07}", picture, self.updates)
+            metrics |= self.held_out.measure(self.stages[0], self.config.seed)
+            logged |= {f"held_out/{name}": value for name, value in metrics.items()}
+        self.log(logged)
+        set_random_state(kept, self.agent.device)
 
     @property
     def evaluation_due(self) -> bool:
@@ -279,10 +314,11 @@ class ImitationRun(TrainingRun):
         )
 
     def evaluate(self) -> None:
-        """Episodes of every task in the simulator, on starts of their own, with a checkpoint before
-        and after them: an evaluation that is stopped begins anew, and loses nothing else."""
+        """Episodes of every task in the simulator, on starts of their own, and what is held out,
+        with a checkpoint before and after them: an evaluation that is stopped begins anew, and
+        loses nothing else."""
         self.checkpoint()
-        config, kept = self.config, random_state()
+        config, kept = self.config, random_state(self.agent.device)
         metrics = {}
         for task in self.tasks:
             seeds = [
@@ -293,8 +329,18 @@ class ImitationRun(TrainingRun):
             with (
                 self.stop.at_once(),
                 opened(self.view, task, count, quality=config.quality) as vector,
+                Progress(f"evaluation of {task}", len(seeds), "episode", leave=False) as bar,
             ):
-                episodes = run_task(self.agent, vector, task, seeds, config.seed)
+                episodes = run_task(
+                    self.agent,
+                    vector,
+                    task,
+                    seeds,
+                    config.seed,
+                    ended=bar.count,
+                )
+                if task == self.tasks[0]:
+                    self.note_graphics(vector, first=not self.evaluated)
             found = summarise(episodes)
             # Where the suite knows no success, the return is what there is.
             kind = "return" if found["success"] is None else "success"
@@ -303,10 +349,13 @@ class ImitationRun(TrainingRun):
             means = [v for name, v in metrics.items() if name.startswith(f"eval/{kind}/")]
             if means:
                 metrics[f"eval/{kind}"] = float(np.mean(means))
+        if self.held_out is not None:
+            measured = self.held_out.measure(self.stages[-1], config.seed)
+            metrics |= {f"held_out/{name}": value for name, value in measured.items()}
         self.evaluated = self.updates
         self.log(metrics)
         self.folder.update_curve()
-        set_random_state(kept)
+        set_random_state(kept, self.agent.device)
         self.checkpoint()
 
     def state_dict(self) -> dict[str, Any]:
@@ -315,7 +364,11 @@ class ImitationRun(TrainingRun):
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "stage": self.stage,
-            "view": vars(self.view),
+            "view": self.view.plain(),
+            "instructions": {
+                recording.task: recording.instruction
+                for recording in self.windows[self.stages[-1]].recordings
+            },
             "windows": len(self.windows[self.stages[-1]]),
             "reported": self.reported,
             "updates": self.updates,
@@ -335,6 +388,17 @@ class ImitationRun(TrainingRun):
                 f" ({str(error).strip().rstrip('.')}); the same command goes on, with --workers 0"
                 " without such processes"
             ) from error
+
+
+def check_sizes(recordings: Sequence[Recording], size: int) -> None:
+    """Refuse pictures of another edge than `size` pixels; 0 takes any. Raises UserError."""
+    for recording in recordings:
+        if size and recording.size != size:
+            raise UserError(
+                f"{recording.path} has pictures of {recording.size} pixels, and --picture-size"
+                f" (preset paper: 256) is {size}; record them with --environment.size {size}, give"
+                f" annotate or convert --size {size}, or --picture-size 0, which takes any"
+            )
 
 
 def data_spec_of(recording: Recording) -> DataSpec:

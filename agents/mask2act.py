@@ -6,8 +6,10 @@ D proprioception, W plan width, n environments, K goal pictures of a task.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -38,6 +40,9 @@ VIDEO_HISTORY = Read(
 REPORTED = 6
 """Windows whose foretold future is drawn."""
 
+# Data without proprioception makes a layer without inputs.
+warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+
 
 class Mask2Act:
     """An imitator (`agents/agent.py`) of two stages, planner and executor.
@@ -49,12 +54,17 @@ class Mask2Act:
         device: to compute on.
 
     Attributes:
+        instructions: by task, what its data tells; empty before it is loaded from a run.
         goals: by task, pictures (K, S, S, 3) uint8 of the task done, from the demonstrations.
     """
 
     stages = ("planner", "executor")
     chunk = n_action_steps = 1
     """Actions that are predicted at once, and taken before the next ones are."""
+    without_acting = ("target.", "planner.vae.decoder.", "planner.target.")
+    """Beginnings of names of `acting`'s weights that no action depends on."""
+    draws = True
+    """Whether it can draw what it foretells: not without its target, which is not exported."""
 
     def __init__(
         self,
@@ -66,6 +76,7 @@ class Mask2Act:
         self.config, self.data_spec, self.statistics = config, data_spec, statistics
         self.device = torch.device(device)
         self.language = make_language(config.language)
+        self.instructions: dict[str, str] = {}
         self.networks = Networks(config, data_spec, self.language.width).to(self.device)
         self.ema = copy.deepcopy(self.networks).requires_grad_(False).eval()
         self.actions = Normaliser.of(statistics, "action", ACTION_RANGE).to(self.device)
@@ -97,12 +108,16 @@ class Mask2Act:
             for part, (kind, from_, ahead) in target.reads(steps).items()
         }
 
-    def describe(self, tasks: Sequence[TaskDescription]) -> dict[str, Tensor]:
-        """What batches hold of each task, (tasks, ...): ``text``, ``text_mask``, ``goals``."""
+    def describe(
+        self, tasks: Sequence[TaskDescription], remember: bool = True
+    ) -> dict[str, Tensor]:
+        """What batches hold of each task, (tasks, ...): ``text``, ``text_mask``, ``goals``;
+        `remember`: these goals are those to act by."""
         tokens, mask = self.language([task.instruction for task in tasks])
         fewest = min(len(task.goals) for task in tasks)
         goals = np.stack([task.goals[:fewest] for task in tasks])
-        self.goals = {task.name: torch.from_numpy(task.goals) for task in tasks}
+        if remember:
+            self.goals = {task.name: torch.from_numpy(task.goals) for task in tasks}
         described = {"text": tokens, "text_mask": mask, "goals": torch.from_numpy(goals)}
         return {name: part.to(self.device) for name, part in described.items()}
 
@@ -164,6 +179,28 @@ class Mask2Act:
         drawn = torch.randint(goals.shape[1], (len(goals),), device=goals.device)
         return {**batch, "goal": goals[rows, drawn]}
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A context in which `loss` is that of the averaged weights."""
+        latest, self.networks = self.networks, self.ema
+        try:
+            yield
+        finally:
+            self.networks = latest
+
+    @torch.no_grad()
+    def action_error(self, batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
+        """Predicted less true present action, (B, 1, A), and that it is there, (B, 1); `batch` as
+        the executor learns from, `seed` of the goal pictures."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), autocast(self.config.precision, self.device):
+            torch.manual_seed(seed)
+            plan, view = self.plan(self.ema, batch)
+            proprio = self.proprio.normalise(batch["proprio"])
+            predicted = self.ema.executor(batch["image"], proprio, plan, view)[:, -1:]
+        error = self.actions.denormalise(predicted.float()) - batch["action"][:, -1:]
+        return error, torch.ones(error.shape[:2], dtype=torch.bool, device=error.device)
+
     def stage(self, name: str) -> Stage:
         """What a stage trains."""
         networks = self.networks
@@ -174,7 +211,8 @@ class Mask2Act:
         return Stage(name, modules, self.config.executor_optimizer)
 
     def begin(self, name: str) -> None:
-        """Begin stage 2 with the averaged planner of stage 1."""
+        """Begin a stage with the averaged weights: stage 2 with the planner of stage 1, stage 1
+        with one taken over from another run."""
         self.networks.load_state_dict(self.ema.state_dict())
         self.resume(name)
 
@@ -263,10 +301,15 @@ class Mask2Act:
     # Acting
 
     @property
+    def acting(self) -> Networks:
+        """The networks that act: the averaged ones."""
+        return self.ema
+
+    @property
     def films_masks(self) -> bool:
         """Whether what it foretells can only be drawn where the objects' masks are seen."""
         target = self.networks.target
-        if target is None or not hasattr(target, "film"):
+        if target is None or not hasattr(target, "film") or not self.draws:
             return False
         reads = cast(PlanTarget, target).reads(self.config.steps)
         return any(kind == "mask" for kind, *_ in reads.values())
@@ -342,7 +385,8 @@ class PlanActor:
         """Actions (n, A) float32.
 
         Args:
-            observation: ``image`` (n, [V,] S, S, 3), ``proprio`` (n, D), ``is_first`` (n,) bool.
+            observation: ``image`` (n, [V,] S, S, 3), ``proprio`` (n, D) unless D is 0,
+                ``is_first`` (n,) bool.
             state: not used: what is remembered is in this object.
             explore: not used: there is one action.
         """
@@ -351,8 +395,9 @@ class PlanActor:
         if agent.data_spec.cameras == 1:
             image = image[:, None]
         first = torch.from_numpy(np.asarray(observation["is_first"], bool)).to(device)
+        felt = observation.get("proprio", np.zeros((len(image), 0), np.float32))
         with autocast(agent.config.precision, device):
-            action = self._act(image, torch.from_numpy(observation["proprio"]).to(device), first)
+            action = self._act(image, torch.from_numpy(felt).to(device), first)
         if self.film is not None:
             pictures = [*image[0], *self._foretold(image, observation.get("mask"))]
             self.film.append(torch.cat(pictures, 1).cpu().numpy())
@@ -386,7 +431,7 @@ class PlanActor:
             mask: (n, [V,] S, S).
         """
         agent, target = self.agent, self.agent.ema.target
-        if self.present is None or not hasattr(target, "film"):
+        if self.present is None or not hasattr(target, "film") or not agent.draws:
             return []
         seen = {"view": image[:1, :1]}
         if agent.films_masks:

@@ -6,9 +6,12 @@ H' actions of a chunk, n environments, L caption tokens.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +36,8 @@ REPORTED_FRAMES = 4
 
 # diffusers keeps the weights of its norms in float32; that they are not fused then is no news.
 warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
+# Data without proprioception makes a layer without inputs.
+warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
 
 
 class Networks(nn.Module):
@@ -77,6 +82,7 @@ class MaskWorldModel:
         device: to compute on.
 
     Attributes:
+        instructions: by task, what its data tells; empty before it is loaded from a run.
         pruning: share of the video tokens that are dropped when acting.
         n_action_steps: actions of a chunk that are taken before the next one.
         predictor: what `predict` draws with where it is not None. Stage 2 trains the transformer
@@ -93,6 +99,7 @@ class MaskWorldModel:
         self.config, self.data_spec, self.statistics = config, data_spec, statistics
         self.device = torch.device(device)
         self.language = make_language(config.language)
+        self.instructions: dict[str, str] = {}
         self.networks = Networks(config, data_spec, self.language.width).to(self.device)
         self.ema = copy.deepcopy(self.networks).requires_grad_(False).eval()
         self.actions = Normaliser.of(statistics, "action", ACTION_RANGE).to(self.device)
@@ -103,6 +110,10 @@ class MaskWorldModel:
 
     stages = ("dynamics", "policy")
     films_masks = False
+    without_acting = ("world_model.vae.decoder.", "world_model.target.")
+    """Beginnings of names of `acting`'s weights that no action depends on."""
+    draws = True
+    """Whether it can draw what it foretells: not without its decoder, which is not exported."""
 
     @property
     def chunk(self) -> int:
@@ -118,8 +129,11 @@ class MaskWorldModel:
         masks = "mask" in reads(self.networks.dynamics.target)
         return self.config.windows().reads("masks" if masks else "pixels")
 
-    def describe(self, tasks: Sequence[TaskDescription]) -> dict[str, Tensor]:
-        """What batches hold of each task: ``text`` and ``text_mask``."""
+    def describe(
+        self, tasks: Sequence[TaskDescription], remember: bool = True
+    ) -> dict[str, Tensor]:
+        """What batches hold of each task: ``text`` and ``text_mask``; there is nothing to
+        remember."""
         return self.caption([task.instruction for task in tasks])
 
     def caption(self, instructions: Sequence[str]) -> dict[str, Tensor]:
@@ -129,8 +143,9 @@ class MaskWorldModel:
 
     def dynamics_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Stage 1's loss, a scalar, and metrics."""
+        dynamics = self.predictor or self.networks.dynamics
         with self._autocast():
-            return self.networks.dynamics.loss(batch)
+            return dynamics.loss(batch)
 
     def policy_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Stage 2's loss, a scalar, and metrics.
@@ -163,7 +178,10 @@ class MaskWorldModel:
         return Stage(name, modules, self.config.policy_optimizer)
 
     def begin(self, name: str) -> None:
-        """Begin stage 2 with the averaged weights of stage 1."""
+        """Begin a stage with the averaged weights: stage 2 with those of stage 1, stage 1 with
+        those taken over from another run."""
+        if name == "dynamics":
+            self.ema.dynamics.freeze_statistics(False)
         self.networks.load_state_dict(self.ema.state_dict())
         self.resume(name)
 
@@ -195,11 +213,34 @@ class MaskWorldModel:
         parts = {"world model": self.networks.world_model, "policy": self.networks.policy}
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A context in which `loss` is that of the averaged weights, of stage 1 that of the
+        `predictor` where there is one."""
+        latest, self.networks = self.networks, self.ema
+        try:
+            yield
+        finally:
+            self.networks = latest
+
+    def action_error(self, batch: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor]:
+        """Sampled less true chunks, (B, H', A), and which of their actions the episode has,
+        (B, H') bool; `batch` as of `policy_loss`, `seed` of the noise."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        caption = {name: batch[name] for name in ("text", "text_mask")}
+        sampled = self.act(batch["image"], batch["proprio"][:, -1], caption, generator)
+        return sampled - batch["action"], batch["action_valid"]
+
     def update_ema(self, updates: int) -> None:
         """Move the averaged weights towards the latest (`move_average`)."""
         move_average(self.ema, self.networks, self.config.ema_decay, updates)
 
     # Acting
+
+    @property
+    def acting(self) -> nn.Module:
+        """The networks that act: the averaged ones."""
+        return self.ema
 
     @torch.no_grad()
     def act(
@@ -315,7 +356,7 @@ class MaskWorldModel:
             return networks.world_model(image, text, text_mask)
         return networks.dynamics.features(image, text, text_mask, pruning, generator)
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.config.precision, self.device)
 
     # Saving
@@ -362,38 +403,59 @@ class ChunkActor:
         """Actions (n, A) float32.
 
         Args:
-            observation: ``image`` (n, [V,] S, S, 3), ``proprio`` (n, D), ``is_first`` (n,) bool.
+            observation: ``image`` (n, [V,] S, S, 3), ``proprio`` (n, D) unless D is 0,
+                ``is_first`` (n,) bool.
             state: not used: what is remembered is in this object.
             explore: not used: every chunk is a sample.
         """
         image, first = observation["image"], np.asarray(observation["is_first"], bool)
-        if self.agent.data_spec.cameras == 1:
-            image = image[:, None]
-        if self.queue is None or self.frames is None:
+        felt = observation.get("proprio", np.zeros((len(image), 0), np.float32))
+        self.see(image, first)
+        if self.queue is None:
             self.queue = ActionQueue(len(image), self.agent.n_action_steps)
-            self.frames = np.repeat(image[:, :, None], 1 - self.past[0], axis=2)
-        self.frames = np.concatenate([self.frames[:, :, 1:], image[:, :, None]], axis=2)
-        self.frames[first] = image[first][:, :, None]
         due = self.queue.due(first)
         if due.any():
-            device = self.agent.device
-            seen = np.ascontiguousarray(self.frames[due][:, :, self.past - 1])
-            pictures = torch.from_numpy(seen).to(device)
-            proprio = torch.from_numpy(observation["proprio"][due]).to(device)
-            caption = {
-                name: part.expand(len(seen), *part.shape[1:]) for name, part in self.caption.items()
-            }
-            chunk = self.agent.act(pictures, proprio, caption, self.generator)
-            self.queue.fill(due, chunk.cpu().numpy())
+            pictures = self.seen(due)
+            self.queue.fill(due, self.chunk(pictures, felt[due]))
             if self.film is not None and due[0]:
                 self._future = self._predict(pictures[:1])
         if self.film is not None:
-            self.film.append(self._frame(image[0]))
+            self.film.append(self._frame(image[0] if image.ndim > 4 else image[0][None]))
         return self.queue.next(), None
+
+    def see(self, image: np.ndarray, first: np.ndarray, steps: int = 1) -> None:
+        """Take pictures into the history.
+
+        Args:
+            image: (n, [V,] S, S, 3) uint8.
+            first: (n,) bool, where an episode begins.
+            steps: since the last pictures, which stand for those that came between.
+        """
+        image = image[:, None] if self.agent.data_spec.cameras == 1 else image
+        now = image[:, :, None]
+        length = 1 - int(self.past[0])
+        if self.frames is None:
+            self.frames = np.repeat(now, length, axis=2)
+        between = np.repeat(self.frames[:, :, -1:], steps - 1, axis=2)
+        self.frames = np.concatenate([self.frames, between, now], axis=2)[:, :, -length:]
+        self.frames[first] = now[first]
+
+    def seen(self, which: np.ndarray) -> Tensor:
+        """The history of the environments `which` (n,) bool, (K, V, H, S, S, 3) uint8."""
+        assert self.frames is not None
+        history = np.ascontiguousarray(self.frames[which][:, :, self.past - 1])
+        return torch.from_numpy(history).to(self.agent.device)
+
+    def chunk(self, pictures: Tensor, proprio: np.ndarray) -> np.ndarray:
+        """Chunks (K, H', A) float32 from what `seen` gave and proprioception (K, D)."""
+        count = len(pictures)
+        caption = {name: part.expand(count, *part.shape[1:]) for name, part in self.caption.items()}
+        robot = torch.from_numpy(proprio).to(self.agent.device)
+        return self.agent.act(pictures, robot, caption, self.generator).cpu().numpy()
 
     def _predict(self, pictures: Tensor) -> np.ndarray | None:
         """The last predicted frame of each camera; nothing where nothing predicts."""
-        if self.agent.config.world_model != "video":
+        if self.agent.config.world_model != "video" or not self.agent.draws:
             return None
         generator = torch.Generator(self.agent.device).manual_seed(0)
         future = self.agent.predict(pictures, self.caption, generator)

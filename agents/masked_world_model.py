@@ -34,21 +34,36 @@ class MaskedWorldModel(WorldModelAgent):
         config: sizes and hyperparameters.
         action: A, size of the action vector in [−1, 1].
         device: where parameters live.
+        proprio: D, numbers of proprioception that it sees beside the picture; 0: none.
         discrete: actions are one-hot.
     """
+
+    without_acting = (
+        *WorldModelAgent.without_acting,
+        "autoencoder.decoder",
+        "autoencoder.mask_token",
+        "autoencoder.static_image",
+        "autoencoder.target",
+        "autoencoder.reward_head.",
+    )
 
     def __init__(
         self,
         config: MaskedWorldModelConfig,
         action: int,
         device: torch.device | str,
+        proprio: int = 0,
         discrete: bool = False,
     ):
         super().__init__(config.behaviour, config.precision, action, device)
         self.config = config
         self.autoencoder = make_autoencoder(config.autoencoder)
         self.dynamics: LatentDynamics = LatentDynamics(
-            config.dynamics, self.autoencoder.feature_grid, config.autoencoder.width, action
+            config.dynamics,
+            self.autoencoder.feature_grid,
+            config.autoencoder.width,
+            action,
+            proprio,
         )
         for part in (self.autoencoder, self.dynamics):
             part.to(self.device)
@@ -64,7 +79,12 @@ class MaskedWorldModel(WorldModelAgent):
         self.autoencoder_optimizer = Optimizer([self.autoencoder], config.autoencoder_optimizer)
         self.dynamics_optimizer = Optimizer([self.dynamics], config.dynamics_optimizer)
         self.reader = BatchReader(
-            config.autoencoder_batch, config.batch, config.window, self.device, config.random_shift
+            config.autoencoder_batch,
+            config.batch,
+            config.window,
+            self.device,
+            config.random_shift,
+            also=("proprio",) if proprio else (),
         )
 
     def embed(self, image: Tensor) -> Tensor:
@@ -164,11 +184,11 @@ class MaskedWorldModel(WorldModelAgent):
         """`features` of what is learned from; compiled apart from those of acting."""
         return self.features(image)
 
-    def compiled_parts(self) -> list[tuple[Any, str]]:
+    def compiled_parts(self, kind: str) -> list[tuple[Any, str]]:
         """(object, name of its method) of what `compile_updates` compiles."""
         parts: list[tuple[Any, str]]
         parts = [(self, "_encode"), (self.dynamics, "loss"), (self.behaviour, "losses")]
-        if self.device.type == "cuda":
+        if kind == "cuda":
             # Not on a CPU, where its convolutions are slower compiled than eagerly.
             parts.append((self.autoencoder, "loss"))
         return parts

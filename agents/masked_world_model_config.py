@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from agents.actor_critic import ActorCriticConfig
 from agents.device import Precision
@@ -33,8 +33,8 @@ class MaskedWorldModelConfig:
     precision: Precision = "float32"
     """What dense layers of dynamics and behaviour compute in (auto: bfloat16 where the device has
     arithmetic for it); losses, KL and returns are float32."""
-    autoencoder_precision: Literal["float32", "bfloat16"] = "float32"
-    """The same for the autoencoder's own update (on a CPU, bfloat16 slows it down)."""
+    autoencoder_precision: Precision = "float32"
+    """The same for the autoencoder's own update (bfloat16 slows that of `cpu` down on a CPU)."""
     compile: bool = False
     """Put updates through torch.compile, on a GPU into CUDA graphs; needs a compiler. Two minutes
     at the start, then about four fifths of the time. It draws other random numbers."""

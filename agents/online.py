@@ -1,7 +1,8 @@
-"""The online loop: act, remember, learn; on one page."""
+"""The online loop: act, remember, learn; and the offline one, which only learns; on one page."""
 
 from collections.abc import Collection
 
+from agents.offline_run import OfflineRun
 from agents.online_config import RunConfig
 from agents.online_run import OnlineRun
 from experiment.run_folder import RunFolder
@@ -37,5 +38,23 @@ def train(config: RunConfig, folder: RunFolder, trusted: Collection[str] = ()) -
         run.store(run.collector.cut())
         owed = run.catch_up()
         if owed or run.evaluated < run.steps:
+            run.evaluate()
+            run.checkpoint()
+
+
+def train_offline(config: RunConfig, folder: RunFolder, trusted: Collection[str] = ()) -> None:
+    """Train on `config.recorded` alone for `config.steps` updates; otherwise as `train`."""
+    with OfflineRun(config, folder, trusted) as run:
+        run.resume()
+        run.pretrain()
+        while run.steps < config.steps:
+            run.stop_if_requested()
+            run.learn()
+            if run.steps < config.steps:
+                if run.evaluation_due:
+                    run.evaluate()
+                if run.checkpoint_due:
+                    run.checkpoint()
+        if run.evaluated < run.steps:
             run.evaluate()
             run.checkpoint()

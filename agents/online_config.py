@@ -55,7 +55,8 @@ class RunConfig:
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     """How the task is seen."""
     num_envs: int = 1
-    """Training environments stepped together, each in a process of its own."""
+    """Training environments stepped together, each in a process of its own; one call of the policy
+    serves all (published code: 1)."""
     episode_steps: int = 0
     """End training episodes, as a time limit would, at the first agent step that reaches this many
     environment steps: more starts for the same steps, but a task that takes longer never succeeds
@@ -86,6 +87,9 @@ class RunConfig:
     """Run folders whose replay is learned from as well, from the start, or demonstration files of
     the task (`run.py collect`, `annotate`); their frames are no steps of this run. Frames without
     masks teach a target of masks nothing and everything else."""
+    offline: bool = False
+    """Learn from `recorded` alone: no training episodes, only evaluations. `steps` and the steps of
+    evaluations then count updates; there is no prefill."""
     render_masks: bool = True
     """Let the simulator draw the masks that a target learns from; otherwise only `recorded` frames
     have any, as on a real robot."""
@@ -115,6 +119,8 @@ class RunConfig:
                 "the target needs masks: leave render_masks on, or name a run folder or "
                 "demonstrations that have them with --recorded"
             )
+        if self.offline and not self.recorded:
+            raise UserError("offline learns from recorded data alone; name it with --recorded")
         picture, eye = self.environment.size, self.agent.image_size
         if picture != eye:
             raise UserError(

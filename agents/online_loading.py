@@ -9,6 +9,7 @@ from agents.agent import OnlineAgent
 from agents.device import choose_device
 from agents.dreamer import Dreamer
 from agents.dreamer_config import DreamerConfig
+from agents.exported import MOST_TIMES, Acting, is_exported, read_state, state_path
 from agents.masked_world_model import MaskedWorldModel
 from agents.online_config import METHODS, RunConfig
 from agents.size_limit import limited_by
@@ -19,12 +20,13 @@ from experiment.run_folder import RunFolder
 
 
 def make_agent(
-    config: RunConfig, action: int, device: str, discrete: bool = False
+    config: RunConfig, action: int, device: str, proprio: int = 0, discrete: bool = False
 ) -> MaskedWorldModel | Dreamer:
-    """A fresh agent for an action vector of size `action`, one-hot where `discrete`."""
+    """A fresh agent for an action vector of size `action`, one-hot where `discrete`, that sees
+    `proprio` numbers of proprioception."""
     if isinstance(config.agent, DreamerConfig):
-        return Dreamer(config.agent, action, choose_device(device), discrete)
-    return MaskedWorldModel(config.agent, action, choose_device(device), discrete)
+        return Dreamer(config.agent, action, choose_device(device), proprio, discrete)
+    return MaskedWorldModel(config.agent, action, choose_device(device), proprio, discrete)
 
 
 def read_config(logdir: Path | str, trusted: Collection[str] = ()) -> RunConfig:
@@ -53,7 +55,7 @@ def load_agent(
     """The agent of a run folder's checkpoint, its configuration, and its environment steps.
 
     Args:
-        logdir: run folder.
+        logdir: run folder, or an exported policy's.
         device: torch device.
         trusted: classes of prediction targets, ``package.module:Class``, that it may import.
 
@@ -63,15 +65,17 @@ def load_agent(
     """
     folder = RunFolder.open(logdir)
     config = read_config(logdir, trusted)
-    state = folder.load_checkpoint("cpu")
+    state, path = read_state(folder.path), state_path(folder.path)
     if state is None:
         raise UserError(f"{logdir} has no checkpoint yet; train longer with the same command")
-    expect(state, folder.checkpoint_path, step=int)
+    expect(state, path, agent=dict, task=str, step=int)
     if not isinstance(state.get("action"), int):
-        raise UserError(
-            f"{folder.checkpoint_path} is no checkpoint of an online run; put its own back"
-        )
-    with limited_by(state, config, folder.config.path):
-        agent = make_agent(config, state["action"], device, state.get("discrete") is True)
-    load_checked(agent, state, config.task, folder.checkpoint_path)
+        raise UserError(f"{path} is no checkpoint of an online run; put its own back")
+    proprio = state.get("proprio", 0)  # earlier agents saw none
+    if not isinstance(proprio, int):
+        raise UserError(f"{path} has no number of proprioception; put it back")
+    discrete, exported = state.get("discrete") is True, is_exported(state)
+    with limited_by(state, config, folder.config.path, MOST_TIMES if exported else 1):
+        agent = make_agent(config, state["action"], device, proprio, discrete)
+    load_checked(Acting(agent) if exported else agent, state, config.task, path)
     return agent, config, state["step"]

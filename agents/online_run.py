@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import envs
+from agents.agent import OnlineAgent
+from agents.device import choose_device
 from agents.online_config import RunConfig
 from agents.online_loading import make_agent
 from agents.recorded_episodes import open_source
@@ -29,6 +30,7 @@ from envs.environment import OneHot
 from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.checkpoint import expect, fitting
+from experiment.progress import Progress
 from experiment.run_folder import RunFolder
 from mask_classes import UNLABELLED
 from world_models.targets import make_target, reads
@@ -88,12 +90,16 @@ class OnlineRun(TrainingRun):
         super().__init__(config, folder)
         self.trusted = trusted
         torch.manual_seed(config.seed)
+        choose_device(config.device)  # before anything is drawn: the GPU that learns does it
         self.envs = make_envs(config, config.num_envs, training=True)
         self.evaluation_envs: VectorEnvironment | None = None
         entries = entries_of(config, self.envs)
         self.action = entries["action"].shape[0]
+        self.proprio = entries["proprio"].shape[0] if "proprio" in entries else 0
         self.discrete = isinstance(self.envs.single_action_space, OneHot)
-        self.agent = make_agent(config, self.action, config.device, self.discrete)
+        self.agent: OnlineAgent = make_agent(
+            config, self.action, config.device, self.proprio, self.discrete
+        )
         if config.agent.compile:
             self.agent.compile_updates()
         self.random_agent = RandomAgent(
@@ -107,6 +113,7 @@ class OnlineRun(TrainingRun):
             seed=config.seed,
         )
         self.agent_state: Any = None
+        self.collector: Collector | Reenactment
 
     # Counters
 
@@ -126,6 +133,11 @@ class OnlineRun(TrainingRun):
     def updates_made(self) -> int:
         """Updates so far, pretraining included."""
         return self.agent.updates + self.agent.pretrained
+
+    @property
+    def acting(self) -> bool:
+        """Whether an episode has begun and not ended."""
+        return self.collector.agent_steps > 0
 
     @property
     def updates_due(self) -> int:
@@ -156,7 +168,7 @@ class OnlineRun(TrainingRun):
                 self.replay.load_state_dict(state["replay"])
                 step, started = state["step"], state["started"]
                 unfinished = self._checked_unfinished(state.get("unfinished"))
-                set_random_state(state["random"])
+                set_random_state(state["random"], self.agent.device)
             self.evaluated = state["evaluated"]
         self.replay.check()
         self._warn_of_few_steps()
@@ -165,19 +177,24 @@ class OnlineRun(TrainingRun):
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         print(f"parameters: {parts}; {sum(counts.values()):,} in all", flush=True)
         self.copy_recorded()
+        self.start_acting(started, unfinished)
+        if not self.config.offline:
+            self.note_graphics(self.envs, first=state is None)
+        self.start_bar(self.config.steps, self.config.task)
+        between_episodes = state is not None and not self.acting
+        if between_episodes and self.evaluation_due:  # the checkpoint is from just before it
+            self.evaluate()
+            self.checkpoint()
+
+    def start_acting(self, started: int, unfinished: dict[str, Any] | None) -> None:
+        """Begin episodes, or go on with an `unfinished` one, after `started` others."""
         actions = None if unfinished is None else unfinished["actions"]
-        self.collector: Collector | Reenactment
         if self.replay.later:
             self.collector = Reenactment(self.replay, started, actions)
         else:
             self.collector = self._collector(started, actions)
         if unfinished is not None and self.collector.agent_steps:
             self.agent_state = unfinished["agent_state"]
-        self.start_bar(self.config.steps, "step", self.config.task)
-        between_episodes = state is not None and not self.collector.agent_steps
-        if between_episodes and self.evaluation_due:  # the checkpoint is from just before it
-            self.evaluate()
-            self.checkpoint()
 
     def _checked_unfinished(self, kept: dict[str, Any] | None) -> dict[str, Any] | None:
         """What a checkpoint holds of an episode that was going on: the `actions` (t, A) taken in it
@@ -197,8 +214,11 @@ class OnlineRun(TrainingRun):
         if state is not None:
             state = {name: value.to(self.agent.device) for name, value in state.items()}
             # What does not fit is to be found out here, not in the loop.
-            image = np.zeros((1, *self.replay.entries["image"].shape), np.uint8)
-            self.agent.policy({"image": image, "is_first": np.zeros(1, bool)}, state, False)
+            seen = {
+                name: np.zeros((1, *entry.shape), entry.dtype)
+                for name, entry in self.replay.entries.items()
+            }
+            self.agent.policy(seen, state, False)
         return {"actions": actions, "agent_state": state}
 
     def _collector(self, started: int, actions: np.ndarray | None = None) -> Collector:
@@ -221,7 +241,7 @@ class OnlineRun(TrainingRun):
 
     def _warn_of_few_steps(self) -> None:
         repeat = envs.action_repeat(self.config.task, self.config.environment.action_repeat)
-        if self.config.steps <= self.config.prefill * repeat:
+        if self.config.steps <= self.config.prefill * repeat and not self.config.offline:
             print(
                 f"note: nothing is learned in {self.config.steps} environment steps, the prefill "
                 f"alone takes {self.config.prefill * repeat}; give more --steps or less --prefill",
@@ -308,14 +328,8 @@ class OnlineRun(TrainingRun):
 
     def pretrain(self) -> None:
         """The updates on the prefill that are left, with checkpoints."""
-        with tqdm(
-            total=self.agent.pretraining_updates,
-            initial=self.agent.pretrained,
-            desc="pretraining",
-            unit="update",
-            dynamic_ncols=True,
-            disable=None,
-        ) as bar:
+        total, done = self.agent.pretraining_updates, self.agent.pretrained
+        with Progress("pretraining", total, "update", done) as bar:
             for metrics in self.agent.pretrain(self.replay):
                 bar.update()
                 self.learned(metrics)
@@ -360,11 +374,12 @@ class OnlineRun(TrainingRun):
             episode_seed(config.seed, EVALUATION, self.steps, index)
             for index in range(config.evaluate_episodes)
         ]
-        kept = random_state()
+        kept = random_state(self.agent.device)
         torch.manual_seed(seeds[0])
-        with self.stop.at_once():  # nothing is learned meanwhile
-            results = run_episodes(self.agent, self.evaluation_envs, seeds)
-        set_random_state(kept)
+        bar = Progress("evaluation", len(seeds), "episode", leave=False)
+        with bar, self.stop.at_once():  # nothing is learned meanwhile
+            results = run_episodes(self.agent, self.evaluation_envs, seeds, ended=bar.count)
+        set_random_state(kept, self.agent.device)
         metrics = {"eval/return": float(np.mean([result["return"] for result in results]))}
         if results[0]["success"] is not None:
             metrics["eval/success"] = float(np.mean([result["success"] for result in results]))
@@ -384,6 +399,7 @@ class OnlineRun(TrainingRun):
         return {
             "agent": self.agent.state_dict(),
             "action": self.action,
+            "proprio": self.proprio,
             "discrete": self.discrete,
             "replay": self.replay.state_dict(),
             "started": self.collector.begun,

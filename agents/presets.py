@@ -102,8 +102,13 @@ def _paper(task: str, suite: str) -> OnlineConfig:
             ),
             autoencoder_optimizer=replace(adam, warmup=2500),
             dynamics_optimizer=adam,
+            # The published code has half precision too: float16, with scaled losses.
+            precision="auto",
+            autoencoder_precision="auto",
             batch=16 if dmc else 50,
         ),
+        # The published code has one. Five agent steps owe one update either way (`update_every`).
+        num_envs=5,
         prioritise_ends=not dmc,
         replay_capacity=2_000_000,
         evaluate_first=10_000,
@@ -205,6 +210,7 @@ def _dreamer_paper(task: str, suite: str) -> DreamerRunConfig:
         ),
         behaviour=ours.behaviour,
         dynamics_optimizer=ours.dynamics_optimizer,
+        precision=ours.precision,
         batch=ours.batch,
     )
     return _with(masked, agent)

@@ -15,7 +15,9 @@ from experiment.config_record import names_loaded
 
 
 @contextlib.contextmanager
-def limited_by(state: Mapping[str, Any], config: Any, record: Path) -> Iterator[None]:
+def limited_by(
+    state: Mapping[str, Any], config: Any, record: Path, times: int = 1
+) -> Iterator[None]:
     """A context to make the agent of a checkpoint in, before the checkpoint is loaded into it.
 
     A configuration may ask for layers for which no machine has memory or time. How large the agent
@@ -27,11 +29,12 @@ def limited_by(state: Mapping[str, Any], config: Any, record: Path) -> Iterator[
         state: the agent's part of the checkpoint.
         config: of the run.
         record: file of the configuration, for errors.
+        times: how many parameters there may be for each number, where a part was left out.
 
     Raises:
         UserError: the agent is larger, or cannot be made at all.
     """
-    room = elements(state)
+    room = times * elements(state)
 
     def registered(module: nn.Module, name: str, parameter: Tensor | None) -> None:
         nonlocal room

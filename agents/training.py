@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.agent import Imitator, OnlineAgent
 from agents.device import keep_freed_memory
+from envs.vector import VectorEnvironment
 from errors import UserError
 from experiment.checkpoint import UNREADABLE, expect
+from experiment.hardware import draws_in_software, gpu_name
+from experiment.notes import note
+from experiment.progress import to_file
 from experiment.run_folder import RunFolder
 from experiment.stopping import StopRequest
 
@@ -70,19 +75,19 @@ class MetricMean:
         return means
 
 
-def random_state() -> dict[str, Tensor]:
-    """The state of PyTorch's generators, as tensors."""
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of PyTorch's generators, the CPU's and the device's, as tensors."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_random_state(state: dict[str, Tensor]) -> None:
-    """The inverse of `random_state`."""
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """The inverse of `random_state`; a GPU takes over the state of another one."""
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def load_checked(learner: Learner, state: dict, task: str, path: Path) -> None:
@@ -119,6 +124,10 @@ class TrainingRun(abc.ABC):
         folder: of the run, taken for training.
     """
 
+    agent: OnlineAgent | Imitator
+    """What learns."""
+    unit = "step"
+    """What `position` counts."""
     shown: tuple[str, ...] = ()
     """Metrics whose latest values stand at the end of the progress bar."""
 
@@ -131,7 +140,6 @@ class TrainingRun(abc.ABC):
         self.stop = StopRequest()
         self.evaluated = 0  # position of the last evaluation
         self.bar: tqdm | None = None
-        self._unit = "step"
         self._latest: dict[str, str] = {}
         self._checkpointed = self._logged = time.monotonic()
         self._updates_logged = 0
@@ -174,21 +182,42 @@ class TrainingRun(abc.ABC):
 
     def start_log(self, state: dict[str, Any] | None, position: int) -> None:
         """Go on with log and clock from a checkpoint at `position`; from nothing if None."""
+        if state is not None:
+            print(f"resumed at {self.unit} {position:,}", flush=True)
         state = state or {"metrics_position": 0, "seconds": 0.0}
         self.folder.metrics.cut(state["metrics_position"], position)
         self.folder.start_clock(state["seconds"])
 
-    def start_bar(self, total: int, unit: str, description: str) -> None:
+    def note_graphics(self, environments: VectorEnvironment, first: bool) -> None:
+        """Say in one line if pictures are drawn in software where there is a GPU.
+
+        Args:
+            environments: what draws them.
+            first: the run draws for the first time; what draws goes into its record.
+        """
+        renderer = environments.get_attr("graphics")[0]
+        if renderer is None:
+            return
+        if first:
+            self.folder.config.add_renderer(renderer)
+        gpu = gpu_name(self.config.device)
+        if gpu is not None and draws_in_software(renderer):
+            note(
+                f"pictures are drawn in software ({renderer}), though there is a GPU ({gpu}); give"
+                " EGL its driver: docs/troubleshooting.md#a-gpu-that-does-not-draw"
+            )
+
+    def start_bar(self, total: int, description: str) -> None:
         """Show progress; from now on rates are counted."""
-        self._updates_logged, self._unit = self.updates_made, unit
+        self._updates_logged = self.updates_made
         self.bar = tqdm(
             total=total,
             initial=self.position,
-            unit=unit,
+            unit=self.unit,
             desc=description,
             mininterval=0.5,
             dynamic_ncols=True,
-            disable=None,  # silent where standard error is not a terminal; `say` speaks then
+            disable=None,  # silent where standard error is not a terminal
         )
 
     def close(self) -> None:
@@ -248,12 +277,12 @@ class TrainingRun(abc.ABC):
             self.say(metrics, rates)
 
     def say(self, metrics: dict[str, float], latest: dict[str, str]) -> None:
-        """A line for logs that are not a terminal, where the progress bar is silent."""
-        if self.bar is not None and self.bar.disable:
+        """A line for a log in a file."""
+        if self.bar is not None and to_file():
             words = {name: f"{value:.3g}" for name, value in metrics.items()} or latest
             values = "  ".join(f"{name} {value}" for name, value in words.items())
             print(
-                f"{self._unit} {self.position} of {self.bar.total}  {values}"
+                f"{self.unit} {self.position} of {self.bar.total}  {values}"
                 f"  ({self.folder.elapsed:.0f} s)",
                 flush=True,
             )
@@ -285,7 +314,7 @@ class TrainingRun(abc.ABC):
             {
                 **self.state_dict(),
                 "task": self.config.task,
-                "random": random_state(),
+                "random": random_state(self.agent.device),
                 "evaluated": self.evaluated,
                 "seconds": self.folder.elapsed,
                 "metrics_position": self.folder.metrics.position(),

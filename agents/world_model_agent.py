@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,17 @@ class WorldModelAgent(abc.ABC):
     """Actor and critic."""
     networks: nn.ModuleDict
     """All that a checkpoint keeps."""
+
+    without_acting: tuple[str, ...] = (
+        "dynamics.decoder.",
+        "dynamics.reward_head.",
+        "dynamics.discount_head.",
+        "dynamics.rssm.prior_",
+        "behaviour.critic.",
+        "behaviour.target_critic.",
+        "behaviour.reward_scale.",
+    )
+    """Beginnings of names of `networks`' weights that no action depends on."""
 
     def __init__(
         self,
@@ -84,10 +96,28 @@ class WorldModelAgent(abc.ABC):
         """Modules that `parameter_counts` counts beside heads, actor and critic."""
 
     @abc.abstractmethod
-    def compiled_parts(self) -> list[tuple[Any, str]]:
-        """(object, name of its method) of what `compile_updates` compiles."""
+    def compiled_parts(self, kind: str) -> list[tuple[Any, str]]:
+        """(object, name of its method) of what `compile_updates` compiles on devices of a kind,
+        "cpu" or "cuda"; each is called with the same shapes in all phases, so that it is compiled
+        once."""
+
+    @property
+    def proprio_size(self) -> int:
+        """D, numbers of proprioception that it sees beside the picture; 0: none."""
+        seen = self.dynamics.proprioception
+        return 0 if seen is None else len(seen.scale.mean)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether its actions are one-hot."""
+        return self.behaviour.actor.discrete
 
     # Acting
+
+    @property
+    def acting(self) -> nn.Module:
+        """The networks that act, and others."""
+        return self.networks
 
     @torch.no_grad()
     def policy(
@@ -96,7 +126,8 @@ class WorldModelAgent(abc.ABC):
         """Act on one observation of each of n environments.
 
         Args:
-            observation: `image` (n, H, W, 3) uint8 and `is_first` (n,) bool.
+            observation: `image` (n, H, W, 3) uint8, `is_first` (n,) bool, and `proprio` (n, D)
+                float32 if the agent sees it.
             state: what the last call returned; None before the first.
             explore: sample the action; otherwise the actor's mode, the model state still sampled.
 
@@ -108,7 +139,11 @@ class WorldModelAgent(abc.ABC):
         model_state, action = None, torch.zeros(len(image), self.action, device=self.device)
         if state is not None:
             model_state, action = State(*(state[name] for name in State._fields)), state["action"]
-        embedding = self.embed(image)[None]
+        embedding = self.embed(image)
+        if self.proprio_size:
+            proprio = torch.as_tensor(observation["proprio"], device=self.device)
+            embedding = self.dynamics.with_proprio(embedding, {"proprio": proprio})
+        embedding = embedding[None]
         posterior, _ = self.dynamics.rssm.observe(embedding, action[None], is_first, model_state)
         model_state = posterior.map(lambda part: part[0])
         distribution = self.behaviour.actor(model_state.feature)
@@ -152,7 +187,7 @@ class WorldModelAgent(abc.ABC):
         metrics = self.behaviour.step(*losses)
         return {f"behaviour/{name}": value for name, value in metrics.items()}
 
-    def computing_in(self, precision: Precision) -> torch.autocast:
+    def computing_in(self, precision: Precision) -> AbstractContextManager[Any]:
         """The context in which networks of a precision compute."""
         return autocast(precision, self.device)
 
@@ -170,7 +205,7 @@ class WorldModelAgent(abc.ABC):
             UserError: there is no compiler.
         """
         require_compiler(self.device)
-        for part, name in self.compiled_parts():
+        for part, name in self.compiled_parts(self.device.type):
             function: Callable = getattr(part, name)
             setattr(part, name, compiled(function, self.device))
         self._compiled = True
@@ -216,11 +251,13 @@ class WorldModelAgent(abc.ABC):
         heads = (self.dynamics.reward_head, self.dynamics.discount_head)
         parts: dict[str, nn.Module] = {
             **self.seeing_parts(),
+            "dynamics/proprioception": self.dynamics.proprioception or nn.Module(),
             "dynamics/heads": nn.ModuleList(head for head in heads if head is not None),
             "behaviour/actor": self.behaviour.actor,
             "behaviour/critic": self.behaviour.critic,
         }
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        return {name: count for name, count in counts.items() if count}
 
     def update_counts(self) -> dict[str, int]:
         """Updates made so far by each part, pretraining included."""

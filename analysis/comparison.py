@@ -40,12 +40,14 @@ class Compare:
     final: Literal["last5", "last", "best"] = "last5"
     """Final score of a run: mean of its last five evaluations (the paper's), its last, or its
     best one."""
-    until: int | None = None
-    """Ignore evaluations after this environment step."""
+    until: int | Literal["common", "end"] = "common"
+    """Up to which environment step evaluations count. common: on each task, up to the end of its
+    shortest run, so that training is equal; a number: no further than that either; end: all of
+    them."""
     tasks: tuple[str, ...] = ()
     """Only these tasks; all by default."""
-    shared: bool = False
-    """Only tasks that every method has."""
+    shared: bool = True
+    """Only tasks that every method has; otherwise every method is summed up over its own."""
     keep: Literal["latest"] | None = None
     """Of runs with the same method, task and seed keep the one written last; by default they are
     refused."""
@@ -199,7 +201,7 @@ def compare(curves: Sequence[Curve], options: Compare, said: Sequence[str] = ())
         listed = ", ".join(f"{m} {n}" for m, n in counts.items())
         notes.append(
             f"methods have different tasks ({listed}); aggregates are over each one's own, the "
-            "probability of improvement over shared ones; --shared leaves the others out"
+            "probability of improvement over shared ones"
         )
     return Comparison(
         curves=list(curves),
@@ -263,21 +265,23 @@ def _improvements(
 def _select(curves: Sequence[Curve], options: Compare) -> tuple[list[Curve], list[str]]:
     """The curves that are asked for, and what has to be said about them."""
     notes = []
-    if options.until is not None:
-        cut = [curve.until(options.until) for curve in curves]
-        gone = [c for c, short in zip(curves, cut, strict=True) if short is None]
-        notes += [f"{c.source}: nothing evaluated by step {options.until}, left out" for c in gone]
-        curves = [curve for curve in cut if curve is not None]
-        notes.append(f"evaluations after step {options.until:,} are ignored")
     if options.tasks:
         wanted = {task_id(task) for task in options.tasks}
         if missing := sorted(wanted - {curve.task for curve in curves}):
             raise UserError(f"no curve of {', '.join(missing)} is among the inputs")
         curves = [curve for curve in curves if curve.task in wanted]
-    if options.shared:
-        methods = {curve.method for curve in curves}
-        has = {(curve.task, curve.method) for curve in curves}
-        curves = [c for c in curves if all((c.task, method) in has for method in methods)]
+    curves, cut = _common(curves, options)
+    if cut:
+        notes.append(cut)
+    if options.until != "end":
+        last = {task: _end(curves, task, options.until) for task in {c.task for c in curves}}
+        short = [curve.until(last[curve.task]) for curve in curves]
+        notes += [
+            f"{c.source}: nothing evaluated by step {last[c.task]:,}, left out"
+            for c, kept in zip(curves, short, strict=True)
+            if kept is None
+        ]
+        curves = [curve for curve in short if curve is not None]
     if not curves:
         raise UserError("nothing is left to compare; give other inputs, --tasks or --until")
     for task in sorted({curve.task for curve in curves}):
@@ -300,6 +304,43 @@ def _select(curves: Sequence[Curve], options: Compare) -> tuple[list[Curve], lis
             f"{few} runs have fewer than five evaluations; last5 is the mean of what they have"
         )
     return list(curves), notes
+
+
+def _end(curves: Sequence[Curve], task: str, until: int | str) -> int:
+    """The last step that counts on a task: where its shortest run ends, or `until` if earlier."""
+    common = min(int(curve.steps[-1]) for curve in curves if curve.task == task)
+    return min(common, until) if isinstance(until, int) else common
+
+
+def _common(curves: Sequence[Curve], options: Compare) -> tuple[list[Curve], str]:
+    """The curves of the tasks that are compared, and a line on what is cut of tasks and steps.
+
+    Raises:
+        UserError: no task is shared.
+    """
+    methods = sorted({curve.method for curve in curves})
+    has = {(curve.task, curve.method) for curve in curves}
+    tasks = sorted({curve.task for curve in curves})
+    kept = [t for t in tasks if not options.shared or all((t, m) in has for m in methods)]
+    if tasks and not kept:
+        raise UserError(
+            f"no task is shared by all methods ({', '.join(methods)}); --no-shared sums each up "
+            "over its own tasks, --tasks and other inputs choose"
+        )
+    cut, how = [], []
+    if len(kept) < len(tasks):
+        cut.append(f"{len(kept)} of {len(tasks)} tasks (those of all methods)")
+        how.append("--no-shared")
+    curves = [curve for curve in curves if curve.task in kept]
+    longest = max((int(curve.steps[-1]) for curve in curves), default=0)
+    ends = [_end(curves, task, options.until) for task in kept] if options.until != "end" else []
+    if ends and min(ends) < longest:
+        span = f"{max(ends):,}" if min(ends) == max(ends) else f"{min(ends):,} to {max(ends):,}"
+        cut.append(f"steps to {span} of {longest:,} (those of all runs of a task)")
+        how.append("--until end")
+    if not cut:
+        return curves, ""
+    return curves, f"compared: {', '.join(cut)}; {' '.join(how)} takes everything"
 
 
 def _efficiency(

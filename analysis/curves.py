@@ -53,11 +53,16 @@ class Curve:
         return np.interp(steps, self.steps, self.scores, left=np.nan, right=np.nan)
 
     def until(self, step: int) -> Curve | None:
-        """The curve up to and including `step`; None when nothing was evaluated by then."""
+        """The curve up to and including `step`, with the score there on the straight line to the
+        next evaluation; None when nothing was evaluated by then."""
         keep = self.steps <= step
         if not keep.any():
             return None
-        return replace(self, steps=self.steps[keep], scores=self.scores[keep])
+        steps, scores = self.steps[keep], self.scores[keep]
+        if steps[-1] < step < self.steps[-1]:
+            steps = np.append(steps, step)
+            scores = np.append(scores, self.at(np.array([step])))
+        return replace(self, steps=steps, scores=scores)
 
 
 def task_id(name: str) -> str:

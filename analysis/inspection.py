@@ -9,7 +9,7 @@ import numpy as np
 from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table
 from envs.demonstrations import read_headers
 from envs.environment_config import ORIENTATIONS
-from envs.hdf5 import DAMAGED, open_file, text
+from envs.hdf5 import DAMAGED, member, open_file, text
 from envs.recording_header import Episode, Recording, proprio_of
 from errors import UserError
 from experiment.video import write_video
@@ -20,6 +20,21 @@ READ_AT_ONCE = 64
 SHEET_EPISODES, SHEET_FRAMES = 4, 8
 VIDEO_FRAMES = 4000
 """Frames of a video at most."""
+NEEDS: dict[str, dict[str, str]] = {
+    "mask-world-model --target masks": {"all": "mask"},
+    "mask-world-model --target pixels": {},
+    "mask2act --plan masks": {"first": "mask"},
+    "mask2act --plan points": {"first": "tracks visible"},
+    "mask2act --plan trajectory": {"first": "effector"},
+    "mask2act --plan features": {},
+    "mask2act --plan video": {},
+    "mask2act --plan none": {},
+}
+"""What of `obs` each method and target needs beside pictures, of all cameras or of the first."""
+WORDS = {"mask": "masks", "tracks": "tracks", "visible": "visibility of tracks",
+         "effector": "tracks of the effector"}  # fmt: skip
+PUBLISHED_SIZE = 256
+"""Picture edge of Mask World Model's preset `paper`, pixels."""
 FAULTS = 10
 """Faults that are listed; the others are counted."""
 
@@ -66,7 +81,8 @@ def describe(recording: Recording) -> str:
         f"cameras      {', '.join(recording.cameras)}; {recording.size} x {recording.size} pixels,"
         f" quality {recording.quality}, stored {recording.orientation}",
         f"observation  {_alignment(recording)}",
-        f"proprio      {recording.proprio_size} numbers",
+        f"proprio      {recording.proprio_size or 'no'} numbers",
+        *([f"rate         {recording.fps:g} steps a second"] if recording.fps else []),
         "",
         f"actions      {'lowest':>8} {'1 %':>8} {'median':>8} {'99 %':>8} {'highest':>8}",
     ]
@@ -75,6 +91,7 @@ def describe(recording: Recording) -> str:
             values = np.percentile(column, [0, 1, 50, 99, 100])
         lines.append(f"  {number:<11}" + " ".join(f"{value:8.3f}" for value in values))
     lines += ["", *_coverage(recording, counts)]
+    lines += ["", *learnable(recording)]
     if faults:
         lines += ["", f"faults       {len(faults)}; nothing is learned from such a file"]
         lines += [f"  {fault}" for fault in faults[:FAULTS]]
@@ -94,7 +111,69 @@ def _alignment(recording: Recording) -> str:
     if recording.alignment is None:
         return "not said: seen before or after the action of its row; --obs-alignment says which"
     seen = "after the action of its row" if recording.lag else "when the action was chosen"
-    return f"{recording.alignment}: seen {seen}, as {recording.aligned_by} tells"
+    by = "assumed" if recording.aligned_by == "default" else f"as {recording.aligned_by} tells"
+    return f"{recording.alignment}: seen {seen}, {by}"
+
+
+def learnable(recording: Recording) -> list[str]:
+    """Lines that say which methods and targets a file is enough for, what is missing for the
+    others, and what is assumed.
+
+    Raises:
+        UserError: a part of the file cannot be read.
+    """
+    width = max(map(len, NEEDS))
+    lines = ["enough for"]
+    everything = _missing_for_all(recording)
+    with open_file(recording.path) as file:
+        for method, needs in NEEDS.items():
+            missing = everything + _missing(recording, file, needs)
+            lines.append(
+                f"  {method:{width}}  " + (f"no: {'; '.join(missing)}" if missing else "yes")
+            )
+    if recording.size != PUBLISHED_SIZE:
+        lines.append(
+            f"  mask-world-model --preset paper takes {PUBLISHED_SIZE} pixels, these are"
+            f" {recording.size}"
+        )
+    successful = sum(episode.success for episode in recording.episodes)
+    if successful == 1:
+        lines.append("  --task none needs a second successful episode, which is held out")
+    if not recording.proprio_size:
+        lines.append("  policies see pictures alone: there is no obs/proprio")
+    if recording.assumed:
+        lines += [
+            "assumed, since data has no such attribute",
+            *(f"  {a}" for a in recording.assumed),
+        ]
+    return lines
+
+
+def _missing_for_all(recording: Recording) -> list[str]:
+    missing = []
+    if not any(episode.success for episode in recording.episodes):
+        missing.append("no episode is successful")
+    if recording.alignment is None:
+        missing.append("obs_alignment is not said")
+    return missing
+
+
+def _missing(recording: Recording, file, needs: dict[str, str]) -> list[str]:
+    """What an episode lacks of what is needed, of each camera the first such episode."""
+    missing = []
+    for which, kinds in needs.items():
+        for camera in recording.cameras if which == "all" else recording.cameras[:1]:
+            for kind in kinds.split():
+                lacking = [
+                    episode.name
+                    for episode in recording.episodes
+                    if episode.success
+                    and member(file, f"data/{episode.name}/obs/{camera}_{kind}") is None
+                ]
+                if lacking:
+                    where = f" in {lacking[0]}" if len(lacking) < len(recording.episodes) else ""
+                    missing.append(f"{camera} has no {WORDS[kind]}{where} (obs/{camera}_{kind})")
+    return missing
 
 
 def _look_through(
@@ -120,7 +199,9 @@ def _look_through(
 def _coverage(recording: Recording, counts: dict[str, np.ndarray]) -> list[str]:
     """Lines with the share of the pixels that each id covers, those that are no class too."""
     if not recording.masks:
-        return [f"masks        none; python run.py annotate --data {recording.path}"]
+        return [
+            f"masks        none; python run.py annotate --data {recording.path} [--masks FOLDER]"
+        ]
     lines = ["masks        " + "".join(f"{camera:>16}" for camera in recording.masks)]
     names = dict(enumerate(NAMES)) | {UNLABELLED: "unlabelled"}
     for number in range(256):

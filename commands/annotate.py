@@ -5,21 +5,30 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from commands.command_line import parse, progress_bar
+from commands.command_line import parse
 from envs.alignment import Alignment
 from envs.environment_config import Quality
 from errors import UserError
+from experiment.progress import Progress
 
 
 @dataclass(frozen=True)
 class Annotate:
     """Add masks to demonstration files: their states are replayed, pictures and masks drawn
-    together. Stopped, it goes on where it was."""
+    together; or masks that were made elsewhere are read from files. Stopped, it goes on where it
+    was."""
 
     data: tuple[str, ...]
     """Files, or folders of files."""
     out: str | None = None
     """Folder to write to, under the same names; by default <name>-annotated beside the data."""
+    masks: str | None = None
+    """Folder of masks made elsewhere, in place of the simulator's: EPISODE/FRAME.png (or .npy,
+    .npz) with a folder for each camera where there are several; EPISODE.npz with all frames does as
+    well (docs/own_data.md)."""
+    palette: str | None = None
+    """JSON or YAML file that says which class each number or colour of --masks is; not given, they
+    are the toolkit's class ids or colours."""
     in_place: bool = False
     """Replace the files, each when it is finished."""
     quality: Quality | None = None
@@ -40,6 +49,12 @@ def annotate(arguments: Sequence[str]) -> None:
     if options.in_place and options.out is not None:
         raise UserError("--in-place and --out exclude each other; give one of them")
 
+    if options.masks is not None:
+        _annotate_from_files(options)
+        return
+    if options.palette is not None:
+        raise UserError("--palette says what --masks mean; give a folder of masks, too")
+
     from envs.annotation import annotate as add_masks
 
     for path, out in _files(options):
@@ -49,7 +64,7 @@ def annotate(arguments: Sequence[str]) -> None:
         if out == path and _is_annotated(path, options):
             print(f"{path} has masks already", flush=True)
             continue
-        with progress_bar(path.name, None) as bar:
+        with Progress(path.name, None, "episode", delay=1) as bar:
 
             def show(done: int, of: int, bar=bar) -> None:
                 bar.total = of
@@ -65,6 +80,33 @@ def annotate(arguments: Sequence[str]) -> None:
                 progress=show,
                 apart=True,
             )
+        print(out, flush=True)
+
+
+def _annotate_from_files(options: Annotate) -> None:
+    """Add masks out of a folder."""
+    for name in ("quality", "size", "tracks", "obs_alignment"):
+        if getattr(options, name) not in (None, False):
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} is for masks of the simulator; leave it out with --masks")
+
+    from envs.mask_files import add_masks
+    from envs.mask_palette import MaskPalette
+
+    palette = MaskPalette.own() if options.palette is None else MaskPalette.read(options.palette)
+    files = _files(options)
+    for path, out in files:
+        if out != path and os.path.exists(out):
+            print(f"{out} is there already", flush=True)
+            continue
+        with Progress(path.name, None, "episode", delay=1) as bar:
+
+            def show(done: int, of: int, bar=bar) -> None:
+                bar.total = of
+                bar.update(done - bar.n)
+
+            alone = len(files) == 1
+            add_masks(path, out, str(options.masks), palette, only_file=alone, progress=show)
         print(out, flush=True)
 
 

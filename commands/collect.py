@@ -6,10 +6,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from commands.command_line import parse, progress_bar
+from commands.command_line import parse
 from commands.run_options import Trust, as_name
 from envs.environment_config import EnvironmentConfig
 from errors import UserError
+from experiment.progress import Progress
 from experiment.seed import check_seed
 
 
@@ -74,7 +75,7 @@ def collect(arguments: Sequence[str]) -> None:
             _check_finished(path, task, options.episodes)
             print(f"{task}: {path} is there already", flush=True)
             continue
-        with progress_bar(task, options.episodes) as bar:
+        with Progress(task, options.episodes, "episode", delay=1) as bar:
 
             def show(kept: int, attempts: int, bar=bar) -> None:
                 bar.update(kept - bar.n)

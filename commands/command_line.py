@@ -9,7 +9,6 @@ from contextlib import redirect_stderr
 from typing import Any, NoReturn
 
 import tyro
-from tqdm import tqdm
 
 from commands.ending import guarded
 from errors import UserError
@@ -87,8 +86,3 @@ class FirstOptions(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see python {self.prog} --help")
-
-
-def progress_bar(name: str, total: int | None) -> tqdm:
-    """A bar of episodes; silent where standard error is no terminal."""
-    return tqdm(total=total, desc=name, unit="episode", dynamic_ncols=True, disable=None, delay=1)

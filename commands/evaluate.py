@@ -1,11 +1,13 @@
 """evaluate: how well a trained agent does."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from commands.command_line import parse
 from commands.run_options import Trust
+from envs.environment_config import EnvironmentConfig
 from errors import UserError
 from experiment.seed import check_seed
 
@@ -15,15 +17,25 @@ VIDEO_EPISODES = 3
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained agent, and write what was measured to evaluation.json in its run folder."""
+    """Measure a trained agent, or whatever policy a server offers, and write what was measured to
+    evaluation.json in its run folder."""
 
-    logdir: str
-    """Run folder of the agent."""
+    logdir: str | None = None
+    """Run folder of the agent, or an exported policy's. With --policy: the folder to write to,
+    runs/policies/HOST-PORT when not given; another policy at the same address gets another."""
+    policy: str | None = None
+    """Measure the policy that is served at ws://HOST:PORT by the protocol of openpi's policy server
+    (docs/acting.md); needs --task."""
     task: str | None = None
-    """Tasks to measure an agent of imitate on, separated by commas, or a suite; its own when not
-    given."""
+    """Tasks to measure an agent of imitate or a --policy on, separated by commas, or a suite; the
+    agent's own when not given."""
+    data: tuple[str, ...] = ()
+    """Demonstration files, or folders, to measure an agent of imitate on without a simulator:
+    losses, action error, predictions. Not given, an agent of imitate --task none is measured on the
+    demonstrations it has held out."""
     episodes: int = 20
-    """Number of episodes, of each task; LIBERO has 50 recorded starts."""
+    """Number of episodes, of each task; LIBERO has 50 recorded starts. Of demonstrations: at
+    most."""
     seed: int = 0
     """Seed of the episodes' starts; training and its own evaluations never meet these. Of LIBERO's
     recorded starts, the one to begin with."""
@@ -42,7 +54,8 @@ class Evaluate:
     """Of an agent of imitate: also with every task's instruction replaced by the next task's, to
     see whether it listens."""
     n_action_steps: int | None = None
-    """Of an agent of imitate: actions of a chunk that are executed before the next one."""
+    """Of an agent of imitate or a --policy: actions of a chunk that are executed before the next
+    one."""
     goals: tuple[str, ...] = ()
     """Of an agent of mask2act: demonstration files whose last pictures show it what is to be done,
     in place of those it learned from."""
@@ -51,6 +64,13 @@ class Evaluate:
     are any."""
     device: str = "auto"
     """torch device of the agent; auto takes CUDA when there is one."""
+    keys: str | None = None
+    """Of a --policy: what it calls the entries of its messages,
+    image/0=observation/image,image/1=observation/wrist_image,proprio=observation/state."""
+    token: str | None = None
+    """Of a --policy: secret that is sent to it, as "Authorization: Api-Key TOKEN"."""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    """Of a --policy: how tasks are shown to it. One of run.py serve says so itself."""
     trust: Trust = ()
     """What the agent's configuration may load from outside the toolkit, once for each: a class of
     yours, package.module:Class, or weights by the name they have there."""
@@ -73,19 +93,72 @@ def evaluate(arguments: Sequence[str]) -> None:
         visual.parse(options.shift)
     shifts = visual.listed(options.shifts) if options.shifts is not None else []
 
+    if options.policy is not None:
+        evaluate_policy(options, shifts)
+        return
+    if options.logdir is None:
+        raise UserError("evaluate needs --logdir, a run folder, or --policy, a server's address")
+    for name in ("keys", "token"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} is for a --policy")
+    if options.environment != EnvironmentConfig():
+        raise UserError("--environment is for a --policy; a run says how its task is seen")
     folder = RunFolder.open(options.logdir)
     if options.video:
         folder.check_videos()
     if folder.of_imitation:
         evaluate_imitation(options, folder, shifts)
         return
-    for name in ("task", "token_pruning", "n_action_steps", "swap_instructions", "goals"):
+    for name in ("task", "data", "token_pruning", "n_action_steps", "swap_instructions", "goals"):
         if getattr(options, name) not in (None, False, ()):
             flag = name.replace("_", "-")
             raise UserError(
                 f"--{flag} is for agents of imitate; {options.logdir} was trained online"
             )
     evaluate_online(options, folder, shifts)
+
+
+def evaluate_policy(options: Evaluate, shifts: list[str]) -> None:
+    """What `evaluate` does for a policy behind a websocket."""
+    import numpy as np
+
+    import envs
+    from agents.imitation_evaluation import Row
+    from agents.policy_evaluation import PolicyEvaluation, folder_name
+    from agents.policy_wire import renamed
+
+    assert options.policy is not None
+    if options.task is None:
+        raise UserError("--policy needs --task, what to measure it on; run.py tasks lists them")
+    for name in ("token_pruning", "swap_instructions", "goals"):
+        if getattr(options, name) not in (None, False, ()):
+            raise UserError(f"--{name.replace('_', '-')} is not for a --policy")
+    tasks, keys = envs.expand(options.task), renamed(options.keys)
+    folder = Path(options.logdir or f"runs/policies/{folder_name(options.policy)}")
+    plain = "" if shifts else options.shift or ""
+    rows = [Row("agent", plain)]
+    if options.random:
+        rows.append(Row("random", plain, random=True))
+    rows += [Row(shift, shift) for shift in shifts]
+    evaluation = PolicyEvaluation(
+        options.policy, tasks, options.episodes, options.seed, folder, options.environment, keys,
+        options.token, options.n_action_steps,
+    )  # fmt: skip
+    with evaluation:
+        said = evaluation.description.get("policy")
+        called = f" ({said!s:.60})" if said else ""
+        under = f" under {options.shift}" if options.shift else ""
+        print(
+            f"{options.policy}{called}{under}: {options.episodes} episodes a task, seed"
+            f" {options.seed}\n"
+        )
+        show, known = _table(rows, tasks, options.episodes)
+        found = evaluation.measure(rows, show)
+        frames = evaluation.film(VIDEO_EPISODES, plain) if options.video else []
+    if shifts:
+        print(f"\n{_retained(found['retained'], len(shifts))}")
+    _say_known(known, evaluation.record)
+    _finish(evaluation.folder, evaluation.record, [np.stack(frames)] if frames else [], fps=20)
 
 
 def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
@@ -100,7 +173,7 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
     from experiment.config_record import plain as plain_values
     from experiment.evaluation_record import EvaluationRecord, Start
 
-    agent, config, step = load_agent(options.logdir, options.device, options.trust)
+    agent, config, step = load_agent(folder.path, options.device, options.trust)
     for asked in [options.shift or "", *shifts]:
         envs.check_shift(config.task, asked)
     # What shifts are compared with has none; otherwise the run's own shift is left.
@@ -121,8 +194,9 @@ def evaluate_online(options: Evaluate, folder: Any, shifts: list[str]) -> None:
     rows |= {shift: (agent, shift) for shift in shifts}
 
     under = f" under {options.shift}" if options.shift else ""
+    unit = "updates on recorded data" if config.offline else "environment steps"
     print(
-        f"{config.task} after {step:,} environment steps{under}: "
+        f"{config.task} after {step:,} {unit}{under}: "
         f"{options.episodes} episodes, seed {options.seed}\n"
     )
     width = max(8, *map(len, rows))
@@ -168,12 +242,19 @@ def evaluate_imitation(options: Evaluate, folder: Any, shifts: list[str]) -> Non
     import numpy as np
 
     import envs
+    from agents.imitation_config import NO_TASK
     from agents.imitation_evaluation import Evaluation, Row
 
     ratios = _ratios(options.token_pruning)
+    own = folder.config.read()["config"].get("task")
+    if options.data or (options.task is None and own == NO_TASK):
+        from commands.evaluate_held_out import evaluate_held_out
+
+        evaluate_held_out(options)
+        return
     names = envs.expand(options.task) if options.task is not None else None
     evaluation = Evaluation(
-        options.logdir,
+        str(folder.path),
         names,
         options.episodes,
         options.seed,
@@ -200,21 +281,7 @@ def evaluate_imitation(options: Evaluate, folder: Any, shifts: list[str]) -> Non
         f"{options.logdir} after {evaluation.updates:,} updates{under}: {options.episodes} episodes"
         f" a task, seed {options.seed}, {agent.n_action_steps} of {agent.chunk} actions executed\n"
     )
-    width = max(8, *(len(row.name) for row in rows), *map(len, tasks))
-
-    known: dict[str, int] = {}
-
-    def show(name: str, found: dict[str, Any], known_episodes: int) -> None:
-        known[name] = known_episodes
-        whole = _success(found, options.episodes * len(tasks))
-        if found["success"] is None:
-            whole = f"return {_return(found)}"
-        print(f"{name:{width + 2}}  {whole}", flush=True)
-        if len(tasks) > 1:
-            for task, success in found["tasks"].items():
-                line = _success({"success": success}, options.episodes)
-                print(f"  {task:{width}}  {line}", flush=True)
-
+    show, known = _table(rows, tasks, options.episodes)
     with evaluation:
         found = evaluation.measure(rows, show)
         frames = evaluation.film(VIDEO_EPISODES, plain) if options.video else []
@@ -228,6 +295,28 @@ def evaluate_imitation(options: Evaluate, folder: Any, shifts: list[str]) -> Non
         print(f"; {relative:.3f} of the unpruned success" if relative is not None else "")
     _say_known(known, evaluation.record)
     _finish(folder, evaluation.record, [np.stack(frames)] if frames else [], fps=20)
+
+
+def _table(
+    rows: Sequence[Any], tasks: Sequence[str], episodes: int
+) -> tuple[Callable[[str, dict[str, Any], int], None], dict[str, int]]:
+    """A function that prints a row of the table, and the count of episodes of each row that were
+    known before, which it fills."""
+    width = max(8, *(len(row.name) for row in rows), *map(len, tasks))
+    known: dict[str, int] = {}
+
+    def show(name: str, found: dict[str, Any], known_episodes: int) -> None:
+        known[name] = known_episodes
+        whole = _success(found, episodes * len(tasks))
+        if found["success"] is None:
+            whole = f"return {_return(found)}"
+        print(f"{name:{width + 2}}  {whole}", flush=True)
+        if len(tasks) > 1:
+            for task, success in found["tasks"].items():
+                line = _success({"success": success}, episodes)
+                print(f"  {task:{width}}  {line}", flush=True)
+
+    return show, known
 
 
 def _say_known(known: Mapping[str, int], record: Any) -> None:

@@ -1,5 +1,6 @@
 """imitate: learn tasks from demonstrations."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -40,7 +41,11 @@ WORDS = {
         "What plans foretell: masks, none, features, trajectory, points, video, or"
         " package.module:Class (default: masks)",
     ),
-    "logdir": ("FOLDER", "Run folder (default: runs/TASK-imitate-PRESET-PREDICTED-seedSEED)"),
+    "logdir": (
+        "FOLDER",
+        "Run folder (default: runs/TASK-imitate-PRESET-PREDICTED-seedSEED; with --task none the"
+        " name of the data in place of TASK)",
+    ),
 }
 """Options that are no fields of the configuration, or short for one."""
 HOW_LONG = {
@@ -52,7 +57,8 @@ GROUPS = {
     "mask-world-model": {
         "the run": THE_RUN,
         "what is learned": (
-            "target", "world_model", "videos", "demonstrations", "dynamics_from",
+            "target", "world_model", "videos", "demonstrations", "held_out", "dynamics_from",
+            "post_training_steps",
             "agent.n_obs_steps", "agent.stride", "agent.language", "agent.train_backbone",
             "agent.policy.chunk", "agent.policy.n_action_steps",
         ),
@@ -61,7 +67,8 @@ GROUPS = {
     "mask2act": {
         "the run": THE_RUN,
         "what is learned": (
-            "plan", "videos", "demonstrations", "dynamics_from", "agent.n_obs_steps",
+            "plan", "videos", "demonstrations", "held_out", "dynamics_from",
+            "post_training_steps", "agent.n_obs_steps",
             "agent.stride", "agent.ahead", "agent.objects", "agent.most_objects",
             "agent.planner.task", "agent.executor.own_view",
         ),
@@ -75,7 +82,7 @@ def imitate(arguments: Sequence[str]) -> None:
     """`run.py imitate`: both stages of imitation. Raises UserError."""
     from agents import imitation_presets
     from agents.imitation import imitate as learn
-    from agents.imitation_config import METHODS
+    from agents.imitation_config import METHODS, NO_TASK
     from experiment.run_folder import RunFolder
 
     first = FirstOptions(prog="run.py imitate", add_help=False, allow_abbrev=False)
@@ -88,7 +95,8 @@ def imitate(arguments: Sequence[str]) -> None:
     if missing and not HELP & set(arguments):
         raise UserError(
             f"imitate needs {' and '.join(missing)}, for example --data demos/ --task"
-            " libero/object; python run.py collect records demonstrations"
+            " libero/object (--task none where there is no simulator); python run.py collect"
+            " records demonstrations"
         )
     default = imitation_presets.preset(chosen.preset, chosen.method)
     agent = _with_short_options(default.agent, chosen)
@@ -116,7 +124,8 @@ def imitate(arguments: Sequence[str]) -> None:
         """What plans of mask2act foretell, short for --agent.plan: masks, none, features,
         trajectory, points, video, or package.module:Class."""
         logdir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-        """Run folder; by default runs/TASK-imitate-PRESET-PREDICTED-seedSEED."""
+        """Run folder; by default runs/TASK-imitate-PRESET-PREDICTED-seedSEED, with --task none the
+        name of the data in place of TASK."""
         trust: Trust = ()
         """What the configuration of --dynamics-from may load from outside the toolkit, beside what
         this command names itself; once for each."""
@@ -126,7 +135,10 @@ def imitate(arguments: Sequence[str]) -> None:
 
     options = parse(Imitate, arguments, "run.py imitate", helping, default=Imitate(default))
     config = options.config
-    parts = [config.task, "imitate", options.preset, _predicted(config), f"seed{config.seed}"]
+    named = config.task
+    if named == NO_TASK:  # the data names such a run
+        named = "-".join(os.path.basename(os.path.abspath(path)) for path in config.data)
+    parts = [named, "imitate", options.preset, _predicted(config), f"seed{config.seed}"]
     with RunFolder.create_or_resume(options.logdir or default_logdir(parts), config) as folder:
         print(f"run folder {folder.path}", flush=True)
         learn(config, folder, options.trust)

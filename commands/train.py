@@ -43,7 +43,7 @@ WORDS = {
 THE_RUN = ("task", "method", "preset", "steps", "seed", "logdir", "device", "threads")
 WHAT_IT_SEES = (
     "environment.camera", "environment.size", "environment.quality", "environment.shift",
-    "num_envs", "recorded",
+    "num_envs", "recorded", "offline",
 )  # fmt: skip
 BEHAVIOUR = ("agent.behaviour.horizon", "agent.behaviour.entropy", "agent.compile")
 WHEN = {
@@ -74,8 +74,7 @@ GROUPS = {
 
 def train(arguments: Sequence[str]) -> None:
     """`run.py train`: the whole of online learning. Raises UserError."""
-    from agents import presets
-    from agents.online import train as learn
+    from agents import online, presets
     from agents.online_config import METHODS
     from experiment.run_folder import RunFolder
 
@@ -140,6 +139,7 @@ def train(arguments: Sequence[str]) -> None:
         parts.insert(-1, config.agent.target)
     with RunFolder.create_or_resume(options.logdir or default_logdir(parts), config) as folder:
         print(f"run folder {folder.path}", flush=True)
+        learn = online.train_offline if config.offline else online.train
         learn(config, folder, options.trust)
 
 

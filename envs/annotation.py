@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h5py
@@ -16,14 +15,8 @@ import numpy as np
 
 from atomic_file import rename_durably, writing
 from envs.alignment import Alignment
-from envs.demonstration_writer import (
-    PARTIAL,
-    begun,
-    check_room,
-    mask_attributes,
-    storing,
-    write_dataset,
-)
+from envs.demonstration_copy import copy_attributes, copy_episode, reading, resized, stored
+from envs.demonstration_writer import PARTIAL, begun, check_room, mask_attributes, storing
 from envs.demonstrations import read_header
 from envs.environment_config import Quality
 from envs.hdf5 import DAMAGED, Busy, member, open_file, probe, refuse_other_files, text
@@ -182,7 +175,7 @@ class Annotation:
         """Find out the alignment where the file does not say it, and the episodes that are done;
         the names of all."""
         recording = self._recording
-        with _reading(recording.path) as source:
+        with reading(recording.path) as source:
             if recording.alignment is None:
                 told = told_by_replay(recording, self._environment, source)
                 self._recording = recording = dataclasses.replace(recording, alignment=told)
@@ -202,9 +195,9 @@ class Annotation:
             self._partial.unlink(missing_ok=True)
             with open_file(self._partial, "x") as target:
                 group = target.create_group("data")
-                _copy_attributes(source, target)
-                _copy_attributes(source["data"], group)
-                changed = mask_attributes() | _resized(group.attrs, self._size)
+                copy_attributes(source, target)
+                copy_attributes(source["data"], group)
+                changed = mask_attributes() | resized(group.attrs, self._size)
                 changed |= {"obs_alignment": self._recording.alignment}
                 changed |= {"quality": self._quality, "size": self._size}
                 for name, value in changed.items():
@@ -218,7 +211,7 @@ class Annotation:
         self._frames = {}
         if episode.name in self._done:
             return
-        with _reading(recording.path) as source:
+        with reading(recording.path) as source:
             replay = StateReplay(recording, episode, self._environment, source)
             self._frames = replay.frames(self._tracks)
 
@@ -227,22 +220,22 @@ class Annotation:
         if not self._frames:
             return
         name, frames = self._recording.episodes[number].name, self._frames
-        with _reading(self._recording.path) as source, storing(self._partial):
+        with reading(self._recording.path) as source, storing(self._partial):
             demo = source[f"data/{name}"]
-            needed = sum(values.nbytes for values in frames.values()) + _stored(demo)
+            needed = sum(values.nbytes for values in frames.values()) + stored(demo)
             check_room(self._partial, needed, "the episodes annotated so far are kept")
             with open_file(self._partial, "r+") as target:
                 group = target["data"]
                 if name in group:
                     del group[name]
-                _copy_episode(demo, group, frames)
+                copy_episode(demo, group, frames)
                 group[name].attrs["annotated"] = True  # last: what has it is complete
 
     def finish(self) -> None:
         """Copy what else the file holds, and give the one with masks its name."""
         recording = self._recording
         with (
-            _reading(recording.path) as source,
+            reading(recording.path) as source,
             storing(self._partial),
             open_file(self._partial, "r+") as target,
         ):
@@ -250,7 +243,7 @@ class Annotation:
                 target["data"][episode.name].attrs.pop("annotated", None)
             for other in set(source) - {"data"}:  # robomimic's filters
                 if other not in target and (found := member(source, other)) is not None:
-                    check_room(self._partial, _stored(found), "the episodes annotated are kept")
+                    check_room(self._partial, stored(found), "the episodes annotated are kept")
                     source.copy(found, target, other)
             del target.attrs["annotating"]
         with writing(self._out):
@@ -259,16 +252,6 @@ class Annotation:
     def close(self) -> None:
         """Free the simulator."""
         self._environment.close()
-
-
-@contextlib.contextmanager
-def _reading(path: pathlib.Path) -> Iterator[h5py.File]:
-    """The file that is annotated; what is broken in it is one sentence."""
-    with open_file(path) as file:
-        try:
-            yield file
-        except DAMAGED as error:
-            raise UserError(f"{path} is damaged, or no demonstration file: {error}") from error
 
 
 def _done_with(partial: pathlib.Path, settings: str) -> set[str] | None:
@@ -286,49 +269,3 @@ def _done_with(partial: pathlib.Path, settings: str) -> set[str] | None:
         raise
     except (UserError, *DAMAGED):
         return None
-
-
-def _copy_episode(demo: h5py.Group, target: h5py.Group, frames: dict[str, np.ndarray]) -> None:
-    """An episode with other pictures, and with masks."""
-    copy = target.create_group(demo.name.rpartition("/")[2])
-    _copy_attributes(demo, copy)
-    copy.attrs.pop("annotated", None)
-    for name in demo:
-        if name != "obs":
-            demo.copy(name, copy)
-    for name in demo["obs"]:
-        if f"obs/{name}" not in frames:
-            demo["obs"].copy(name, copy.require_group("obs"))
-    for name, values in frames.items():
-        write_dataset(copy, name, values)
-
-
-def _resized(attributes: Mapping[str, Any], size: int) -> dict[str, str]:
-    """``env_args``, where robomimic reads the size of the pictures from, with that size."""
-    try:
-        env_args = json.loads(attributes["env_args"])
-        kwargs = env_args["env_kwargs"]
-        kwargs["camera_heights"] = kwargs["camera_widths"] = size
-        return {"env_args": json.dumps(env_args)}
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return {}
-
-
-def _stored(part: h5py.Group | h5py.Dataset) -> int:
-    """Bytes that a copy of a part of a file takes."""
-    sizes = []
-
-    def add(name: str, found: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(found, h5py.Dataset):
-            sizes.append(found.id.get_storage_size())
-
-    if isinstance(part, h5py.Group):
-        part.visititems(add)
-    else:
-        add("", part)
-    return sum(sizes)
-
-
-def _copy_attributes(source, target) -> None:
-    for name, value in source.attrs.items():
-        target.attrs[name] = value

@@ -18,6 +18,8 @@ One file holds the episodes of one task:
         drawn/*, model/*        ours: what else replaying needs (mocap bodies, the reset's edits)
     mask/<key>                  names of demonstrations: robomimic's filter keys, train for example
 
+What a file must hold, and what is assumed of one that says less: docs/own_data.md.
+
 ``obs_alignment`` says which instant ``obs[j]`` shows: before_action, what was seen when
 ``actions[j]`` was chosen (ours, and robomimic's meaning), or after_action, what came of it
 (LIBERO's own). LIBERO's files do not say it; their states tell (``envs/alignment.py``).
@@ -28,6 +30,7 @@ One file holds the episodes of one task:
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -36,7 +39,17 @@ import numpy as np
 
 from envs.alignment import AFTER, BEFORE, Alignment, told_by_states
 from envs.environment_config import LARGEST_SIZE, Orientation, Quality
-from envs.hdf5 import DAMAGED, flag, member, open_file, probe, refuse_other_files, text, whole
+from envs.hdf5 import (
+    DAMAGED,
+    flag,
+    member,
+    numbers,
+    open_file,
+    probe,
+    refuse_other_files,
+    text,
+    whole,
+)
 from envs.libero import task_of_problem
 from envs.recording_header import PROPRIO, Episode, Recording, proprio_of, short_name
 from errors import UserError
@@ -44,6 +57,8 @@ from errors import UserError
 SUFFIXES = (".hdf5", ".h5")
 ORIENTATION_OF: dict[str, Orientation] = {"opencv": "upright", "opengl": "opengl"}
 """Our word (``EnvironmentConfig.orientation``) for robosuite's image convention."""
+OWN = "own"
+"""Suite in the names of tasks of files that do not say theirs: "own/FILE"."""
 MOST_EPISODES = 100_000
 """Of one file."""
 MOST_BYTES = 2**32
@@ -52,6 +67,10 @@ LARGEST_CHUNK = 2**28
 """Bytes that reading one frame may unpack."""
 LONGEST_INSTRUCTION = 10_000
 """Characters."""
+MOST_FPS = 1000
+"""Steps a second."""
+OF_LIBERO = ("bddl_file_name", "env_args", "problem_info", "env_name")
+"""Attributes of ``data`` that files of LIBERO and robomimic have, and one's own need not have."""
 ALIGNED_BY = 10
 """Episodes whose states are asked for the alignment."""
 
@@ -150,7 +169,7 @@ class _Header:
             for camera in cameras
             if any(member(demo, f"obs/{camera}_mask") for demo in demos.values())
         )
-        parts = ("proprio",) if member(first, "obs/proprio") else PROPRIO
+        parts = self._proprio_parts(demos)
         widths = [self._width(first, f"obs/{part}") for part in parts]
         action_size = self._width(first, "actions")
         tables = {"actions": action_size} | {
@@ -167,12 +186,19 @@ class _Header:
                 f"{path} declares {declared / 2**30:,.1f} GiB of actions and proprioception, more"
                 f" than the {MOST_BYTES >> 30} GiB that are read; it is no demonstration file"
             )
-        convention = text(data, "macros_image_convention", "opengl")
+        own = self._own(first)
+        convention = text(data, "macros_image_convention", "opencv" if own else "opengl")
         if convention not in ORIENTATION_OF:
             raise UserError(
                 f"{path}: macros_image_convention is {convention!r}, not opengl or opencv"
             )
         alignment, aligned_by = self._alignment(demos, obs_alignment)
+        if alignment is None and own:
+            alignment, aligned_by = BEFORE, "default"
+        low, high = self._action_range(action_size)
+        fps = numbers(data, "fps", 1)
+        if fps and not 0 < fps[0] <= MOST_FPS:
+            raise UserError(f"{path}: fps is {fps[0]:g}, not of 0 to {MOST_FPS}")
         return Recording(
             path=path,
             task=self._task(),
@@ -196,6 +222,48 @@ class _Header:
             filter_keys=self._filter_keys(),
             filter_key=filter_key,
             episodes=episodes,
+            fps=fps[0] if fps else None,
+            action_low=low,
+            action_high=high,
+            assumed=self._assumed(own, aligned_by),
+        )
+
+    def _own(self, demo: h5py.Group) -> bool:
+        """Whether a file is neither LIBERO's nor robomimic's nor made of one of theirs."""
+        replayed = ("states", "robot_states", *(f"obs/{part}" for part in PROPRIO))
+        return not any(name in self._data.attrs for name in OF_LIBERO) and not any(
+            member(demo, name) for name in replayed
+        )
+
+    def _assumed(self, own: bool, aligned_by: str) -> tuple[str, ...]:
+        said = self._data.attrs
+        assumed = {
+            "task: the file's name": "task" not in said and "bddl_file_name" not in said,
+            "instruction: the file's name in words": "problem_info" not in said
+            and "instruction" not in said,
+            "macros_image_convention: opencv, upright": own
+            and "macros_image_convention" not in said,
+            "obs_alignment: before_action": aligned_by == "default",
+        }
+        return tuple(words for words, holds in assumed.items() if holds)
+
+    def _proprio_parts(self, demos: dict[str, h5py.Group]) -> tuple[str, ...]:
+        """Datasets that proprioception is made of; none where no episode has any."""
+        if any(member(demo, "obs/proprio") for demo in demos.values()):
+            return ("proprio",)
+        parted = any(member(demo, f"obs/{part}") for demo in demos.values() for part in PROPRIO)
+        return PROPRIO if parted else ()
+
+    def _action_range(self, size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What −1 and 1 stand for, both empty where the file does not say."""
+        low, high = (numbers(self._data, f"action_{edge}", size) for edge in ("low", "high"))
+        if (len(low), len(high)) in ((0, 0), (size, size)) and all(
+            lowest < highest for lowest, highest in zip(low, high, strict=True)
+        ):
+            return low, high
+        raise UserError(
+            f"{self._path}: action_low and action_high must both be {size} numbers, one for each of"
+            " an action, the low one below the high one"
         )
 
     def _filter_keys(self) -> tuple[str, ...]:
@@ -321,7 +389,7 @@ class _Header:
         if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
             raise UserError(
                 f"{self._where(demo, f'obs/{cameras[0]}_rgb')} has shape {shape}, not"
-                " (steps, edge, edge, 3)"
+                " (steps, edge, edge, 3): pictures are square, crop or pad them"
             )
         if not 1 <= shape[1] <= LARGEST_SIZE:
             raise UserError(
@@ -336,7 +404,7 @@ class _Header:
         named = text(self._data, "bddl_file_name")
         problem = pathlib.PurePosixPath(named.replace("\\", "/"))
         if problem.suffix != ".bddl":
-            raise UserError(f"{self._path} says neither its task nor its bddl_file_name")
+            return f"{OWN}/{_readable(self._path.stem)}"
         try:
             return task_of_problem(problem.parent.name, problem.stem)
         except UserError as error:
@@ -347,6 +415,9 @@ class _Header:
             ) from error
 
     def _instruction(self) -> str:
+        if "problem_info" not in self._data.attrs:
+            in_name = " ".join(re.split(r"[\W_]+", _readable(self._path.stem))).strip()
+            return self._checked_words(text(self._data, "instruction", in_name or OWN))
         try:
             words = json.loads(text(self._data, "problem_info"))["language_instruction"]
             words = words if isinstance(words, str) else " ".join(words)
@@ -355,6 +426,9 @@ class _Header:
             raise UserError(
                 f"{self._path}: the attribute problem_info of data holds no language_instruction"
             ) from error
+        return self._checked_words(words)
+
+    def _checked_words(self, words: str) -> str:
         if len(words) > LONGEST_INSTRUCTION:
             raise UserError(
                 f"{self._path} has an instruction of {len(words):,} characters, more than the"
@@ -401,6 +475,11 @@ class _Header:
             complete = found.id.get_num_chunks() >= np.prod(pieces, dtype=float)
         if not complete:
             raise UserError(f"{where} was not written to its end; record or copy it again")
+
+
+def _readable(name: str) -> str:
+    """A file's name whose bytes are no text, as text."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _number(name: str) -> tuple[int, str]:

@@ -50,6 +50,11 @@ class Environment(gymnasium.Env):
     observation_space: gymnasium.spaces.Dict
     _image: np.ndarray | None = None
 
+    @property
+    def graphics(self) -> str | None:
+        """What draws the pictures, by OpenGL's name of it; None where that cannot be asked."""
+        return None
+
     def render(self) -> np.ndarray:
         """The picture of the latest observation, (size, size, 3) uint8; several cameras' side by
         side, (size, cameras·size, 3)."""

@@ -38,7 +38,8 @@ class EnvironmentConfig:
     masks: bool = False
     """Observe the class of every pixel as well, as `mask` (envs/semantics.py)."""
     proprio: bool = False
-    """Observe the robot's own state as well, as `proprio`."""
+    """Observe the robot's own state as well, as `proprio`. An agent that learns online sees it
+    beside the picture, and its world model predicts it."""
     shift: str = ""
     """Visual shifts to draw the task under, with their strengths: lighting:0.5+noise:0.2
     (envs/shifts.py); none when empty."""

@@ -33,27 +33,79 @@ def choose(recordings: Sequence[Recording], count: int, seed: int, option: str) 
         return list(recordings)
     kept: set[tuple[str, str]] = set()
     for task in dict.fromkeys(recording.task for recording in recordings):
-        there = [
-            (str(recording.path), episode.name)
-            for recording in recordings
-            if recording.task == task
-            for episode in recording.episodes
-            if episode.success
-        ]
+        there = _successful(recordings, task)
         if len(there) < count:
             raise UserError(
                 f"--{option} is {count}, and the data has {len(there)} successful demonstrations of"
                 f" {task}; record more, or give a smaller number"
             )
-        name = int.from_bytes(hashlib.sha256(task.encode()).digest()[:4], "big")
-        order = np.random.default_rng([seed, name]).permutation(len(there))
+        order = _generator(seed, task).permutation(len(there))
         kept |= {there[number] for number in order[:count]}
-    chosen = []
+    return _among(recordings, kept, True)
+
+
+def hold_out(
+    recordings: Sequence[Recording], share: float, seed: int
+) -> tuple[list[Recording], list[Recording]]:
+    """The recordings without and with those successful episodes of each task that nothing is
+    learned from.
+
+    Args:
+        recordings: of any tasks.
+        share: below 1, of each task's successful episodes, and at least one; from 1 on, how many of
+            each; 0: none.
+        seed: chooses.
+
+    Raises:
+        UserError: a task has no more than are to be held out.
+    """
+    if not share:
+        return list(recordings), []
+    held: set[tuple[str, str]] = set()
+    for task in dict.fromkeys(recording.task for recording in recordings):
+        there = _successful(recordings, task)
+        count = int(share) if share >= 1 else max(1, round(share * len(there)))
+        if len(there) <= count:
+            raise UserError(
+                f"{count} of each task's demonstrations are held out (--held-out), and the data has"
+                f" {len(there)} successful of {task}, of which none would be left to learn from;"
+                " record more, or give --held-out 0"
+            )
+        order = _generator(seed, task, 1).permutation(len(there))
+        held |= {there[number] for number in order[:count]}
+    return _among(recordings, held, False), _among(recordings, held, True)
+
+
+def _successful(recordings: Sequence[Recording], task: str) -> list[tuple[str, str]]:
+    """Path and name of the successful episodes of a task."""
+    return [
+        (str(recording.path), episode.name)
+        for recording in recordings
+        if recording.task == task
+        for episode in recording.episodes
+        if episode.success
+    ]
+
+
+def _generator(seed: int, task: str, *more: int) -> np.random.Generator:
+    name = int.from_bytes(hashlib.sha256(task.encode()).digest()[:4], "big")
+    return np.random.default_rng([seed, name, *more])
+
+
+def _among(
+    recordings: Sequence[Recording], chosen: set[tuple[str, str]], wanted: bool
+) -> list[Recording]:
+    """The recordings with those of their episodes that are among the chosen ones, or are not."""
+    found = []
     for recording in recordings:
-        episodes = tuple(e for e in recording.episodes if (str(recording.path), e.name) in kept)
+        episodes = tuple(
+            episode
+            for episode in recording.episodes
+            if ((str(recording.path), episode.name) in chosen) == wanted
+        )
         if episodes:
-            chosen.append(dataclasses.replace(recording, episodes=episodes))
-    return chosen
+            found.append(dataclasses.replace(recording, episodes=episodes))
+    return found
 
 
 def names(recordings: Sequence[Recording]) -> dict[str, list[str]]:

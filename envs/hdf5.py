@@ -187,6 +187,25 @@ def whole(
     raise UserError(f"{_where(owner, name)} is {_brief(value)}, not a whole number{bounds}")
 
 
+def numbers(owner: h5py.Group, name: str, most: int) -> tuple[float, ...]:
+    """An attribute that is a number or a row of at most `most` finite ones; empty where it is
+    missing.
+
+    Raises:
+        UserError: it is something else.
+    """
+    value = _plain(owner, name)
+    if value is None:
+        return ()
+    try:
+        row = np.asarray(value, np.float64).reshape(-1)
+        if isinstance(value, (bytes, str)) or len(row) > most or not np.isfinite(row).all():
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{_where(owner, name)} is {_brief(value)}, not finite numbers") from error
+    return tuple(row.tolist())
+
+
 def flag(owner: h5py.Group, name: str, default: bool) -> bool:
     """An attribute that is true or false, as 0 and 1 and in words too.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
@@ -59,7 +60,8 @@ class Recording:
     alignment: Alignment | None
     """None where neither the file nor its states nor the user tells."""
     aligned_by: str
-    """Who tells: "the file", "its states", "the option", or "nobody"."""
+    """Who tells: "the file", "its states", "the option", "nobody", or "default": of files without
+    states and without LIBERO's attributes nobody tells, and before_action is assumed."""
     orientation: Orientation
     """Of the pictures in the file; readers turn them upright."""
     action_repeat: int
@@ -72,6 +74,15 @@ class Recording:
     """The chosen one."""
     episodes: tuple[Episode, ...]
     """All, or those of the filter key."""
+    fps: float | None = None
+    """Steps a second; None where the file does not say."""
+    action_low: tuple[float, ...] = ()
+    """What −1 stands for in the units of whoever recorded the actions, of each of the A numbers;
+    empty: the actions were in [−1, 1] as they came."""
+    action_high: tuple[float, ...] = ()
+    """What 1 stands for."""
+    assumed: tuple[str, ...] = ()
+    """What the file does not say, and what is assumed, "task: the file's name"."""
 
     @property
     def lag(self) -> int:
@@ -99,8 +110,20 @@ def unknown_alignment(path: pathlib.Path) -> UserError:
     )
 
 
+def in_units(actions: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
+    """Actions (..., A) in [−1, 1] in the units of whoever recorded them (``Recording.action_low``),
+    float64; as they are where the file does not say its units."""
+    if not len(low):
+        return actions
+    least, most = np.asarray(low), np.asarray(high)
+    return least + (actions.astype(np.float64) + 1) / 2 * (most - least)
+
+
 def proprio_of(demo: h5py.Group, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-    """Proprioception of some steps of an episode, (n, D) float32, whichever way it is stored."""
+    """Proprioception of some steps of an episode, (n, D) float32, whichever way it is stored;
+    D is 0 where there is none."""
     if "obs/proprio" in demo:
         return demo["obs/proprio"][rows].astype(np.float32)
+    if not any(f"obs/{part}" in demo for part in PROPRIO):
+        return np.zeros((len(demo["actions"]), 0), np.float32)[rows]
     return np.concatenate([demo[f"obs/{part}"][rows] for part in PROPRIO], 1).astype(np.float32)

@@ -227,6 +227,18 @@ class Renderer:
             raise no_graphics(error) from error
         _open_renderers.add(self)
 
+    @property
+    def graphics(self) -> str | None:
+        """OpenGL's name of what draws ("llvmpipe (LLVM 19.1.7, 256 bits)" is software); None where
+        it does not say."""
+        _current_gl_context()
+        try:
+            from OpenGL import GL  # only now: MuJoCo has chosen its platform
+
+            return GL.glGetString(GL.GL_RENDERER).decode()
+        except Exception:  # a name is not worth a run
+            return None
+
     def update(self, data: "mujoco.MjData", camera: int) -> None:
         """Take the poses of ``data`` as seen by the model's camera number ``camera``."""
         self._camera.fixedcamid = camera

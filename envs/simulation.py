@@ -365,6 +365,11 @@ class MujocoEnvironment(Environment, abc.ABC):
             self._class_table = None
         return self._renderer
 
+    @property
+    def graphics(self) -> str | None:
+        """As ``Environment``."""
+        return self.renderer.graphics
+
     def _close_renderer(self) -> None:
         if self._renderer is not None:
             self._renderer.close()

@@ -133,7 +133,7 @@ class Windows:
         first = self.recordings[0]
         for other in self.recordings:
             for field in ("cameras", "size", "action_size", "proprio_size", "action_repeat",
-                          "quality"):  # fmt: skip
+                          "quality", "fps", "action_low", "action_high"):  # fmt: skip
                 if getattr(other, field) != getattr(first, field):
                     raise UserError(
                         f"{other.path} has {field} {getattr(other, field)}, {first.path}"
@@ -204,6 +204,15 @@ class Windows:
             f"note: {unused[0].path} has filter keys ({keys}) and none was chosen: all its"
             " demonstrations are learned from; --filter-key chooses"
         )
+
+    @property
+    def episodes(self) -> list[tuple[Recording, Episode]]:
+        """Those that windows stand in, in order."""
+        return list(self._episodes)
+
+    def of_episode(self, number: int) -> range:
+        """The windows that stand in an episode, by its number in `episodes`."""
+        return range(int(self._ends[number - 1]) if number else 0, int(self._ends[number]))
 
     def locate(self, index: int) -> tuple[Recording, Episode, int]:
         """The file, the episode and the step t of a window."""

@@ -97,7 +97,16 @@ class ConfigRecord:
 
     def create(self, config: Any) -> None:
         """Write the record of a new run."""
-        self._write({"config": plain(config), **provenance(), "hardware": hardware()})
+        found = hardware(getattr(config, "device", "auto"))
+        self._write({"config": plain(config), **provenance(), "hardware": found})
+
+    def add_renderer(self, name: str) -> None:
+        """Record what draws the run's pictures, by OpenGL's name of it; what is known only once
+        something has been drawn."""
+        record = self.read()
+        found = record.get("hardware")
+        record["hardware"] = {**(found if isinstance(found, dict) else {}), "renderer": name}
+        self._write(record)
 
     def resume(self, config: Any) -> None:
         """Go on with the recorded run, whose record takes over what may differ.

@@ -164,6 +164,11 @@ class RunFolder:
         self.close()
 
     def _refuse_foreign_path(self) -> None:
+        if os.path.lexists(self.path / "model.safetensors"):
+            raise UserError(
+                f"{self.path} is an exported policy, which learns nothing more; choose another"
+                " --logdir"
+            )
         if not os.path.exists(self.path) or self.config.exists:
             return
         if not os.path.isdir(self.path):
@@ -233,13 +238,15 @@ class RunFolder:
             config = self.config.read()["config"]
             picture = io.BytesIO()
             title = f"{config['task']}, seed {config['seed']}"
-            unit = "environment steps" if "steps" in config else "updates"
+            acts = "steps" in config and not config.get("offline")
+            unit = "environment steps" if acts else "updates"
             if draw_curve(picture, self.metrics.read(), title, unit):
                 with atomic_file(self.curve_path) as file:
                     file.write(picture.getvalue())
 
-    def write_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Write ``pictures/<name>.png``, (H, W, 3) uint8, and show it in TensorBoard."""
+    def write_picture(self, name: str, picture: np.ndarray, step: int | None = None) -> None:
+        """Write ``pictures/<name>.png``, (H, W, 3) uint8; of a training `step` it is shown in
+        TensorBoard, too."""
         encoded = io.BytesIO()
         Image.fromarray(picture).save(encoded, "PNG")
         path = self.path / "pictures" / f"{name}.png"
@@ -247,8 +254,9 @@ class RunFolder:
             own_folder(path.parent)
             with atomic_file(path) as file:
                 file.write(encoded.getvalue())
-        shown = name.rpartition("-")[0] or name
-        self.metrics.show_picture(shown, encoded.getvalue(), picture.shape[:2], step)
+        if step is not None:
+            shown = name.rpartition("-")[0] or name
+            self.metrics.show_picture(shown, encoded.getvalue(), picture.shape[:2], step)
 
     def write_video(self, name: str, frames: np.ndarray, fps: float) -> Path:
         """Write ``videos/<name>.mp4`` and return its path; see ``video.write_video``.

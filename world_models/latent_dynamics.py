@@ -22,6 +22,7 @@ from world_models.layers import (
     initialise,
     token_positions,
 )
+from world_models.proprioception import Proprioception
 from world_models.recurrent_world_model import RecurrentWorldModel
 from world_models.rssm import RSSM, RSSMConfig, State
 
@@ -181,16 +182,31 @@ class LatentDynamics(RecurrentWorldModel):
     The actor-critic learns in what it imagines.
 
     Batches are dicts with leading (B, T): `feature` (B, T, N, Z) frozen tokens of the
-    autoencoder, `action`, `reward`, `is_first`, `is_terminal`.
+    autoencoder, `action`, `reward`, `is_first`, `is_terminal`, and `proprio` (B, T, D) if seen.
+
+    Args:
+        config: sizes and loss weights.
+        grid: G.
+        feature_width: Z.
+        action: size of the action vector.
+        proprio: D, numbers of proprioception that are seen beside the picture; 0: none.
     """
 
     config: LatentDynamicsConfig
 
-    def __init__(self, config: LatentDynamicsConfig, grid: int, feature_width: int, action: int):
+    def __init__(
+        self,
+        config: LatentDynamicsConfig,
+        grid: int,
+        feature_width: int,
+        action: int,
+        proprio: int = 0,
+    ):
         super().__init__()
         self.config = config
         self.encoder = FeatureEncoder(config.encoder, grid, feature_width)
-        self.rssm = RSSM(config.rssm, self.encoder.outputs, action)
+        own = Proprioception.outputs if proprio else 0
+        self.rssm = RSSM(config.rssm, self.encoder.outputs + own, action)
         self.feature_size = self.rssm.feature_size
         self.decoder = FeatureDecoder(config.decoder, self.feature_size, grid, feature_width)
         head = (self.feature_size, config.head_units, config.head_layers, 1)
@@ -202,6 +218,7 @@ class LatentDynamics(RecurrentWorldModel):
         for part in (self.encoder, self.decoder, self.reward_head, self.discount_head):
             if part is not None:
                 initialise(part, config.head_scale)
+        self.proprioception = Proprioception(proprio, self.feature_size) if proprio else None
 
     def embed(self, feature: Tensor) -> Tensor:
         """Frozen tokens (..., N, Z) → embeddings (..., E)."""
@@ -225,6 +242,7 @@ class LatentDynamics(RecurrentWorldModel):
         """Posterior states (T, B, ...) and prior logits (T, B, S, K) along a batch; `noise` from
         `exponential_noise`, drawn here when None."""
         embedding = self.embed(batch["feature"].transpose(0, 1))
+        embedding = self.with_proprio(embedding, batch, time_first=True)
         action, is_first = batch["action"].transpose(0, 1), batch["is_first"].transpose(0, 1)
         return self.rssm.observe(embedding, action, is_first, start, noise)
 
@@ -244,6 +262,8 @@ class LatentDynamics(RecurrentWorldModel):
         batch = {**batch, "feature": batch["feature"].detach()}
         if self.feature_scale is not None:
             self.feature_scale.update(batch["feature"])
+        if self.proprioception is not None:
+            self.proprioception.scale.update(batch["proprio"])
         posterior, prior = self.observe(batch, noise=noise)
         state = posterior.feature
         target = self._standardise(batch["feature"]).transpose(0, 1)  # (T, B, N, Z)

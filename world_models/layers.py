@@ -169,6 +169,10 @@ def initialise(module: nn.Module, head_scale: float = 0.1) -> None:
 class RunningScale(nn.Module):
     """Running standardisation: a mean of every entry of a shape, one deviation of all of them.
 
+    Args:
+        *shape: of what is standardised.
+        each: a deviation of every entry, too.
+
     Both are plain averages of the first 100 batches; from then on, every batch moves them by 1 %
     of the distance.
     """
@@ -178,10 +182,11 @@ class RunningScale(nn.Module):
     variance: Tensor
     batches: Tensor
 
-    def __init__(self, *shape: int):
+    def __init__(self, *shape: int, each: bool = False):
         super().__init__()
+        self.each = each
         self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("variance", torch.ones(()))
+        self.register_buffer("variance", torch.ones(shape if each else ()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -191,7 +196,8 @@ class RunningScale(nn.Module):
         rate = torch.clamp(1.0 / self.batches, min=self.slowest)
         values = values.flatten(0, -1 - self.mean.ndim)
         self.mean.lerp_(values.mean(0), rate)
-        self.variance.lerp_((values - self.mean).square().mean(), rate)
+        squares = (values - self.mean).square()
+        self.variance.lerp_(squares.mean(0) if self.each else squares.mean(), rate)
 
     def standardise(self, values: Tensor) -> Tensor:
         """Values (..., *shape) minus the mean, over the deviation."""

@@ -242,6 +242,7 @@ class MaskDynamics(nn.Module):
         text_mask: Tensor,
         pruning: float = 0.0,
         generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> list[Tensor]:
         """Outputs of all transformer blocks in one forward pass, the future pure noise (s = 0).
 
@@ -253,6 +254,7 @@ class MaskDynamics(nn.Module):
                 ⌊r·N⌋ of them, drawn anew for every window, camera and call. The others keep their
                 positions.
             generator: draws the noise, then the tokens.
+            noise: (B, V, K·G, C), in place of the future's; drawn here when None.
 
         Returns:
             One tensor a block, (B, V·M, D) with M = N − ⌊r·N⌋.
@@ -261,7 +263,8 @@ class MaskDynamics(nn.Module):
             raise UserError(f"pruning must be at least 0 and below 1, not {pruning}")
         grid = self._check_pictures(image)
         history = self.statistics.normalise(self._history(to_unit(image)))
-        noise = self._noise(history, grid, generator)
+        if noise is None:
+            noise = self._noise(history, grid, generator)
         keep = None
         if pruning:
             tokens = history.shape[2] + noise.shape[2]
@@ -308,9 +311,10 @@ class MaskDynamics(nn.Module):
         pictures = self._decode(latents.unflatten(2, (-1, *grid)))
         return pictures.unflatten(0, (-1, self.cameras)).clamp(-1.0, 1.0)
 
-    def freeze_statistics(self) -> None:
-        """Stop updating the latents' mean and deviation, at the end of stage 1."""
-        self.statistics.frozen.fill_(True)
+    def freeze_statistics(self, frozen: bool = True) -> None:
+        """Stop updating the latents' mean and deviation, at the end of stage 1; not `frozen`: go
+        on."""
+        self.statistics.frozen.fill_(frozen)
 
     def freeze_vae(self) -> None:
         """Stop training the VAE, for stage 2: `loss` is then the flow's alone."""
@@ -402,9 +406,16 @@ class MaskDynamics(nn.Module):
         self, history: Tensor, grid: tuple[int, int], generator: torch.Generator | None
     ) -> Tensor:
         """Initial noise of the future's latents, (B, V, K·G, C)."""
-        frames = 1 + (self.config.future_frames - 1) // self.stride
-        shape = *history.shape[:2], frames * grid[0] * grid[1], history.shape[-1]
+        shape = *history.shape[:2], self._future_tokens(grid), history.shape[-1]
         return torch.randn(shape, generator=generator, device=history.device)
+
+    def noise_shape(self, windows: int, cameras: int, size: int) -> tuple[int, int, int, int]:
+        """Shape (B, V, K·G, C) of the future's noise for pictures of `size` pixels."""
+        side = size // self.patch
+        return windows, cameras, self._future_tokens((side, side)), len(self.statistics.mean)
+
+    def _future_tokens(self, grid: tuple[int, int]) -> int:
+        return (1 + (self.config.future_frames - 1) // self.stride) * grid[0] * grid[1]
 
     def _valid(self, frames: Tensor) -> Tensor:
         """Latent frames all of whose frames (B, F) bool are valid: (B, K) bool."""

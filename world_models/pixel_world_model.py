@@ -25,6 +25,7 @@ from world_models.pixel_networks import (
     make_decoder,
     make_encoder,
 )
+from world_models.proprioception import Proprioception
 from world_models.recurrent_world_model import RecurrentWorldModel
 from world_models.rssm import RSSM, RSSMConfig, State
 from world_models.targets import Standardise, make_target, measure
@@ -121,7 +122,7 @@ class PixelWorldModel(RecurrentWorldModel):
     """The world model: encoder, RSSM, decoder or contrast, and heads of reward and discount.
 
     Batches are dicts with leading (B, T): `image` (B, T, H, W, 3) uint8, `action`, `reward`,
-    `is_first`, `is_terminal`, and what the target reads.
+    `is_first`, `is_terminal`, what the target reads, and `proprio` (B, T, D) if seen.
 
     Args:
         config: sizes and loss weights.
@@ -129,6 +130,7 @@ class PixelWorldModel(RecurrentWorldModel):
         encoder: cnn or vit, and the decoder with it.
         representation: reconstruction or contrastive.
         target: what the decoder predicts (`world_models/targets.py`).
+        proprio: D, numbers of proprioception that are seen beside the picture; 0: none.
     """
 
     config: PixelWorldModelConfig
@@ -143,6 +145,7 @@ class PixelWorldModel(RecurrentWorldModel):
         encoder: Kind = "cnn",
         representation: Representation = "reconstruction",
         target: str = "pixels",
+        proprio: int = 0,
     ):
         super().__init__()
         size = config.image_size
@@ -151,7 +154,8 @@ class PixelWorldModel(RecurrentWorldModel):
         self.standardise = Standardise()
         self.centre = RunningScale(size, size, 3) if config.centre_input else None
         self.encoder = make_encoder(encoder, config.cnn, config.vit, size)
-        self.rssm = RSSM(config.rssm, self.encoder.outputs, action)
+        own = Proprioception.outputs if proprio else 0
+        self.rssm = RSSM(config.rssm, self.encoder.outputs + own, action)
         self.feature_size = self.rssm.feature_size
         self.decoder = self.contrast = self.static_image = None
         if representation == "contrastive":
@@ -169,6 +173,7 @@ class PixelWorldModel(RecurrentWorldModel):
         for part in (self.reward_head, self.discount_head):
             if part is not None:
                 initialise(part, config.head_scale)
+        self.proprioception = Proprioception(proprio, self.feature_size) if proprio else None
 
     def embed(self, image: Tensor) -> Tensor:
         """Pictures (..., H, W, 3) uint8 → embeddings (..., E)."""
@@ -192,7 +197,8 @@ class PixelWorldModel(RecurrentWorldModel):
     ) -> tuple[State, Tensor]:
         """Posterior states (T, B, ...) and prior logits (T, B, S, K) along a batch; `noise` from
         `exponential_noise`, drawn here when None."""
-        return self._states(self.embed(batch["image"]), batch["action"], batch["is_first"], noise)
+        embedding = self.with_proprio(self.embed(batch["image"]), batch)
+        return self._states(embedding, batch["action"], batch["is_first"], noise)
 
     def filter(
         self, embedding: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None
@@ -225,7 +231,10 @@ class PixelWorldModel(RecurrentWorldModel):
         if self.centre is not None:
             self.centre.update(self.standardise(batch["image"]))
         embedding = self.embed(batch["image"])
-        posterior, prior = self.filter(embedding, batch["action"], batch["is_first"], noise)
+        if self.proprioception is not None:
+            self.proprioception.scale.update(batch["proprio"])
+        seen = self.with_proprio(embedding, batch)
+        posterior, prior = self.filter(seen, batch["action"], batch["is_first"], noise)
         feature = posterior.feature
         loss, metrics = self.state_loss(posterior, prior, feature, batch)
         flat = {name: value.flatten(0, 1) for name, value in batch.items()}

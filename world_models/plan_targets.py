@@ -98,8 +98,8 @@ class MaskPlan(nn.Module):
         self.classes = [OBJECTS[name] for name in objects]
         self.decoder = MaskDecoder(width, size, len(self.ahead))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self._done: int | None = None  # the same number, known without waiting for the device
-        self.register_load_state_dict_post_hook(MaskPlan._forget)
+        self._done = 0  # the same number, known without waiting for the device while learning
+        self.register_load_state_dict_post_hook(MaskPlan._count)
 
     def reads(self, steps: Sequence[int]) -> Reads:
         return {
@@ -164,18 +164,18 @@ class MaskPlan(nn.Module):
         dice = dice_loss(logits.softmax(1)[:, 1:] * known, then.float(), counted)
         if self.training:
             self.updates += 1
-            self._done = (self._done or 0) + 1
+            self._done += 1
         metrics = {"cross_entropy": hard.detach(), "dice": dice.detach()}
         return hard + dice, metrics | self._measured(logits.detach(), now, then, there)
 
-    def _forget(self, keys: object) -> None:
-        self._done = None
+    def _count(self, keys: object) -> None:
+        self._done = int(self.updates)
 
     def _share(self) -> float:
         """Of the pixels that count: all at first, then ever harder ones."""
-        if self._done is None:
-            self._done = int(self.updates)
-        return 1.0 + (HARDEST - 1.0) * min(1.0, self._done / WARMUP)
+        # Averaged weights learn nothing themselves; their number is copied to them.
+        done = self._done if self.training else int(self.updates)
+        return 1.0 + (HARDEST - 1.0) * min(1.0, done / WARMUP)
 
     @staticmethod
     def _measured(logits: Tensor, now: Tensor, then: Tensor, there: Tensor) -> dict[str, Tensor]:
@@ -183,7 +183,8 @@ class MaskPlan(nn.Module):
 
         def iou(left: Tensor, right: Tensor) -> Tensor:
             both = (left & right).sum((-2, -1)) / (left | right).sum((-2, -1))
-            return both[there[:, :, None] & (left | right).any(-1).any(-1)].nanmean()
+            counted = there[:, :, None] & (left | right).any(-1).any(-1)
+            return torch.where(counted, both, torch.nan).nanmean()  # to select is to wait
 
         numbers = torch.arange(1, logits.shape[1], device=logits.device)[:, None, None, None]
         foretold = _strongest(logits)[:, None] == numbers

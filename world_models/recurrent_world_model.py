@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_models.layers import MLP, symexp, symlog
+from world_models.proprioception import Proprioception
 from world_models.rssm import RSSM, State, balanced_kl
 
 
@@ -56,6 +57,7 @@ class RecurrentWorldModel(nn.Module):
     rssm: RSSM
     reward_head: MLP
     discount_head: MLP | None
+    proprioception: Proprioception | None
 
     def reward(self, feature: Tensor) -> Tensor:
         """Predicted reward of model states (..., F), in the environment's units, (...)."""
@@ -71,6 +73,18 @@ class RecurrentWorldModel(nn.Module):
         """Noise that `observe` samples the states of a batch of windows with, (T, B, S, K)."""
         return self.rssm.exponential_noise(length, batch, device=device)
 
+    def with_proprio(
+        self, embedding: Tensor, batch: dict[str, Tensor], time_first: bool = False
+    ) -> Tensor:
+        """Embeddings (..., E) of pictures, with that of the batch's `proprio` (..., D) where the
+        model sees it; with `time_first` (T, B, E) of (B, T, D)."""
+        if self.proprioception is None:
+            return embedding
+        proprio = batch["proprio"]
+        return self.proprioception.beside(
+            embedding, proprio.transpose(0, 1) if time_first else proprio
+        )
+
     def state_loss(
         self, posterior: State, prior: Tensor, feature: Tensor, batch: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -80,7 +94,7 @@ class RecurrentWorldModel(nn.Module):
             posterior: states (T, B, ...).
             prior: logits (T, B, S, K).
             feature: `posterior.feature` (T, B, F), as everything that learns from it reads it.
-            batch: `reward` and `is_terminal`, (B, T).
+            batch: `reward` and `is_terminal`, (B, T), and `proprio` (B, T, D) where it is seen.
 
         Returns:
             The scalar loss and its parts for the log.
@@ -92,6 +106,9 @@ class RecurrentWorldModel(nn.Module):
         )
         loss = self.config.reward_weight * reward_loss + self.config.kl_scale * kl_loss
         metrics = {"reward": reward_loss, "kl": kl}
+        if self.proprioception is not None:
+            own = self.proprioception.loss(feature, batch["proprio"].transpose(0, 1))
+            loss, metrics["proprio"] = loss + own, own
         if self.discount_head is not None:
             logit = self.discount_head(feature).squeeze(-1).float()
             goes_on = 1.0 - batch["is_terminal"].transpose(0, 1).float()

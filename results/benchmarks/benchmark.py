@@ -200,13 +200,13 @@ def measure_parts(options: Benchmark, config: OnlineConfig, replay: Replay, acti
     return {
         "first_calls_seconds": first,
         "milliseconds": {
-            mode: {name: _spread(times) for name, times in by_part.items()}
+            mode: {name: spread(times) for name, times in by_part.items()}
             for mode, by_part in measured.items()
         },
     }
 
 
-def _spread(times: list[float]) -> dict[str, float]:
+def spread(times: list[float]) -> dict[str, float]:
     """Median, quartiles and mean of some times."""
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     return {"median": middle, "low": low, "high": high, "mean": statistics.fmean(times)}
@@ -235,7 +235,7 @@ def measure_sources(
         for name, agent in agents.items():
             found = timed(lambda a=agent, r=replays[name]: a.update(r), repeats, device)
             times[name] += np.reshape(found, (-1, period)).mean(1).tolist()
-    return {name: _spread(found) for name, found in times.items()}
+    return {name: spread(found) for name, found in times.items()}
 
 
 def measure_environments(options: Benchmark, config: OnlineConfig) -> dict[str, dict[str, float]]:

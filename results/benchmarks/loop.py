@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,18 +13,27 @@ from typing import Any
 
 import envs
 from agents.device import choose_device
+from agents.masked_world_model import MaskedWorldModel
 from agents.online_config import OnlineConfig
 from agents.online_run import OnlineRun
 from experiment.run_folder import RunFolder
 from results.benchmarks.measuring import memory, synchronise
 
 
-def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
+def measure_loop(
+    config: OnlineConfig,
+    steps: int,
+    seconds: float = math.inf,
+    agent: MaskedWorldModel | None = None,
+) -> dict[str, Any]:
     """The online loop as it runs: environment steps a second, and the share of each part.
 
     Args:
         config: of the run.
         steps: environment steps that are measured, once exploring and the first updates are over.
+        seconds: for which they are measured at most.
+        agent: learns in place of the one that `config` makes, of the same sizes: one that has been
+            compiled already.
     """
     repeat = envs.action_repeat(config.task, config.environment.action_repeat)
     config = replace(
@@ -51,6 +61,9 @@ def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
             RunFolder.create_or_resume(Path(folder) / "run", config) as run_folder,
             OnlineRun(config, run_folder) as run,
         ):
+            if agent is not None:
+                agent.updates = agent.pretrained = 0
+                run.agent = agent
             run.resume()
             start_up = time.perf_counter() - begun
             while run.exploring:
@@ -63,7 +76,9 @@ def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
             run.agent.updates = run.updates_due  # the prefill's last episode owes none here
             before, updates = run.steps, run.agent.updates
             start = time.perf_counter()
-            while run.steps < before + steps:  # as in agents/online.py
+            end = start + seconds
+            # As in agents/online.py.
+            while run.steps < before + steps and time.perf_counter() < end:
                 with counted("act"):
                     action = run.act()
                 run.collector.begin(action)
@@ -77,13 +92,13 @@ def measure_loop(config: OnlineConfig, steps: int) -> dict[str, Any]:
                         if run.checkpoint_due:
                             run.checkpoint()
                         run.collector.restart()
-            seconds = time.perf_counter() - start
+            taken_seconds = time.perf_counter() - start
             taken, updates = run.steps - before, run.agent.updates - updates
     return {
-        "environment_steps_per_second": taken / seconds,
-        "updates_per_second": updates / seconds,
+        "environment_steps_per_second": taken / taken_seconds,
+        "updates_per_second": updates / taken_seconds,
         "action_repeat": repeat,
-        "share": {name: value / seconds for name, value in spent.items()},
+        "share": {name: value / taken_seconds for name, value in spent.items()},
         "start_up_seconds": start_up,
         "memory": memory(),
     }

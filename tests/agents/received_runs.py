@@ -76,7 +76,7 @@ def with_weights(folder, view=VIEW, spec=SPEC):
     """What `evaluate` and `--dynamics-from` need beside the configuration."""
     if RunFolder.open(folder).of_imitation:
         agent = make_imitator(imitation(), spec, statistics(spec), "cpu")
-        state = {"stage": "policy", "updates": 3, "view": vars(view)}
+        state = {"stage": "policy", "updates": 3, "view": view.plain()}
         save_checkpoint(folder / STAGE_1, agent.first_stage_state_dict())
     else:
         method = RunFolder.open(folder).config.read()["config"]["method"]

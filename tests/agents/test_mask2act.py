@@ -64,10 +64,10 @@ def tasks(goals=2):
     ]
 
 
-def make(plan="masks", **changes):
+def make(plan="masks", device="cpu", **changes):
     torch.manual_seed(0)
     config = replace(TINY, plan=plan, **changes)
-    agent = Mask2Act(config, DataSpec(V, S, A, D), STATISTICS, "cpu")
+    agent = Mask2Act(config, DataSpec(V, S, A, D), STATISTICS, device)
     agent.captions = agent.describe(tasks())
     return agent
 

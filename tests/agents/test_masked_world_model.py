@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.agents.tiny_agent import FAST, SIZE, TINY, goes_on_bit_for_bit, make, make_replay
+from tests.agents.tiny_agent import (
+    FAST,
+    SIZE,
+    TINY,
+    goes_on_bit_for_bit,
+    make,
+    make_replay,
+    observation,
+)
 from world_models.layers import OptimizerConfig
 from world_models.rssm import State
 
@@ -198,6 +206,24 @@ def test_half_precision_keeps_losses_and_states_in_float32(replay):
     assert torch.equal(metrics["autoencoder/target"], expected["autoencoder/target"])
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"mask": "pixels", "features": "class"}, {"kind": "vae"}], ids=str
+)
+def test_an_autoencoder_in_half_precision_keeps_losses_in_float32(replay, changes):
+    config = replace(TINY, autoencoder=replace(TINY.autoencoder, **changes))
+    half = replace(config, precision="bfloat16", autoencoder_precision="bfloat16")
+    found, generator = [], replay.state_dict()
+    for agent in (make(config), make(half)):
+        replay.load_state_dict(generator)
+        torch.manual_seed(1)
+        found.append(agent.update(replay))
+        assert {value.dtype for value in found[-1].values()} == {torch.float32}
+        assert {p.dtype for p in agent.networks.parameters()} == {torch.float32}
+    for name in ("autoencoder/target", "autoencoder/reward", "dynamics/feature", "dynamics/kl"):
+        assert found[1][name].item() == pytest.approx(found[0][name].item(), rel=0.1, abs=0.01)
+    assert found[0]["autoencoder/target"] != found[1]["autoencoder/target"]  # it is half
+
+
 @pytest.mark.parametrize(("has", "same_as"), [(True, "bfloat16"), (False, "float32")])
 def test_precision_auto_computes_in_what_the_device_has(tmp_path, monkeypatch, has, same_as):
     """Exactly the updates of the precision it stands for, and not those of the other."""
@@ -352,6 +378,25 @@ def test_open_loop_prediction_sees_no_picture_after_its_context(replay):
 
 
 # --------------------------------------------------------------------------------- compiled
+
+
+def test_what_a_gpu_compiles_is_compiled_once_for_all_phases(replay):
+    """The autoencoder's loss too: pretraining, updates, and what is done between them."""
+    captured = CompileCounterWithBackend("eager")
+    agent = make(replace(TINY, autoencoder_every=2, autoencoder_pretraining=1))
+    parts = agent.compiled_parts("cuda")
+    assert (agent.autoencoder, "loss") in parts
+    for part, name in parts:
+        whole = torch.compile(getattr(part, name), backend=captured, dynamic=False, fullgraph=True)
+        setattr(part, name, whole)
+    list(agent.pretrain(replay))
+    agent.update(replay)
+    agent.policy(observation(2), None, explore=True)
+    agent.report(replay, rows=2, length=7)
+    agent.load_state_dict(agent.state_dict())
+    for _ in range(2):
+        agent.update(replay)
+    assert captured.frame_count == len(parts) == 4
 
 
 @pytest.mark.parametrize(

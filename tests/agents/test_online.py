@@ -34,7 +34,6 @@ from tests.agents.online_runs import (
     PREFILL,
     REPEAT,
     STEPS,
-    UPDATE_EVERY,
     UPDATES,
     Photographed,
     album_of,
@@ -320,13 +319,25 @@ def test_killed_process_leaves_a_folder_that_trains_on(straight, tmp_path):
 
 
 def test_steps_of_all_environments_count_together(tmp_path):
-    config = tiny(num_envs=2, prefill=2 * PREFILL)
-    path = run(tmp_path / "run", config, Photographed)
+    acted, policy = [], MaskedWorldModel.policy
+
+    def counted(self, observation, state, explore):
+        acted.append((len(observation["is_first"]), explore))
+        return policy(self, observation, state, explore)
+
+    config = tiny(num_envs=2, update_every=2, prefill=2 * PREFILL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MaskedWorldModel, "policy", counted)
+        path = run(tmp_path / "run", config, Photographed)
     assert [record["env_steps"] for record in records(path)] == [EPISODE] * 4
     assert never_backwards(path)
     assert lines(path)[-1]["step"] == config.steps
-    last = STEPS // REPEAT - 2  # agent steps before the last, which both take together
-    assert checkpoint(path)["agent"]["updates"] == (last - 2 * PREFILL) // UPDATE_EVERY
+    assert RunFolder.open(path).config.read()["hardware"]["renderer"]  # by name
+
+    # As many environments as agent steps owe an update: one policy call of all of them for each.
+    updates = (STEPS // REPEAT - 2 * PREFILL) // config.update_every
+    assert checkpoint(path)["agent"]["updates"] == updates
+    assert [count for count, explore in acted if explore] == [2] * updates
 
     album = sorted((tmp_path / "run-album").glob("*"))
     killed = next(picture for picture in album if checkpoint(picture)["step"] == 1000)

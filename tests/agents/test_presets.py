@@ -1,6 +1,6 @@
 """The presets against the tables they come from: paper Table 1 and the project's decisions."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from agents.masked_world_model import MaskedWorldModel
 from agents.online_config import METHODS, OnlineConfig
 from agents.presets import EPISODIC, PRESETS, preset
 from errors import UserError
+from experiment.run_folder import RunFolder
 from world_models.targets import PixelTarget
 
 METAWORLD, DMC = "metaworld/window-close", "dmc/walker-walk"
@@ -40,6 +41,8 @@ TABLE_1 = {
     "agent.autoencoder.target": "pixels",
     "agent.autoencoder.reward_weight": 1.0,
     "agent.autoencoder_batch": 1024,
+    "agent.autoencoder_precision": "auto",  # published: float16
+    "agent.precision": "auto",
     "agent.autoencoder_pretraining": 5000,
     "agent.autoencoder_optimizer.learning_rate": 3e-4,
     "agent.autoencoder_optimizer.warmup": 2500,
@@ -115,6 +118,31 @@ def test_paper_preset_is_table_1(task):
 def test_paper_preset_follows_the_published_code_where_the_paper_is_silent(task):
     pairs = zip(*(values(preset(n, task), *PUBLISHED_CODE) for n in ("paper", "cpu")), strict=True)
     assert dict(zip(PUBLISHED_CODE, pairs, strict=True)) == PUBLISHED_CODE
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_five_environments_of_the_paper_preset_owe_one_update_a_step(method):
+    """As many updates for as many steps as with the one environment of the published code."""
+    config = preset("paper", METAWORLD, method)
+    assert config.num_envs == config.update_every == 5
+    assert config.prefill % config.num_envs == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_runs_from_before_bfloat16_go_on_in_float32(tmp_path, method):
+    """Those of `paper`; their command names what the preset has changed."""
+    now = preset("paper", METAWORLD, method)
+    old = {"precision": "float32"}
+    if method == "masked-world-model":
+        old["autoencoder_precision"] = "float32"
+    then = replace(now, num_envs=1, agent=replace(now.agent, **old))
+    RunFolder.create_or_resume(tmp_path / "run", then).close()
+    assert RunFolder.read_config(tmp_path / "run", type(then)) == then
+    with pytest.raises(UserError, match="was started with num_envs = 1, which now is 5"):
+        RunFolder.create_or_resume(tmp_path / "run", now)
+    RunFolder.create_or_resume(tmp_path / "run", then).close()
+    default = type(then)(task=METAWORLD)  # what a record without the fields means
+    assert (default.num_envs, default.agent.precision) == (1, "float32")
 
 
 def test_fields_younger_than_a_run_mean_what_it_did():

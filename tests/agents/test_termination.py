@@ -174,3 +174,19 @@ def test_an_episode_that_is_evaluated_ends_with_its_termination():
     assert (right["success"], right["return"]) == (False, -1.0)
     assert max(left["length"], right["length"]) < still["length"] == 2 * LIMIT
     assert (still["success"], still["return"]) == (False, 0.0)
+
+
+def test_the_head_learns_where_episodes_end(collected):
+    """From the replay's windows, by the agent's own updates of its dynamics."""
+    learner = agent()
+    torch.manual_seed(1)
+    for _ in range(300):
+        learner.update_dynamics(learner.sample(collected))
+    batch = learner.sample(collected)
+    with torch.no_grad():
+        states, _ = learner.dynamics.observe(batch)
+        goes_on = learner.dynamics.continuation(states.feature).transpose(0, 1)  # (B, T)
+    terminal = batch["is_terminal"]
+    assert terminal.any()
+    assert goes_on[terminal].mean() < 0.3
+    assert goes_on[~terminal].mean() > 0.9

@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT.parent / "shared" / "published" / "metaworld_scores.json"
 
 
+EVERYTHING = {"shared": False, "until": "end"}
+
+
 def write(path, *entries):
     path.write_text(json.dumps(list(entries)))
     return str(path)
@@ -73,7 +76,7 @@ def inputs(tmp_path):
 
 def test_everything_is_written_and_the_report_needs_nothing_else(inputs, tmp_path):
     out = tmp_path / "out"
-    summary, written = make_report(Compare(inputs=inputs, out=out, repetitions=200))
+    summary, written = make_report(Compare(inputs=inputs, out=out, repetitions=200, **EVERYTHING))
     assert "mwm" in summary
     assert set(written) == {path for path in out.rglob("*") if path.is_file()}
     for name in ("aggregate", "curves", "groups", "tasks/metaworld-push", "tasks/dmc-walker-walk"):
@@ -91,7 +94,7 @@ def test_everything_is_written_and_the_report_needs_nothing_else(inputs, tmp_pat
 
 
 def test_numbers_of_a_small_comparison(inputs, tmp_path):
-    make_report(Compare(inputs=inputs, out=tmp_path / "out", repetitions=200))
+    make_report(Compare(inputs=inputs, out=tmp_path / "out", repetitions=200, **EVERYTHING))
     numbers = json.loads((tmp_path / "out" / "scores.json").read_text())
     easy = numbers["tasks"]["metaworld/window-close"]
     assert easy["ours"]["finals"] == pytest.approx([0.9, 0.5])
@@ -105,19 +108,36 @@ def test_numbers_of_a_small_comparison(inputs, tmp_path):
     assert any("fewer than five" in note for note in numbers["notes"])
 
 
-def test_equal_training_is_compared_with_until_and_shared(inputs, tmp_path):
-    options = Compare(
-        inputs=inputs, out=tmp_path, until=20_000, shared=True, final="last", repetitions=200
-    )
+def test_shared_tasks_and_common_steps_are_compared_unless_asked_otherwise(inputs, tmp_path):
+    options = Compare(inputs=inputs, out=tmp_path, final="last", repetitions=200)
     comparison = compare(read(inputs), options)
     assert set(comparison.finals) == {"metaworld/window-close", "metaworld/push"}
-    assert comparison.finals["metaworld/window-close"]["mwm"].tolist() == [0.2] * 3
-    assert comparison.finals["metaworld/window-close"]["ours"].tolist() == [0.5, 1.0]
-    assert max(a.steps[-1] for ms in comparison.tasks.values() for a in ms.values()) <= 20_000
+    # ours ends at step 15,000 of window-close and at 20,000 of push.
+    assert comparison.finals["metaworld/window-close"]["mwm"].tolist() == pytest.approx([0.1] * 3)
+    assert comparison.finals["metaworld/window-close"]["ours"].tolist() == [0.25, 1.0]
+    assert comparison.finals["metaworld/push"]["mwm"].tolist() == [0.2] * 3
+    assert comparison.notes[0] == (
+        "compared: 2 of 3 tasks (those of all methods), steps to 15,000 to 20,000 of 70,000 (those"
+        " of all runs of a task); --no-shared --until end takes everything"
+    )
+
+
+def test_steps_are_compared_up_to_until(inputs, tmp_path):
+    options = Compare(inputs=inputs[:1], out=tmp_path, until=45_000, final="last", repetitions=200)
+    comparison = compare(read(inputs[:1]), options)
+    assert comparison.finals["metaworld/push"]["mwm"].tolist() == pytest.approx([0.7] * 3)
+    assert "steps to 45,000 of 70,000" in comparison.notes[0]
+
+
+def test_methods_without_a_shared_task_are_refused(inputs, tmp_path):
+    path = write(tmp_path / "a.json", entry("a", "metaworld/push", 0, [0.0]),
+                 entry("b", "metaworld/reach", 0, [0.0]))  # fmt: skip
+    with pytest.raises(UserError, match=r"no task is shared by all methods \(a, b\); --no-shared"):
+        compare(read([path]), Compare((path,), tmp_path))
 
 
 def test_seeds_behind_every_point_are_counted(inputs, tmp_path):
-    options = Compare(inputs=inputs, out=tmp_path, repetitions=200)
+    options = Compare(inputs=inputs, out=tmp_path, repetitions=200, **EVERYTHING)
     aligned = compare(read(inputs), options).tasks["metaworld/window-close"]["ours"]
     assert dict(zip(aligned.steps.tolist(), aligned.seeds.tolist(), strict=True)) == {
         5_000: 1, 10_000: 2, 15_000: 2, 20_000: 1, 30_000: 1, 40_000: 1, 50_000: 1, 60_000: 1
@@ -125,12 +145,12 @@ def test_seeds_behind_every_point_are_counted(inputs, tmp_path):
 
 
 def test_sample_efficiency_is_shown_only_where_every_task_is_known(inputs, tmp_path):
-    options = Compare(inputs=inputs, out=tmp_path, tasks=("metaworld_window_close",))
+    options = Compare(inputs=inputs, out=tmp_path, tasks=("metaworld_window_close",), until="end")
     comparison = compare(read(inputs), options)
     fractions, means, _ = comparison.efficiency["mwm"]
     assert (fractions[0], fractions[-1]) == pytest.approx((0.02, 0.14))
     assert means[fractions == 0.06] == pytest.approx(0.4)
-    both = compare(read(inputs), Compare(inputs=inputs, out=tmp_path))
+    both = compare(read(inputs), Compare(inputs=inputs, out=tmp_path, **EVERYTHING))
     # push has four times the budget: its 10,000 to 70,000 steps are .005 to .035 of it.
     assert both.efficiency["mwm"][0][-1] == pytest.approx(0.03)
 
@@ -249,7 +269,7 @@ def test_more_than_can_be_drawn_is_refused_before_anything_is_computed(tmp_path,
         for method, task, steps in runs
     ]
     with pytest.raises(UserError, match=words):
-        compare(curves, Compare((), tmp_path))
+        compare(curves, Compare((), tmp_path, **EVERYTHING))
 
 
 @pytest.mark.parametrize("repetitions", [99, 100_001])

@@ -340,7 +340,7 @@ def test_a_replay_that_is_elsewhere_is_refused_with_how_far(copy, tmp_path):
         ("data/demo_1/obs/corner2_rgb", lambda v: v[:, :16], r"corner2_rgb has shape"),
         ("data/demo_1/obs/corner2_rgb", lambda v: v / 255.0, "is float64, not uint8"),
         ("data/demo_0/obs/corner2_mask", lambda v: v[:, ::2, ::2], r"corner2_mask has shape"),
-        ("data/demo_0/obs/proprio", lambda v: None, "joint_states is missing"),
+        ("data/demo_0/obs/proprio", lambda v: None, "obs/proprio is missing"),
     ],
 )
 def test_a_malformed_dataset_is_named(copy, name, change, sentence):
