@@ -263,6 +263,9 @@ def evaluate_imitation(options: Evaluate, folder: Any, shifts: list[str]) -> Non
         options.trust,
         options.goals,
     )
+    for task in evaluation.tasks:
+        for asked in [options.shift or "", *shifts]:
+            envs.check_shift(task, asked)
     plain = "" if shifts else options.shift or ""
     rows = [Row("agent", plain)]
     if options.random:

@@ -220,11 +220,12 @@ def has_masks(task: str, config: EnvironmentConfig) -> bool:
     Raises:
         UserError: as ``make``.
     """
-    if _found(task)[0] is not None:
+    one, _ = _found(task)
+    if one is not None and isinstance(one.make, type) and issubclass(one.make, Environment):
         return True
-    environment = make_own(task, dataclasses.replace(config, masks=False))
+    environment = make(task, **vars(dataclasses.replace(config, masks=False)))
     environment.close()
-    return environment.view.has_masks
+    return not isinstance(environment, OwnEnvironment) or environment.view.has_masks
 
 
 def make(

@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig, OneHotChoice
 from agents.dreamer import Dreamer
+from agents.imitation_evaluation import check_agreement
+from agents.mask_world_model_config import DataSpec
 from agents.masked_world_model import MaskedWorldModel
 from agents.rollout import RandomAgent
 from envs.environment import OneHot
+from errors import UserError
 from tests.agents.tiny_agent import TINY, TINY_DREAMER, A, make_replay, observation
 from world_models.layers import OptimizerConfig
 from world_models.recurrent_world_model import Trajectory
@@ -114,3 +118,14 @@ def test_agents_act_in_one_hot_vectors_and_learn_from_them(kind, config, tmp_pat
         torch.manual_seed(1)
     best = agent.behaviour.actor(torch.cat([state["deterministic"], state["stochastic"]], -1))
     np.testing.assert_array_equal(action.argmax(-1), best.mean.argmax(-1).numpy())
+
+
+def test_imitation_refuses_them_in_one_line():
+    spec = DataSpec(cameras=1, size=16, action_size=A, proprio_size=2)
+    with pytest.raises(UserError, match="discrete, which imitation does not learn"):
+        check_agreement(spec, spaces.Dict(), OneHot(A))
+
+
+def test_a_share_of_reinforce_outside_of_zero_to_one_is_refused():
+    with pytest.raises(UserError, match="reinforce must be from 0 to 1, not 1.5"):
+        ActorCriticConfig(reinforce=1.5)
