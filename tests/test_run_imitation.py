@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import pytest
 from matplotlib import pyplot
 
@@ -62,6 +63,24 @@ def test_what_is_recorded_can_be_looked_at_and_given_masks(demos, tmp_path, caps
     assert (tmp_path / "out" / path.name).exists()
     assert main(["annotate", "--data", str(demos), "--out", str(tmp_path / "out")]) == 0
     assert "is there already" in capsys.readouterr().out
+
+
+def test_what_was_learned_without_a_simulator_and_proprioception_is_evaluated_in_one(
+    demos, tmp_path, capsys
+):
+    data, run = tmp_path / "drawer.hdf5", tmp_path / "run"
+    shutil.copy(demos / "metaworld-drawer-close.hdf5", data)
+    with h5py.File(data, "r+") as file:
+        for demo in file["data"].values():
+            del demo["obs/proprio"]
+    given = ["--data", str(data), "--task", "none", "--logdir", str(run), *SMALL]
+    assert main(["imitate", *given]) == 0
+    assert not (run / "evaluation.json").exists()
+    assert main(["evaluate", "--logdir", str(run), "--task", DRAWER, "--episodes", "1"]) == 0
+    found = json.loads((run / "evaluation.json").read_text())
+    assert len(found["agent"]["episodes"]) == 1
+    said = refusal(capsys, "evaluate", "--logdir", run, "--task", DRAWER, "--data", data)
+    assert "give one of them" in said
 
 
 def test_annotating_in_place_again_has_nothing_left_to_do(demos, capsys):

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from agents.imitation_loading import load_agent
+from envs.demonstrations import read_headers
+from envs.episode_choice import choose, hold_out, names
+from experiment.checkpoint import load_checkpoint
 from run import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "own_data.md"
@@ -176,21 +179,16 @@ def test_the_preset_paper_takes_pictures_of_256_pixels_alone(demos, tmp_path, ca
 
 
 def test_a_world_model_goes_on_learning_on_other_data(demos, tmp_path):
-    """Post-training: as many updates as said, from the other run's weights; without, none."""
-    from experiment.checkpoint import load_checkpoint
-    from tests.agents.online_runs import equal
-
+    """Post-training: as many updates as said, from the other run's weights."""
     common = ["--data", str(demos), *SMALL, *MASK_WORLD_MODEL]
     for name, options in {
         "first": [],
-        "taken": ["--dynamics-from", str(tmp_path / "first")],
         "on": ["--dynamics-from", str(tmp_path / "first"), "--post-training-steps", "1"],
     }.items():
         assert main(["imitate", *common, "--logdir", str(tmp_path / name), *options]) == 0
-    left = {n: load_checkpoint(tmp_path / n / "dynamics.pt") for n in ("first", "taken", "on")}
+    left = {n: load_checkpoint(tmp_path / n / "dynamics.pt") for n in ("first", "on")}
     updates = {n: load_checkpoint(tmp_path / n / "checkpoint.pt")["updates"] for n in left}
-    assert updates == {"first": 4, "taken": 2, "on": 3}
-    assert equal(left["first"], left["taken"])
+    assert updates == {"first": 4, "on": 3}
     moved = [
         float((left["on"][name] - value).abs().max())
         for name, value in left["first"].items()
@@ -228,27 +226,21 @@ def test_a_lerobot_dataset_is_converted_learned_from_and_evaluated(tmp_path, cap
     assert "--fps is for the way to" in refusal(capsys, *into, "--fps", "3")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_smaller_number_of_demonstrations_is_among_a_larger_one(demos, tmp_path, method):
-    """With the same held-out ones: what a data-scale curve needs."""
-    listed = {}
-    for count in (1, 2):
-        run = tmp_path / str(count)
-        given = ["--data", str(demos), "--logdir", str(run), *SMALL, *METHODS[method]]
-        given += ["--videos", str(count), "--demonstrations", str(count)]
-        assert main(["imitate", *given, "--dynamics-steps", "1", "--policy-steps", "1"]) == 0
-        listed[count] = json.loads((run / "demonstrations.json").read_text())
-    assert listed[1]["held out"] == listed[2]["held out"]
-    for stage in listed[1].keys() - {"held out"}:
-        (few,), (more,) = listed[1][stage].values(), listed[2][stage].values()
-        assert len(few) == 1
-        assert set(few) < set(more)
+def test_mask_world_model_learns_from_as_many_demonstrations_as_said(demos, tmp_path):
+    """Among those of a larger number, beside the same held-out ones: a data-scale curve."""
+    given = ["--data", str(demos), "--logdir", str(tmp_path / "run"), *SMALL, *MASK_WORLD_MODEL]
+    given += ["--videos", "2", "--demonstrations", "1", "--seed", "5"]
+    assert main(["imitate", *given, "--dynamics-steps", "1", "--policy-steps", "1"]) == 0
+    listed = json.loads((tmp_path / "run" / "demonstrations.json").read_text())
+    kept, held = hold_out(read_headers([demos]), 0.1, seed=5)
+    assert listed["held out"] == names(held)
+    for stage, count in (("dynamics", 2), ("policy", 1)):
+        assert listed[stage] == names(choose(kept, count, 5, "videos"))
+    (more,), (few,) = listed["dynamics"].values(), listed["policy"].values()
+    assert set(few) < set(more)
 
 
 def test_what_is_held_out_is_a_function_of_the_seed(demos):
-    from envs.demonstrations import read_headers
-    from envs.episode_choice import hold_out, names
-
     recordings = read_headers([demos])
     chosen = []
     for seed in range(8):

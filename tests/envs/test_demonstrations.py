@@ -248,11 +248,11 @@ def test_annotating_that_was_stopped_goes_on(copy, recorded, tmp_path):
 def test_annotating_what_was_annotated_before_and_stopped_in_an_episode_loses_nothing(
     recorded, tmp_path, monkeypatch
 ):
-    import envs.annotation as annotation
+    import envs.demonstration_copy as copying
 
     first, second = tmp_path / "first.hdf5", tmp_path / "second.hdf5"
     annotate(recorded, first)
-    write, calls = annotation.write_dataset, []
+    write, calls = copying.write_dataset, []
 
     def stop(group, name, values):
         calls.append(name)
@@ -261,7 +261,7 @@ def test_annotating_what_was_annotated_before_and_stopped_in_an_episode_loses_no
         write(group, name, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(annotation, "write_dataset", stop)
+        patch.setattr(copying, "write_dataset", stop)
         with pytest.raises(KeyboardInterrupt):
             annotate(first, second)
     annotate(first, second)
