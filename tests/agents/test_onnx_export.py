@@ -6,6 +6,7 @@ import torch
 
 from agents import onnx_export
 from agents.agent import TaskDescription
+from agents.imitation_config import View
 from agents.imitation_loading import make_imitator
 from agents.policy import Entry, Policy, Trained
 from tests.agents import received_runs, test_mask2act, tiny_agent
@@ -16,8 +17,9 @@ TASK = "a/task"
 
 def policy_of(agent, action_size, **entries):
     entries = {name: Entry(shape, kind) for name, (shape, kind) in entries.items()}
+    view = View("camera", entries["image"].shape[-2], "fast", 1) if "proprio" in entries else None
     trained = Trained(
-        agent, "folder", "m", 0, TASK, (TASK,), {TASK: "do it"}, entries, action_size, {}
+        agent, "folder", "m", 0, TASK, (TASK,), {TASK: "do it"}, entries, action_size, {}, view
     )
     return Policy(trained, TASK)
 

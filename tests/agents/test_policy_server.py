@@ -17,6 +17,7 @@ import pytest
 import torch
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.sync.server import serve
 
 import agents
 from agents import policy_server
@@ -236,6 +237,42 @@ def test_an_answer_that_does_not_fit_is_one_sentence(folder):
                 actor.policy(batch, None, False)
     with pytest.raises(UserError, match="no policy answers at"):
         RemotePolicy(f"ws://127.0.0.1:{port}")
+
+
+def test_a_server_of_others_is_asked_in_its_own_words():
+    """As openpi's are: it says nothing of itself, and gets what was asked for, when it is due."""
+    got = []
+
+    def talk(connection):
+        connection.send(pack({}))
+        for message in connection:
+            got.append(unpack(message))
+            if len(got) == 3:
+                connection.send("Traceback (most recent call last):\n  line\nKeyError: 'state'\n")
+                return
+            connection.send(pack({"actions": np.full((5, 4), len(got)), "state": np.zeros(2)}))
+
+    keys = renamed("image/1=observation/wrist_image,proprio=observation/state")
+    with serve(talk, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = server.socket.getsockname()[1]
+        image = np.stack([np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 8, 8, 3), np.uint8)], 1)
+        shown = {"image": image, "proprio": np.ones((1, 6), np.float32)}
+        with RemotePolicy(f"ws://127.0.0.1:{port}") as client:
+            actor = RemoteActor([client], "do it", 4, keys, n_action_steps=3)
+            acted = [
+                actor.policy({**shown, "is_first": np.array([step == 0])}, None, False)[0][0, 0]
+                for step in range(5)
+            ]
+            assert acted == [1, 1, 1, 2, 2]
+            assert got[0].keys() == {"prompt", "observation/wrist_image", "observation/state"}
+            assert got[0]["prompt"] == "do it"
+            assert got[0]["observation/wrist_image"].max() == 1
+            with pytest.raises(UserError, match=r"answers: KeyError: 'state'$"):
+                actor.policy({**shown, "is_first": np.array([True])}, None, False)
+        server.shutdown()
+        thread.join(10)
 
 
 class Slow:
