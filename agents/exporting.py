@@ -21,6 +21,7 @@ from agents.exported import GOALS, WEIGHTS, acting_weights, save_policy
 from agents.model_card import Card, card
 from agents.onnx_export import Exported
 from agents.policy import Policy, Trained, load_trained
+from agents.world_model_agent import WorldModelAgent
 from atomic_file import atomic_file, writing
 from errors import UserError
 from experiment.evaluation_record import read_evaluation
@@ -136,11 +137,20 @@ def probe(trained: Trained, rng: np.random.Generator) -> dict[str, np.ndarray]:
             places = np.arange(size) * 8 // size
             seen[name] = coarse[..., places, :, :][..., places, :]
         else:
-            low, high = (
-                np.array(trained.agent.statistics[f"proprio_{e}"]) for e in ("low", "high")
-            )
+            low, high = _usual(trained.agent)
             seen[name] = (low + (high - low) * rng.random(entry.shape)).astype(np.float32)
     return seen
+
+
+def _usual(agent: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The usual range of each number of proprioception."""
+    if not isinstance(agent, WorldModelAgent):
+        low, high = (np.array(agent.statistics[f"proprio_{edge}"]) for edge in ("low", "high"))
+        return low, high
+    assert agent.dynamics.proprioception is not None  # or there was nothing to read
+    scale = agent.dynamics.proprioception.scale
+    mean, deviation = scale.mean.cpu().numpy(), scale.variance.sqrt().cpu().numpy()
+    return mean - deviation, mean + deviation
 
 
 def first_action(trained: Trained, observation: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+import agents
+from agents.exporting import export
 from agents.online_evaluation import evaluate, final_seeds
 from agents.online_loading import load_agent
 from errors import UserError
@@ -54,6 +56,16 @@ def test_it_is_learned_from_and_acted_on(kept):
     _, state = agent.policy({**seen, "proprio": proprio}, None, explore=False)
     assert not torch.equal(state["logits"][0], state["logits"][1])
     assert len(evaluate(agent, config, final_seeds(1, 1), 1)) == 1
+
+
+def test_it_is_exported(kept, tmp_path):
+    path, _ = kept
+    report = export(path, tmp_path / "policy", half=False, onnx=True)
+    assert report.onnx.inputs["proprio"] == (1, load_agent(path)[0].proprio_size)
+    policy = agents.load(tmp_path / "policy")
+    assert set(policy.observation) == {"image", "proprio"}
+    with pytest.raises(UserError, match="the observation has no 'proprio'"):
+        policy.act({"image": np.zeros(policy.observation["image"].shape, np.uint8)})
 
 
 def test_it_goes_on_bit_for_bit(kept):
