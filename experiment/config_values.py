@@ -20,6 +20,8 @@ LARGEST = 2**63 - 1
 
 LONGEST_TEXT = 60
 """Characters of a text that an error repeats."""
+MOST_NAMED = 6
+"""Unknown fields that an error names."""
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = LONGEST_TEXT
@@ -41,7 +43,9 @@ def from_plain(recorded: Mapping[str, Any], config_class: type[Config], prefix: 
     """
     unknown = sorted(recorded.keys() - {field.name for field in fields(config_class)})  # type: ignore[arg-type]  # it is a dataclass
     if unknown:
-        raise UserError(f"unknown {', '.join(prefix + name for name in unknown)}")
+        named = ", ".join(prefix + name for name in unknown[:MOST_NAMED])
+        others = len(unknown) - MOST_NAMED
+        raise UserError(f"unknown {named}{f' and {others} more' if others > 0 else ''}")
     types = get_type_hints(config_class)
     values = {}
     for field in fields(config_class):  # type: ignore[arg-type]  # it is a dataclass

@@ -2,7 +2,11 @@
 
     bash results/benchmarks/gpu.sh results/gpu
 
-calls this, then trains with the time that is left, then calls this for a table of that. Every stage
+calls this, as
+
+    python -m results.benchmarks.gpu --out results/gpu
+
+then trains with the time that is left, then calls this for a table of that. Every stage
 has a limit of time, and every table is written as soon as one of its rows or columns is known: what
 is ended early leaves what it has measured.
 

@@ -102,7 +102,7 @@ def read(inputs: Sequence[str]) -> list[Measured]:
 
 def _read_folder(path: Path) -> list[Measured]:
     """One run of each task that was evaluated."""
-    task, seed, target, _ = run_config(path)
+    task, seed, target = run_config(path)[:3]
     file = path / "evaluation.json"
     hint = f"python run.py evaluate --logdir {path} --shifts all"
     try:

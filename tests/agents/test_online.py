@@ -196,8 +196,8 @@ def test_share_of_the_blocks_stays_random_and_the_agent_knows_what_it_did(tmp_pa
 def test_training_episodes_can_be_shorter_than_those_of_evaluations(tmp_path, monkeypatch):
     lengths = []
 
-    def listen(*arguments):
-        results = run_episodes(*arguments)
+    def listen(*arguments, **options):
+        results = run_episodes(*arguments, **options)
         lengths.extend(result["length"] for result in results)
         return results
 
