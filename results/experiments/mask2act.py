@@ -188,7 +188,15 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     """Success by plan with ten demonstrations beside published, and by demonstrations."""
     first = tasks_of(runs[0])
     ours = [run for run in runs if tasks_of(run) == first and not run["planner_of_others"]]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    curves = {
+        plan: sorted({r["demonstrations"] for r in ours if r["plan"] == plan}) for plan in PLANS
+    }
+    curves = {plan: counts for plan, counts in curves.items() if len(counts) > 1}
+    panels = 2 if curves else 1
+    figure, all_axes = pyplot.subplots(
+        1, panels, figsize=(4.5 * panels, 3.6), layout="constrained", squeeze=False
+    )
+    left, right = all_axes[0, 0], all_axes[0, -1]
     for number, plan in enumerate(PLANS):
         same = [run for run in ours if (run["plan"], run["demonstrations"]) == (plan, 10)]
         if same:
@@ -197,21 +205,19 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
         left.plot(number, PUBLISHED[plan], "_", color="#9aa3b0", markersize=18)
     left.set_xticks(range(len(PLANS)), PLANS, rotation=30, ha="right")
     left.set_title("ten demonstrations; grey: published", fontsize=9)
-    for plan in PLANS:
-        counts = sorted({run["demonstrations"] for run in ours if run["plan"] == plan})
-        if len(counts) > 1:
-            found = [
-                success([r for r in ours if (r["plan"], r["demonstrations"]) == (plan, count)])
-                for count in counts
-            ]
-            means = [mean for mean, _, _ in found]
-            (line,) = right.plot(counts, means, "o-", label=plan)
-            lows, highs = [low for _, low, _ in found], [high for _, _, high in found]
-            right.fill_between(counts, lows, highs, alpha=0.15, color=line.get_color())
-    right.set_xlabel("demonstrations a task")
-    if right.lines:
+    for plan, counts in curves.items():
+        found = [
+            success([r for r in ours if (r["plan"], r["demonstrations"]) == (plan, count)])
+            for count in counts
+        ]
+        means = [mean for mean, _, _ in found]
+        (line,) = right.plot(counts, means, "o-", label=plan)
+        lows, highs = [low for _, low, _ in found], [high for _, _, high in found]
+        right.fill_between(counts, lows, highs, alpha=0.15, color=line.get_color())
+    if curves:
+        right.set_xlabel("demonstrations a task")
         right.legend(frameon=False)
-    for axes in (left, right):
+    for axes in all_axes.flat:
         axes.set_ylim(0, 1)
         axes.set_ylabel("success")
     figures.save(figure, path)
