@@ -42,6 +42,41 @@ def measure(
     return [measured[start] for start in starts]
 
 
+def measure_tasks(
+    record: EvaluationRecord,
+    row: str,
+    starts: Sequence[Start],
+    tasks: Sequence[str],
+    play: Callable[[str, Sequence[int], Keep], object],
+) -> dict[str, Any]:
+    """A row of several tasks: what `summarise` says of all episodes, ``tasks`` (success of each)
+    and ``episodes``; the record has it, too.
+
+    Args:
+        record, row, starts: as of `measure`.
+        tasks: all of them.
+        play: plays episodes of one task from some seeds.
+    """
+
+    def all_tasks(left: Sequence[Start], keep: Keep) -> None:
+        for task in dict.fromkeys(start.task for start in left):
+            seeds = [start.seed for start in left if start.task == task]
+
+            def ended(episode: dict[str, Any], task: str = task) -> None:
+                keep({"task": task, **episode})
+
+            play(task, seeds, ended)
+
+    episodes = measure(record, row, starts, all_tasks)
+    by_task = {
+        task: summarise([e for e in episodes if e.get("task", task) == task])["success"]
+        for task in tasks
+    }
+    found = summarise(episodes) | {"tasks": by_task, "episodes": episodes}
+    record.finish(row, found)
+    return found
+
+
 def noise_seed(seed: int, seeds: Sequence[int], first: int) -> int:
     """What the noise of an agent starts from: the seed of the evaluation; where an evaluation goes
     on, the seed of its next episode, since noise that was met before is no other sample.

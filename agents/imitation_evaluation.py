@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 import envs
 from agents.agent import Actor, Imitator, TaskDescription
-from agents.evaluation import Keep, measure, noise_seed, pruning_area, retained, summarise
+from agents.evaluation import Keep, measure_tasks, noise_seed, pruning_area, retained
 from agents.imitation_config import View
 from agents.imitation_loading import load_agent, load_predictor
 from agents.mask2act import Mask2Act
@@ -398,25 +398,13 @@ class Evaluation:
             raise UserError(f"nPAUC is an area under success, which {without[0]} does not know")
 
     def _measure(self, row: Row, starts: Sequence[Start]) -> dict[str, Any]:
-        def play(left: Sequence[Start], keep: Keep) -> None:
-            for task in dict.fromkeys(start.task for start in left):
-                seeds = [start.seed for start in left if start.task == task]
-
-                def ended(episode: dict[str, Any], task: str = task) -> None:
-                    keep({"task": task, **episode})
-
-                self._play(task, seeds, row, ended=ended)
-
         if isinstance(self.agent, MaskWorldModel):
             self.agent.pruning = row.pruning
-        episodes = measure(self.record, row.name, starts, play)
-        by_task = {
-            task: summarise([e for e in episodes if e.get("task", task) == task])["success"]
-            for task in self.tasks
-        }
-        found = summarise(episodes) | {"tasks": by_task, "episodes": episodes}
-        self.record.finish(row.name, found)
-        return found
+
+        def play(task: str, seeds: Sequence[int], keep: Keep) -> None:
+            self._play(task, seeds, row, ended=keep)
+
+        return measure_tasks(self.record, row.name, starts, self.tasks, play)
 
     def _play(
         self,

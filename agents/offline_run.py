@@ -52,13 +52,4 @@ class OfflineRun(OnlineRun):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {
-            "agent": self.agent.state_dict(),
-            "action": self.action,
-            "proprio": self.proprio,
-            "discrete": self.discrete,
-            "replay": self.replay.state_dict(),
-            "started": 0,
-            "unfinished": None,
-            "step": self.steps,
-        }
+        return {**self.learned_state(), "started": 0, "unfinished": None, "step": self.steps}

@@ -397,14 +397,20 @@ class OnlineRun(TrainingRun):
         if actions is not None:
             unfinished = {"actions": torch.from_numpy(actions), "agent_state": self.agent_state}
         return {
+            **self.learned_state(),
+            "started": self.collector.begun,
+            "unfinished": unfinished,
+            "step": self.replay.env_steps if unfinished is None else self.steps,
+        }
+
+    def learned_state(self) -> dict[str, Any]:
+        """What a checkpoint holds of agent and replay."""
+        return {
             "agent": self.agent.state_dict(),
             "action": self.action,
             "proprio": self.proprio,
             "discrete": self.discrete,
             "replay": self.replay.state_dict(),
-            "started": self.collector.begun,
-            "unfinished": unfinished,
-            "step": self.replay.env_steps if unfinished is None else self.steps,
         }
 
     def close(self) -> None:

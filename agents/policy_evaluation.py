@@ -12,7 +12,7 @@ import numpy as np
 
 import envs
 from agents.agent import Actor
-from agents.evaluation import Keep, measure, retained, summarise
+from agents.evaluation import Keep, measure_tasks, retained
 from agents.imitation_evaluation import Row, final_seeds
 from agents.remote_policy import RemoteActor, RemotePolicy
 from agents.rollout import RandomAgent, run_episodes
@@ -129,23 +129,10 @@ class PolicyEvaluation:
         return frames
 
     def _measure(self, row: Row, starts: Sequence[Start]) -> dict[str, Any]:
-        def play(left: Sequence[Start], keep: Keep) -> None:
-            for task in dict.fromkeys(start.task for start in left):
-                seeds = [start.seed for start in left if start.task == task]
+        def play(task: str, seeds: Sequence[int], keep: Keep) -> None:
+            self._play(task, seeds, row, ended=keep)
 
-                def ended(episode: dict[str, Any], task: str = task) -> None:
-                    keep({"task": task, **episode})
-
-                self._play(task, seeds, row, ended=ended)
-
-        episodes = measure(self.record, row.name, starts, play)
-        by_task = {
-            task: summarise([e for e in episodes if e.get("task", task) == task])["success"]
-            for task in self.tasks
-        }
-        found = summarise(episodes) | {"tasks": by_task, "episodes": episodes}
-        self.record.finish(row.name, found)
-        return found
+        return measure_tasks(self.record, row.name, starts, self.tasks, play)
 
     def _play(
         self,

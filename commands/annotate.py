@@ -1,8 +1,9 @@
 """annotate: add masks to demonstrations."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from commands.command_line import parse
@@ -64,12 +65,7 @@ def annotate(arguments: Sequence[str]) -> None:
         if out == path and _is_annotated(path, options):
             print(f"{path} has masks already", flush=True)
             continue
-        with Progress(path.name, None, "episode", delay=1) as bar:
-
-            def show(done: int, of: int, bar=bar) -> None:
-                bar.total = of
-                bar.update(done - bar.n)
-
+        with _progress(path.name) as show:
             add_masks(
                 path,
                 out,
@@ -99,15 +95,22 @@ def _annotate_from_files(options: Annotate) -> None:
         if out != path and os.path.exists(out):
             print(f"{out} is there already", flush=True)
             continue
-        with Progress(path.name, None, "episode", delay=1) as bar:
-
-            def show(done: int, of: int, bar=bar) -> None:
-                bar.total = of
-                bar.update(done - bar.n)
-
+        with _progress(path.name) as show:
             alone = len(files) == 1
             add_masks(path, out, str(options.masks), palette, only_file=alone, progress=show)
         print(out, flush=True)
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A context with a function that takes the episodes done and those there are."""
+    with Progress(name, None, "episode", delay=1) as bar:
+
+        def show(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def _files(options: Annotate) -> list[tuple[pathlib.Path, pathlib.Path]]:

@@ -11,6 +11,7 @@ from matplotlib import pyplot
 from errors import UserError
 from results.experiments import imitation as report
 from run import main
+from tests.refusals import refusal
 
 pytestmark = pytest.mark.simulator
 
@@ -38,16 +39,6 @@ def trained(demos, tmp_path_factory):
     data = ["--data", str(demos), "--task", DRAWER, "--logdir", str(folder)]
     assert main(["imitate", *data, *SMALL]) == 0
     return folder
-
-
-def refusal(capsys, *arguments):
-    """The one line of a command that ends with status 2."""
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-    return errors
 
 
 def test_what_is_recorded_can_be_looked_at_and_given_masks(demos, tmp_path, capsys):

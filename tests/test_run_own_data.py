@@ -13,6 +13,7 @@ from envs.demonstrations import read_headers
 from envs.episode_choice import choose, hold_out, names
 from experiment.checkpoint import load_checkpoint
 from run import main
+from tests.refusals import refusal
 
 PAGE = Path(__file__).parents[1] / "docs" / "own_data.md"
 SMALL = [
@@ -52,16 +53,6 @@ def trained(request, demos, tmp_path_factory):
     arguments = ["--data", str(demos), "--logdir", str(folder), *SMALL, *METHODS[request.param]]
     assert main(["imitate", *arguments]) == 0
     return folder
-
-
-def refusal(capsys, *arguments):
-    """The one line of a command that ends with status 2."""
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-    return errors
 
 
 def change(path, edit):

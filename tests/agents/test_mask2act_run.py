@@ -23,6 +23,7 @@ from experiment.run_folder import RunFolder
 from run import main
 from tests.agents.online_runs import Photographed, equal
 from tests.agents.test_mask2act import TINY
+from tests.refusals import refusal
 from world_models.plan_targets import PLANS
 
 pytestmark = pytest.mark.simulator
@@ -138,15 +139,6 @@ def test_evaluation_shows_goals_of_ones_own(finished, demos):
 
 
 # ----------------------------------------------------------------------------- refused
-
-
-def refusal(capsys, *arguments):
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
 
 
 def stripped(demos, folder, kinds):
