@@ -80,7 +80,7 @@ def untrained(folder: Path) -> dict[str, Path]:
             agent.goals = {TASK: torch.zeros(1, SPEC.size, SPEC.size, 3, dtype=torch.uint8)}
         state = {
             "agent": agent.state_dict(), "task": TASK, "stage": agent.stages[-1], "updates": 0,
-            "view": vars(VIEW), "instructions": {TASK: "drawer close"},
+            "view": VIEW.plain(), "instructions": {TASK: "drawer close"},
         }  # fmt: skip
         save_checkpoint(made[method] / "checkpoint.pt", state)
     return made
