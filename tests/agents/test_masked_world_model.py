@@ -334,8 +334,8 @@ def test_report_shows_a_video_and_touches_no_chance(replay):
 
 def test_readmes_own_target_learns_and_is_shown(replay, tmp_path, monkeypatch):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    example = readme.split("```python\n")[1].split("```")[0]
-    assert "class Edges" in example
+    blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
+    (example,) = [block for block in blocks if "class Edges" in block]
     (tmp_path / "target_of_the_readme.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
     target = "target_of_the_readme:Edges"
