@@ -361,12 +361,26 @@ def test_the_client_of_thirty_lines_drives_a_robot(folder):
     assert all(action.shape == (4,) for action in moved)
 
 
+def hears_interrupts():
+    """Whoever runs the tests in the background may have let them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def killed_in_the_end(process):
+    """What fails does not wait for a process that goes on."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 def test_ctrl_c_ends_serving_without_a_traceback(folder):
     command = [sys.executable, "run.py", "serve", "--logdir", str(folder), "--port", "0"]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=hears_interrupts,
+    ) as process, killed_in_the_end(process):  # fmt: skip
         line = ""
         while "serving at" not in line:
             line = process.stdout.readline()
