@@ -180,14 +180,13 @@ def _state(trained: Trained) -> dict[str, Any]:
             "task": trained.tasks[0], "step": trained.position, "action": trained.action_size,
             "proprio": agent.proprio_size, "discrete": agent.discrete, "agent": {},
         }  # fmt: skip
-    view = vars(trained.view).items()
     policy = Policy(trained)
     told = {task: policy.told(task) for task in trained.tasks}
     return {
         "task": trained.task,
         "updates": trained.position,
         "stage": agent.stages[-1],
-        "view": {name: list(v) if isinstance(v, tuple) else v for name, v in view},
+        "view": trained.view.plain(),
         "instructions": told,
         "agent": {
             "data_spec": vars(agent.data_spec),

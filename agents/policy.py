@@ -275,9 +275,8 @@ class Policy:
 
     def _in_units(self, actions: np.ndarray) -> np.ndarray:
         """Actions (..., A) as whoever recorded the demonstrations counts them."""
-        # Only demonstrations that did not come from a simulator have units of their own.
-        convert = getattr(self.trained.view, "in_units", None)
-        return actions if convert is None else convert(actions).astype(np.float32)
+        view = self.trained.view
+        return actions if view is None else view.in_units(actions).astype(np.float32)
 
     def _action(self, executed: Any) -> np.ndarray:
         value = _array("action", executed)
