@@ -39,7 +39,15 @@ MASK2ACT_COUNTS ?= 5 20 50
 MASK2ACT_SEEDS ?= 0 1
 MASK2ACT_STEPS ?= --dynamics-steps 3000 --policy-steps 3000
 
-.PHONY: help setup unit test faults lint demo curves robustness imitation mask2act rlbench-check
+# The paper's other rows: DreamerV2 and what is taken away from Masked World Models.
+BASELINE_TASKS ?= window-close drawer-open
+BASELINE_VARIANTS ?= mwm dreamer dreamer-vit vae dreamer-contrastive pixel-mask mask-25 mask-75 \
+	mask-90 no-reward class-token
+BASELINE_SEEDS ?= 0 1
+BASELINE_STEPS ?= 50000
+
+.PHONY: help setup unit test faults lint demo curves robustness imitation mask2act baselines \
+	rlbench-check
 
 # The recorded curves of results/curves: hours on two cores, stopped and continued at will.
 CURVE_TASKS ?= metaworld/button-press metaworld/plate-slide metaworld/reach-wall \
@@ -69,6 +77,10 @@ help:
 	@echo "make -j2 mask2act  Mask2Act with every plan, numbers of demonstrations, other tasks and"
 	@echo "             visual shifts, two runs at a time (hours on two cores; resumable)"
 	@echo "             MASK2ACT_PLANS=... MASK2ACT_SEEDS=\"$(MASK2ACT_SEEDS)\" MASK2ACT_STEPS=..."
+
+	@echo "make -j2 baselines  Masked World Models beside DreamerV2 and every ablation, two runs at"
+	@echo "             a time (hours on two cores; resumable)"
+	@echo "             BASELINE_TASKS=... BASELINE_VARIANTS=... BASELINE_SEEDS=... BASELINE_STEPS=..."
 
 setup: $(VENV)/.renders
 	@echo "ready: $(VENV)"
@@ -273,3 +285,34 @@ mask2act: export OMP_NUM_THREADS = 1
 mask2act: $(MASK2ACT_RUNS)
 	$(BIN)/python -m results.experiments.mask2act \
 		$(patsubst %.done,%,$(filter-out $(M2A)/ml10-train%,$(MASK2ACT_RUNS))) --out results/mask2act
+
+# One thread a run. A file TASK-VARIANT-seedN.done says that a run has been measured.
+OPTIONS_mwm =
+OPTIONS_dreamer = --method dreamer
+OPTIONS_dreamer-vit = --method dreamer --agent.encoder vit
+OPTIONS_dreamer-contrastive = --method dreamer --agent.representation contrastive
+OPTIONS_vae = --agent.autoencoder.kind vae
+OPTIONS_pixel-mask = --agent.autoencoder.mask pixels
+OPTIONS_mask-25 = --agent.autoencoder.mask-ratio 0.25
+OPTIONS_mask-75 = --agent.autoencoder.mask-ratio 0.75
+OPTIONS_mask-90 = --agent.autoencoder.mask-ratio 0.9
+OPTIONS_no-reward = --agent.autoencoder.reward-weight 0
+OPTIONS_class-token = --agent.autoencoder.features class
+
+# $(call baseline_run,TASK,VARIANT,SEED)
+define baseline_run
+runs/baselines/$(1)-$(2)-seed$(3).done: | $(VENV)/.renders
+	$(BIN)/python run.py train --task metaworld/$(1) --preset cpu --agent.compile \
+		--steps $(BASELINE_STEPS) $(OPTIONS_$(2)) --seed $(3) \
+		--logdir runs/baselines/$(1)-$(2)-seed$(3)
+	$(BIN)/python run.py evaluate --logdir runs/baselines/$(1)-$(2)-seed$(3) --episodes 20 --random
+	touch $$@
+BASELINE_RUNS += runs/baselines/$(1)-$(2)-seed$(3).done
+endef
+
+$(foreach seed,$(BASELINE_SEEDS),$(foreach variant,$(BASELINE_VARIANTS),\
+	$(foreach task,$(BASELINE_TASKS),$(eval $(call baseline_run,$(task),$(variant),$(seed))))))
+
+baselines: export OMP_NUM_THREADS = 1
+baselines: $(BASELINE_RUNS)
+	$(BIN)/python run.py record runs/baselines
