@@ -1,6 +1,6 @@
 """Batches of the replay as an update takes them: frames and windows, shifted, ready to be copied.
 
-Shape legend: B batch, T time, H = W image size.
+Shape legend: B batch, T time, V cameras, H = W edge of their pictures.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ def translated(batch: dict[str, Tensor], shift: np.ndarray) -> dict[str, Tensor]
     its own: about 20 microseconds each, for the paper's 1,024 frames too.
 
     Args:
-        batch: every entry (B, T, ...); pictures are those that begin with the (H, W) of `image`
-            (B, T, H, W, 3).
+        batch: every entry (B, ...); pictures are those that begin with the shape of `image`
+            (B, ..., H, W, 3) but for its channels. What lies between, times or cameras, moves
+            alike.
         shift: (B, 2), pixels down and right; where all are 0 the batch comes back as it is.
     """
     if not shift.any():
         return batch
-    height, width = batch["image"].shape[2:4]
+    places = batch["image"].shape[:-1]
+    down = len(places) - 2
+    height, width = places[-2:]
     pad = int(np.abs(shift).max())
 
     def moved(picture: Tensor) -> Tensor:
-        padded = _edge_padded(_edge_padded(picture, pad, 2), pad, 3)
-        corners = (pad - shift).tolist()
+        padded = _edge_padded(_edge_padded(picture, pad, down), pad, down + 1)
         rows = [
-            padded[row, :, top : top + height, left : left + width]
-            for row, (top, left) in enumerate(corners)
+            row.narrow(down - 1, top, height).narrow(down, left, width)
+            for row, (top, left) in zip(padded, (pad - shift).tolist(), strict=True)
         ]
         return torch.stack(rows)
 
     return {
-        name: moved(value) if value.shape[2:4] == (height, width) else value
+        name: moved(value) if value.shape[: down + 2] == places else value
         for name, value in batch.items()
     }
 
@@ -88,9 +90,7 @@ class BatchReader:
         if self._random_shift:
             most = self._random_shift
             shift = replay.rng.integers(-most, most, shift.shape, endpoint=True)
-        batch = {n: v[:, None] for n, v in replay.single_frames(index).items()}
-        batch = self._pinned(translated(batch, shift))
-        return {name: value.flatten(0, 1) for name, value in batch.items()}
+        return self._pinned(translated(replay.single_frames(index), shift))
 
     def windows(self, replay: Replay) -> dict[str, Tensor]:
         """Windows of consecutive steps, every entry (B, T, ...)."""

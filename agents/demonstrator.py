@@ -13,7 +13,7 @@ from agents.agent import Actor, TaskDescription
 from agents.imitation_loading import load_agent as load_imitator
 from agents.online_loading import load_agent as load_online_agent
 from envs import action_repeat
-from envs.environment_config import ORIENTATIONS, Orientation
+from envs.environment_config import ORIENTATIONS, Orientation, camera_names
 from envs.own import OwnEnvironment
 from envs.simulation import MujocoEnvironment
 from errors import UserError
@@ -74,7 +74,10 @@ class Demonstrator:
         """(A,) float32 in [-1, 1]."""
         one = {name: value[None] for name, value in observation.items()}
         if self._trained.orientation != "upright":
-            one["image"] = ORIENTATIONS[self._trained.orientation](observation["image"])[None]
+            turn, image = ORIENTATIONS[self._trained.orientation], observation["image"]
+            one["image"] = (np.stack(list(map(turn, image))) if image.ndim > 3 else turn(image))[
+                None
+            ]
         one["is_first"] = np.array([self._first])
         self._first = False
         action, self._state = self._actor.policy(one, self._state, explore=False)
@@ -90,7 +93,9 @@ def _online_agent(
     seen = config.environment
     return Trained(
         lambda seed: agent,
-        str(environment.default_camera) if seen.camera is None else seen.camera,
+        str(environment.default_camera)
+        if seen.camera is None
+        else ",".join(camera_names(seen.camera)),
         seen.size,
         action_repeat(config.task, seen.action_repeat),
         agent.action,

@@ -3,7 +3,8 @@
 An update teaches the world model on windows of pictures, end to end, then the actor-critic to act
 inside its imagination. How it acts is in `world_model_agent.py`.
 
-Shape legend: n environments, B batch, T time, H = W image size, A action, F model-state feature.
+Shape legend: n environments, B batch, T time, A action, F model-state feature, V cameras, S edge of
+their pictures, which lie below each other in one of H = V·S and W = S.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Dreamer(WorldModelAgent):
         device: where parameters live.
         proprio: D, numbers of proprioception that it sees beside the picture; 0: none.
         discrete: actions are one-hot.
+        views: V, cameras that it sees; an observation of several has their pictures (V, S, S, 3).
     """
 
     without_acting = (
@@ -51,11 +53,13 @@ class Dreamer(WorldModelAgent):
         device: torch.device | str,
         proprio: int = 0,
         discrete: bool = False,
+        views: int = 1,
     ):
-        super().__init__(config.behaviour, config.precision, action, device)
+        super().__init__(config.behaviour, config.precision, action, device, views)
         self.config = config
+        learned = (config.encoder, config.representation, config.target)
         self.dynamics: PixelWorldModel = PixelWorldModel(
-            config.dynamics, action, config.encoder, config.representation, config.target, proprio
+            config.dynamics, action, *learned, proprio, views
         )
         self.dynamics.to(self.device)
         self.behaviour = ActorCritic(config.behaviour, self.dynamics.feature_size, action, discrete)

@@ -3,7 +3,8 @@
 An update teaches the parts in turn: the autoencoder to see, the latent dynamics to predict what it
 sees, the actor-critic to act inside that prediction. How it acts is in `world_model_agent.py`.
 
-Shape legend: n environments, B batch, T time, H = W image size, A action.
+Shape legend: n environments, B batch, T time, A action, V cameras, S edge of their pictures, which
+lie below each other in one of H = V·S and W = S.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class MaskedWorldModel(WorldModelAgent):
         device: where parameters live.
         proprio: D, numbers of proprioception that it sees beside the picture; 0: none.
         discrete: actions are one-hot.
+        views: V, cameras that it sees; an observation of several has their pictures (V, S, S, 3).
     """
 
     without_acting = (
@@ -54,16 +56,18 @@ class MaskedWorldModel(WorldModelAgent):
         device: torch.device | str,
         proprio: int = 0,
         discrete: bool = False,
+        views: int = 1,
     ):
-        super().__init__(config.behaviour, config.precision, action, device)
+        super().__init__(config.behaviour, config.precision, action, device, views)
         self.config = config
-        self.autoencoder = make_autoencoder(config.autoencoder)
+        self.autoencoder = make_autoencoder(config.autoencoder, views)
         self.dynamics: LatentDynamics = LatentDynamics(
             config.dynamics,
             self.autoencoder.feature_grid,
             config.autoencoder.width,
             action,
             proprio,
+            views,
         )
         for part in (self.autoencoder, self.dynamics):
             part.to(self.device)

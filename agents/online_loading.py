@@ -22,11 +22,12 @@ from experiment.run_folder import RunFolder
 def make_agent(
     config: RunConfig, action: int, device: str, proprio: int = 0, discrete: bool = False
 ) -> MaskedWorldModel | Dreamer:
-    """A fresh agent for an action vector of size `action`, one-hot where `discrete`, that sees
-    `proprio` numbers of proprioception."""
+    """A fresh agent for an action vector of size `action`, one-hot where `discrete`, that sees the
+    cameras that `config` names and `proprio` numbers of proprioception."""
+    there, views = choose_device(device), config.environment.views
     if isinstance(config.agent, DreamerConfig):
-        return Dreamer(config.agent, action, choose_device(device), proprio, discrete)
-    return MaskedWorldModel(config.agent, action, choose_device(device), proprio, discrete)
+        return Dreamer(config.agent, action, there, proprio, discrete, views)
+    return MaskedWorldModel(config.agent, action, there, proprio, discrete, views)
 
 
 def read_config(logdir: Path | str, trusted: Collection[str] = ()) -> RunConfig:

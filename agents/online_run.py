@@ -51,28 +51,20 @@ def needs_masks(config: RunConfig) -> bool:
 def make_envs(config: RunConfig, count: int, training: bool = False) -> VectorEnvironment:
     """`count` environments of the run's task, each in a process of its own.
 
-    Acting takes the picture alone, so only those that `training` learns from draw masks.
+    Acting takes the pictures alone, so only those that `training` learns from draw masks.
 
     Raises:
-        UserError: as `envs.make_vector`; also several cameras.
+        UserError: as `envs.make_vector`.
     """
     view = training_view(config) if training else {**vars(config.environment), "masks": False}
-    made = envs.make_vector(config.task, count, **view)
-    seen = entries_for(made.single_observation_space, made.single_action_space)
-    if len(seen["image"].shape) > 3:
-        made.close()
-        raise UserError(
-            f"an agent that learns online sees one camera, but {config.task} shows several; name"
-            " one with --environment.camera"
-        )
-    return made
+    return envs.make_vector(config.task, count, **view)
 
 
 def entries_of(config: RunConfig, environments: VectorEnvironment) -> dict[str, Entry]:
     """What the run's replay holds."""
     entries = entries_for(environments.single_observation_space, environments.single_action_space)
     if needs_masks(config):
-        entries["mask"] = Entry(entries["image"].shape[:2], "uint8")
+        entries["mask"] = Entry(entries["image"].shape[:-1], "uint8")
     return entries
 
 
@@ -253,9 +245,9 @@ class OnlineRun(TrainingRun):
         if any("recorded" not in record for record in self.replay.records + self.replay.later):
             return
         done = len(self.replay.records)
-        camera = self.envs.get_attr("cameras")[0][0]
+        cameras = self.envs.get_attr("cameras")[0]
         sources = [
-            open_source(name, self.config, camera, self.trusted) for name in self.config.recorded
+            open_source(name, self.config, cameras, self.trusted) for name in self.config.recorded
         ]
         if needs_masks(self.config) and not self.config.render_masks:
             without = [source.name for source in sources if not source.has_masks]

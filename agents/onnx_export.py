@@ -43,6 +43,7 @@ from world_models.image_encoder import ImageEncoder
 from world_models.mask_dynamics import MaskDynamics
 from world_models.planner import Planner
 from world_models.rssm import State
+from world_models.views import views_stacked
 
 NAME = "policy.onnx"
 """File of an exported policy's folder."""
@@ -84,7 +85,7 @@ class OnlineStep(nn.Module):
         """See the module's docstring."""
         agent = self.agent
         before = State(deterministic, stochastic, torch.zeros_like(noise))
-        embedding = agent.embed(image)
+        embedding = agent.embed(views_stacked({"image": image}, agent.views)["image"])
         if proprio is not None:
             embedding = agent.dynamics.with_proprio(embedding, {"proprio": proprio})
         posterior, _ = agent.dynamics.rssm.observe(
@@ -99,9 +100,10 @@ class OnlineStep(nn.Module):
         agent = self.agent
         size, rssm = agent.config.image_size, agent.dynamics.rssm  # type: ignore[attr-defined]
         noise = rssm.exponential_noise(1, device=torch.device("cpu"))
+        cameras = (agent.views,) if agent.views > 1 else ()
         logits = torch.from_numpy(rng.normal(size=noise.shape)).float()
         inputs = {
-            "image": _pictures(rng, 1, size, size, 3),
+            "image": _pictures(rng, 1, *cameras, size, size, 3),
             "is_first": torch.zeros(1, dtype=torch.bool),
             "deterministic": torch.tanh(_normal(rng, 1, rssm.config.deterministic)),
             "stochastic": rssm.sample(logits, noise),

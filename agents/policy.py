@@ -328,7 +328,8 @@ def load_trained(
     agent: OnlineAgent
     agent, config, step = online_loading.load_agent(folder, device, trusted)
     seen = config.environment
-    entries = {"image": Entry((seen.size, seen.size, 3), "uint8")}
+    cameras = (seen.views,) if seen.views > 1 else ()
+    entries = {"image": Entry((*cameras, seen.size, seen.size, 3), "uint8")}
     if agent.proprio_size:
         entries["proprio"] = Entry((agent.proprio_size,), "float32")
     return Trained(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from agents.online_loading import read_config
 from agents.replay import Replay
 from envs.demonstration_values import fault_of_actions, fault_of_masks, fault_of_table, refuse
 from envs.demonstrations import SUFFIXES, read_headers
-from envs.environment_config import ORIENTATIONS
+from envs.environment_config import ORIENTATIONS, camera_names
 from envs.hdf5 import DAMAGED, open_file
 from envs.recording_header import Episode, Recording, proprio_of, short_name
 from errors import UserError
@@ -68,19 +68,22 @@ class RecordedRun:
 
 @dataclass(frozen=True)
 class RecordedFiles:
-    """Demonstration files, seen by one of their cameras."""
+    """Demonstration files, seen by some of their cameras."""
 
     name: str
     recordings: tuple[Recording, ...]
-    camera: str
-    """As datasets call it."""
+    cameras: tuple[str, ...]
+    """As datasets call them."""
     orientation: str
     """Of the pictures that the run sees (``EnvironmentConfig``)."""
 
     @property
     def has_masks(self) -> bool:
         """As `Source`."""
-        return any(self.camera in recording.masks for recording in self.recordings)
+        return any(map(self._masked, self.recordings))
+
+    def _masked(self, recording: Recording) -> bool:
+        return set(self.cameras) <= set(recording.masks)
 
     def episodes(self) -> Iterator[tuple[dict[str, np.ndarray], dict]]:
         """As `Source`."""
@@ -117,7 +120,7 @@ class RecordedFiles:
         refuse(fault_of_table(rewards[:, None]), f"{where}/rewards")
         refuse(fault_of_table(proprio), f"{where}, proprioception")
         arrays = {
-            "image": self._upright(recording, demo[f"obs/{self.camera}_rgb"][:])[rows],
+            "image": self._views(recording, demo, "rgb")[rows],
             "proprio": proprio[rows],
             "action": np.concatenate([np.zeros_like(actions[:1]), actions[led]]),
             "reward": np.concatenate([np.zeros_like(rewards[:1]), rewards[led]]),
@@ -128,38 +131,46 @@ class RecordedFiles:
             arrays[name] = arrays[name].astype(np.float32)
         arrays["is_first"][0] = True
         arrays["is_terminal"][-1] = ends
-        if self.camera in recording.masks:
-            mask = demo[f"obs/{self.camera}_mask"][:]
-            refuse(fault_of_masks(mask), f"{where}/obs/{self.camera}_mask")
-            arrays["mask"] = self._upright(recording, mask)[rows]
+        if self._masked(recording):
+            for camera in self.cameras:
+                fault = fault_of_masks(demo[f"obs/{camera}_mask"][:])
+                refuse(fault, f"{where}/obs/{camera}_mask")
+            arrays["mask"] = self._views(recording, demo, "mask")[rows]
         return arrays
 
-    def _upright(self, recording: Recording, frames: np.ndarray) -> np.ndarray:
-        """Frames (T, S, S, ...) as the run sees them: both turns are their own inverses."""
+    def _views(self, recording: Recording, demo: Any, kind: str) -> np.ndarray:
+        """Frames (T, [V,] S, S, ...) as the run sees them: both turns are their own inverses."""
         stored, seen = ORIENTATIONS[recording.orientation], ORIENTATIONS[self.orientation]
-        return np.stack([seen(stored(frame)) for frame in frames])
+        views = [
+            np.stack([seen(stored(frame)) for frame in demo[f"obs/{camera}_{kind}"][:]])
+            for camera in self.cameras
+        ]
+        return views[0] if len(views) == 1 else np.stack(views, axis=1)
 
 
-def open_source(name: str, config: RunConfig, camera: str, trusted: Collection[str] = ()) -> Source:
+def open_source(
+    name: str, config: RunConfig, cameras: Sequence[str], trusted: Collection[str] = ()
+) -> Source:
     """The recorded episodes that `name` means, if the run can learn from them.
 
     Args:
         name: a run folder, a demonstration file, or a folder of those.
         config: of the run.
-        camera: what the run sees, by the simulator's name.
+        cameras: what the run sees by, as the simulator names them.
         trusted: classes that the other run's configuration may name, beside those of `config`.
 
     Raises:
         UserError: there are none, or they are of another task or were seen otherwise.
     """
-    path, ours, seen_by = Path(name), config.environment, short_name(camera)
+    path, ours, seen_by = Path(name), config.environment, tuple(map(short_name, cameras))
+    by_name = " and ".join(seen_by)
     wanted = {
         "task": config.task,
         "action repeat": envs.action_repeat(config.task, ours.action_repeat),
         "picture edge": ours.size,
         "quality": ours.quality,
         "shift": ours.shift,
-        "camera": seen_by,
+        "camera": by_name,
         "orientation": ours.orientation,  # of other runs; files are turned
     }
     if not path.exists():
@@ -176,16 +187,17 @@ def open_source(name: str, config: RunConfig, camera: str, trusted: Collection[s
                 "picture edge": recording.size,
                 "quality": recording.quality,
                 "shift": recording.shift,
-                "camera": seen_by,
+                "camera": by_name,
             }
-            if seen_by not in recording.cameras:
+            if not set(seen_by) <= set(recording.cameras):
                 seen["camera"] = " and ".join(recording.cameras)
             _check(recording.path, seen, wanted)
         return RecordedFiles(name, recordings, seen_by, ours.orientation)
     theirs = read_config(path, {*trusted, *names_loaded(config)})
-    view, their_camera = theirs.environment, seen_by
+    view, their_camera = theirs.environment, by_name
     if view.camera != ours.camera:
-        their_camera = "the suite's own" if view.camera is None else short_name(str(view.camera))
+        named = [] if view.camera is None else map(short_name, camera_names(view.camera))
+        their_camera = " and ".join(named) or "the suite's own"
     seen = {
         "task": theirs.task,
         "action repeat": envs.action_repeat(theirs.task, view.action_repeat),

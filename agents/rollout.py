@@ -249,7 +249,7 @@ def run_episodes(
     Returns:
         Per episode, in the order of the seeds: `seed`, `return`, `length` (environment steps),
         `success` (any step of the episode succeeded; None where the suite has no such thing),
-        and `frames` (L + 1, H, W, 3) uint8 when recorded.
+        and `frames` (L + 1, H, W, 3) uint8 when recorded, several cameras beside each other.
     """
     count = envs.num_envs
     episodes = [Evaluated(seed) for seed in seeds]
@@ -272,7 +272,7 @@ def run_episodes(
         if record:
             for index, episode in enumerate(playing):
                 if episode is not None:
-                    episode.frames.append(observation["image"][index].copy())
+                    episode.frames.append(_frame(observation["image"][index]))
         action, state = agent.policy({**observation, "is_first": over}, state, explore=False)
         observation, reward, terminated, truncated, info = envs.step(action)
         over = terminated | truncated
@@ -286,7 +286,12 @@ def run_episodes(
             if "success" in info:
                 episode.success = bool(episode.success) or bool(info["success"][index])
             if record and over[index]:
-                episode.frames.append(observation["image"][index].copy())
+                episode.frames.append(_frame(observation["image"][index]))
             if ended is not None and over[index]:
                 ended(episode.result(record))
     return [episode.result(record) for episode in episodes]
+
+
+def _frame(image: np.ndarray) -> np.ndarray:
+    """What is shown of a picture (H, W, 3), or of those (V, H, W, 3) of several cameras."""
+    return image.copy() if image.ndim == 3 else np.concatenate(list(image), axis=1)

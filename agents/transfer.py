@@ -39,7 +39,8 @@ def take_over(agent: Any, config: OnlineConfig, trusted: Collection[str] = ()) -
     folder = RunFolder.open(source)
     if folder.of_imitation:
         raise UserError(f"{source} is a run of imitate; --autoencoder-from takes runs of train")
-    theirs: Any = folder.config.load(OnlineConfig, {*trusted, *names_loaded(config)}).agent
+    other = folder.config.load(OnlineConfig, {*trusted, *names_loaded(config)})
+    theirs, theirs_views = other.agent, other.environment.views
     if not hasattr(theirs, "autoencoder"):
         raise UserError(f"{source} has no autoencoder; --autoencoder-from takes a run that has one")
     for field in fields(theirs.autoencoder):
@@ -54,6 +55,11 @@ def take_over(agent: Any, config: OnlineConfig, trusted: Collection[str] = ()) -
     state = folder.load_checkpoint("cpu")
     if state is None:
         raise UserError(f"{source} has no checkpoint yet; train it longer")
+    if theirs_views != config.environment.views:
+        raise UserError(
+            f"the autoencoder of {source} sees {theirs_views} cameras, this run"
+            f" {config.environment.views}; name as many with --environment.camera"
+        )
     with fitting(folder.checkpoint_path):
         modules = state["agent"]["modules"]
         weights = {

@@ -1,7 +1,8 @@
 """What online agents with a recurrent world model share: acting in its states, learning behaviour
 in its imagination, and keeping what was learned.
 
-Shape legend: n environments, B batch, T time, H = W image size, A action, E embedding.
+Shape legend: n environments, B batch, T time, A action, E embedding, V cameras, S edge of their
+pictures, which lie below each other in one of H = V·S and W = S.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from world_models.layers import Optimizer, without_gradients
 from world_models.recurrent_world_model import RecurrentWorldModel
 from world_models.rssm import State
 from world_models.targets import PredictionTarget
+from world_models.views import views_stacked
 
 
 class WorldModelAgent(abc.ABC):
@@ -32,6 +34,7 @@ class WorldModelAgent(abc.ABC):
         precision: what dynamics and behaviour compute in.
         action: A, size of the action vector in [−1, 1].
         device: where parameters live.
+        views: V, cameras that it sees.
     """
 
     context = 5
@@ -61,8 +64,9 @@ class WorldModelAgent(abc.ABC):
         precision: Precision,
         action: int,
         device: torch.device | str,
+        views: int = 1,
     ):
-        self.action, self.device = action, torch.device(device)
+        self.action, self.device, self.views = action, torch.device(device), views
         self.updates = 0  # made in the loop
         self.pretrained = 0  # made by `pretrain`
         self._start_states, self._precision = behaviour.start_states, precision
@@ -126,7 +130,7 @@ class WorldModelAgent(abc.ABC):
         """Act on one observation of each of n environments.
 
         Args:
-            observation: `image` (n, H, W, 3) uint8, `is_first` (n,) bool, and `proprio` (n, D)
+            observation: `image` (n, [V,] S, S, 3) uint8, `is_first` (n,) bool, and `proprio` (n, D)
                 float32 if the agent sees it.
             state: what the last call returned; None before the first.
             explore: sample the action; otherwise the actor's mode, the model state still sampled.
@@ -135,6 +139,7 @@ class WorldModelAgent(abc.ABC):
             Actions (n, A) float32 in [−1, 1] and the state for the next call.
         """
         image = torch.as_tensor(observation["image"], device=self.device)
+        image = views_stacked({"image": image}, self.views)["image"]
         is_first = torch.as_tensor(observation["is_first"], device=self.device)[None]
         model_state, action = None, torch.zeros(len(image), self.action, device=self.device)
         if state is not None:
@@ -192,8 +197,9 @@ class WorldModelAgent(abc.ABC):
         return autocast(precision, self.device)
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch on the agent's device."""
-        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        """A batch on the agent's device, with its cameras' pictures below each other."""
+        there = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        return views_stacked(there, self.views)
 
     # Compiling
 

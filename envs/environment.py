@@ -7,7 +7,6 @@ import gymnasium
 import numpy as np
 
 from envs.environment_config import EnvironmentConfig
-from errors import UserError
 from mask_classes import NAMES
 
 
@@ -63,18 +62,6 @@ class Environment(gymnasium.Env):
         if len(self.cameras) > 1:
             return np.concatenate(list(self._image), axis=1)
         return self._image.copy()
-
-
-def camera_names(asked: str) -> tuple[str, ...]:
-    """The cameras that an option names, separated by commas.
-
-    Raises:
-        UserError: one is named twice.
-    """
-    names = tuple(part.strip() for part in asked.split(","))
-    if len(set(names)) < len(names):
-        raise UserError(f"a camera is named twice in {asked!r}")
-    return names
 
 
 def observation_space(

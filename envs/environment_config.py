@@ -20,6 +20,18 @@ ORIENTATIONS = {
 """From an upright picture, (H, W, ...), to each orientation, and back; views, not copies."""
 
 
+def camera_names(asked: str) -> tuple[str, ...]:
+    """The cameras that an option names, separated by commas.
+
+    Raises:
+        UserError: one is named twice.
+    """
+    names = tuple(part.strip() for part in asked.split(","))
+    if len(set(names)) < len(names):
+        raise UserError(f"a camera is named twice in {asked!r}")
+    return names
+
+
 @dataclasses.dataclass(frozen=True)
 class EnvironmentConfig:
     """How a task is seen and stepped."""
@@ -87,3 +99,8 @@ class EnvironmentConfig:
             )
         if self.shift:
             shifts.parse(self.shift)
+
+    @property
+    def views(self) -> int:
+        """V, how many cameras are observed: those that are named, or the one that is published."""
+        return 1 if self.camera is None else len(camera_names(self.camera))

@@ -15,8 +15,8 @@ from PIL import Image
 
 from envs import own_contract
 from envs.demonstration_values import CLASSES
-from envs.environment import camera_names, together
-from envs.environment_config import ORIENTATIONS, EnvironmentConfig
+from envs.environment import together
+from envs.environment_config import ORIENTATIONS, EnvironmentConfig, camera_names
 from errors import UserError
 from mask_classes import NAMES, UNLABELLED
 

@@ -18,8 +18,8 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from envs import rlbench_package
-from envs.environment import Environment, camera_names, observation_space, together
-from envs.environment_config import ORIENTATIONS, EnvironmentConfig
+from envs.environment import Environment, observation_space, together
+from envs.environment_config import ORIENTATIONS, EnvironmentConfig, camera_names
 from envs.rlbench_package import CAMERAS, SHAPED, InvalidMotion, Settings, Shape, Simulation
 from errors import UserError
 from mask_classes import BACKGROUND, FIXTURE, GOAL, HAND, OBJECT, OTHER, ROBOT

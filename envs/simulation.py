@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from envs import shifts
-from envs.environment import Environment, camera_names, observation_space, together
-from envs.environment_config import ORIENTATIONS, EnvironmentConfig
+from envs.environment import Environment, observation_space, together
+from envs.environment_config import ORIENTATIONS, EnvironmentConfig, camera_names
 from errors import UserError
 
 SHIFT_STREAM = 20_261  # keeps what shifts draw apart from what the task draws

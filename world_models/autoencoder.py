@@ -108,14 +108,14 @@ class AutoencoderConfig:
 
 
 class ConvolutionStem(nn.Module):
-    """3 × [convolution 4×4 stride 2, ReLU], then a 1×1 convolution. (B, H, W, 3) → (B, N, D)."""
+    """3 × [convolution 4×4 stride 2, ReLU], then a 1×1 convolution. (B, H, W, I) → (B, N, D)."""
 
-    def __init__(self, width: int, first: int):
+    def __init__(self, width: int, first: int, inputs: int = 3):
         super().__init__()
-        channels = [3, first, 2 * first, 4 * first]
+        channels = [inputs, first, 2 * first, 4 * first]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
+        for before, after in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], width, 1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
@@ -129,31 +129,37 @@ class Autoencoder(nn.Module, abc.ABC):
     the parts that do not depend on how.
 
     A subclass calls `add_static_image` after its own parameters, whose order optimisers know.
+
+    Args:
+        config: sizes and loss weights.
+        views: V, cameras whose pictures lie below each other in what it sees and predicts: W is
+            `config.image_size`, H is V times as much.
     """
 
     feature_grid: int
-    """Side of the square of tokens that `features` returns after the first one; 0: only one."""
+    """Side of the square of tokens that `features` returns of each view after the first token; 0:
+    only that one."""
 
-    def __init__(self, config: AutoencoderConfig):
+    def __init__(self, config: AutoencoderConfig, views: int = 1):
         super().__init__()
-        self.config = config
+        self.config, self.views = config, views
         self.target = make_target(config.target)
         self.standardise = Standardise()
         self.centre = None
         if config.centre_input:
-            self.centre = RunningScale(config.image_size, config.image_size, 3)
+            self.centre = RunningScale(views * config.image_size, config.image_size, 3)
 
     def add_static_image(self) -> None:
         """Make the learned image that is added to every prediction, where there is one."""
         self.static_image = None
         if self.config.static_image_lr_scale:
-            size = self.config.image_size**2 * self.target.channels
+            size = self.views * self.config.image_size**2 * self.target.channels
             self.static_image = nn.Parameter(torch.zeros(size))
 
     @abc.abstractmethod
     def features(self, image: Tensor) -> Tensor:
-        """What the dynamics learn from of pictures (B, H, W, 3) uint8: (B, 1 + `feature_grid`², D).
-        Nothing is masked, and nothing drawn."""
+        """What the dynamics learn from of pictures (B, H, W, 3) uint8: (B, 1 + V · `feature_grid`²,
+        D). Nothing is masked, and nothing drawn."""
 
     @abc.abstractmethod
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,10 +213,10 @@ class MaskedAutoencoder(Autoencoder):
 
     positions: Tensor
 
-    def __init__(self, config: AutoencoderConfig):
-        super().__init__(config)
+    def __init__(self, config: AutoencoderConfig, views: int = 1):
+        super().__init__(config, views)
         width, grid = config.width, config.image_size // PATCH
-        self.grid, self.tokens = grid, grid * grid
+        self.grid, self.tokens = grid, views * grid * grid
         self.feature_grid = grid if config.features == "all" else 0
         # Rounded down, as published: 6 of 64 at 0.9. The inner rounding is of binary fractions.
         self.kept = max(1, int(round(self.tokens * (1.0 - config.mask_ratio), 6)))
@@ -227,7 +233,9 @@ class MaskedAutoencoder(Autoencoder):
         self.register_load_state_dict_pre_hook(_rename_static_image)
 
         # Row 0 is the class token's; the decoder's last row is the reward token's.
-        positions = token_positions(grid, width, before=1, after=1, wavelengths=config.wavelengths)
+        positions = token_positions(
+            grid, width, before=1, after=1, wavelengths=config.wavelengths, views=views
+        )
         self.register_buffer("positions", positions[None], persistent=False)
         initialise(self)
 
@@ -244,13 +252,15 @@ class MaskedAutoencoder(Autoencoder):
         pixels = self.see(image)
         if keep is not None and self.config.mask == "pixels":
             pixels = self._only(keep, pixels)
-        return self.stem(pixels) + self.positions[:, 1 : 1 + self.tokens]
+        views = pixels.unflatten(1, (self.views, -1)).flatten(0, 1)  # each is convolved by itself
+        features = self.stem(views).reshape(len(image), self.tokens, -1)
+        return features + self.positions[:, 1 : 1 + self.tokens]
 
     def _only(self, keep: Tensor, pixels: Tensor) -> Tensor:
         """Standardised pictures (B, H, W, 3) whose patches that are not kept are 0."""
         seen = torch.zeros(len(keep), self.tokens, dtype=pixels.dtype, device=pixels.device)
-        seen = seen.scatter(1, keep, 1.0).view(-1, self.grid, 1, self.grid, 1, 1)
-        patches = pixels.view(-1, self.grid, PATCH, self.grid, PATCH, 3)
+        seen = seen.scatter(1, keep, 1.0).view(-1, self.views * self.grid, 1, self.grid, 1, 1)
+        patches = pixels.view(-1, self.views * self.grid, PATCH, self.grid, PATCH, 3)
         return (patches * seen).view(pixels.shape)
 
     def random_keep(self, batch: int, device: torch.device) -> Tensor | None:
@@ -306,13 +316,14 @@ class MaskedAutoencoder(Autoencoder):
     def _to_picture(self, patches: Tensor) -> Tensor:
         """(B, N, 8·8·C) → (B, H, W, C)."""
         size, grid, channels = self.config.image_size, self.grid, self.target.channels
-        patches = patches.view(-1, grid, grid, PATCH, PATCH, channels)
-        picture = patches.permute(0, 1, 3, 2, 4, 5).reshape(-1, size, size, channels)
+        rows = self.views * grid
+        patches = patches.view(-1, rows, grid, PATCH, PATCH, channels)
+        picture = patches.permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * PATCH, size, channels)
         return self.with_static_image(picture)
 
     def features(self, image: Tensor) -> Tensor:
         """As `Autoencoder`: the class token, and the others unless it is asked for alone."""
-        return self.encode(image)[:, : 1 + self.feature_grid**2]
+        return self.encode(image)[:, : 1 + self.views * self.feature_grid**2]
 
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """As `Autoencoder`; from a class token alone as if all else had been masked."""

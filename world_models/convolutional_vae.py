@@ -26,12 +26,12 @@ class ConvolutionalVAE(Autoencoder):
 
     feature_grid = 0
 
-    def __init__(self, config: AutoencoderConfig):
-        super().__init__(config)
+    def __init__(self, config: AutoencoderConfig, views: int = 1):
+        super().__init__(config, views)
         first = config.stem_channels or config.width // 8
         channels = [first * 2**index for index in range(STRIDES)]
         self.side, self.channels = config.image_size // 2**STRIDES, channels[-1]
-        flat = self.channels * self.side**2
+        flat = self.channels * views * self.side**2
 
         encoder: list[nn.Module] = []
         for inputs, outputs in zip([3, *channels], channels, strict=False):
@@ -61,7 +61,8 @@ class ConvolutionalVAE(Autoencoder):
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """As `Autoencoder`, from one token (B, 1, D) of latents."""
         latent = features[:, 0]
-        hidden = self.decoder_input(latent).view(-1, self.channels, self.side, self.side)
+        hidden = self.decoder_input(latent)
+        hidden = hidden.view(-1, self.channels, self.views * self.side, self.side)
         picture = self.decoder(hidden).permute(0, 2, 3, 1)
         return self.with_static_image(picture), self.reward_head(latent).squeeze(-1)
 
@@ -91,6 +92,9 @@ class ConvolutionalVAE(Autoencoder):
         return loss + self.config.beta * kl / (0.5 * prediction[0].numel()), metrics
 
 
-def make_autoencoder(config: AutoencoderConfig) -> MaskedAutoencoder | ConvolutionalVAE:
-    """The autoencoder that a configuration asks for."""
-    return ConvolutionalVAE(config) if config.kind == "vae" else MaskedAutoencoder(config)
+def make_autoencoder(
+    config: AutoencoderConfig, views: int = 1
+) -> MaskedAutoencoder | ConvolutionalVAE:
+    """The autoencoder that a configuration asks for, of the pictures of `views` cameras."""
+    kind = ConvolutionalVAE if config.kind == "vae" else MaskedAutoencoder
+    return kind(config, views)

@@ -1,8 +1,8 @@
 """Latent dynamics θ: the recurrent state-space model on frozen autoencoder features.
 
-Masked World Models, sections 4.2 and E.2. Shape legend: B batch, T time, N = 1 + G² tokens with
-the class token first, Z width of a frozen feature token, D width of the small ViTs, E embedding,
-F model-state feature, H horizon.
+Masked World Models, sections 4.2 and E.2. Shape legend: B batch, T time, V cameras, N = 1 + V·G²
+tokens with the class token first, Z width of a frozen feature token, D width of the small ViTs, E
+embedding, F model-state feature, H horizon.
 """
 
 from __future__ import annotations
@@ -121,11 +121,11 @@ class FeatureEncoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, config: FeatureEncoderConfig, grid: int, feature_width: int):
+    def __init__(self, config: FeatureEncoderConfig, grid: int, feature_width: int, views: int = 1):
         super().__init__()
-        tokens = 1 + grid * grid
+        tokens = 1 + views * grid * grid
         self.project = nn.Linear(feature_width, config.width)
-        positions = token_positions(grid, config.width, after=1)[None]
+        positions = token_positions(grid, config.width, after=1, views=views)[None]
         self.register_buffer("positions", positions, persistent=False)
         self.transformer = VisionTransformer(config.width, config.depth, config.heads)
         self.flatten = None
@@ -145,9 +145,16 @@ class FeatureDecoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, config: FeatureDecoderConfig, state: int, grid: int, feature_width: int):
+    def __init__(
+        self,
+        config: FeatureDecoderConfig,
+        state: int,
+        grid: int,
+        feature_width: int,
+        views: int = 1,
+    ):
         super().__init__()
-        self.tokens = 1 + grid * grid
+        self.tokens = 1 + views * grid * grid
         self.transformer = VisionTransformer(config.width, config.depth, config.heads)
         self.outputs = nn.Linear(config.width, feature_width)
         self.spread = None
@@ -157,11 +164,11 @@ class FeatureDecoder(nn.Module):
                 nn.ELU(),
                 nn.Linear(config.hidden, self.tokens * config.width),
             )
-            positions = token_positions(grid, config.width, before=1)
+            positions = token_positions(grid, config.width, before=1, views=views)
         else:
             self.project = nn.Linear(state, config.width)
             self.mask_token = nn.Parameter(torch.zeros(1, 1, config.width))
-            positions = token_positions(grid, config.width, before=1, after=1)
+            positions = token_positions(grid, config.width, before=1, after=1, views=views)
         self.register_buffer("positions", positions[None], persistent=False)
 
     def forward(self, state: Tensor) -> Tensor:
@@ -190,6 +197,7 @@ class LatentDynamics(RecurrentWorldModel):
         feature_width: Z.
         action: size of the action vector.
         proprio: D, numbers of proprioception that are seen beside the picture; 0: none.
+        views: V.
     """
 
     config: LatentDynamicsConfig
@@ -201,19 +209,21 @@ class LatentDynamics(RecurrentWorldModel):
         feature_width: int,
         action: int,
         proprio: int = 0,
+        views: int = 1,
     ):
         super().__init__()
         self.config = config
-        self.encoder = FeatureEncoder(config.encoder, grid, feature_width)
+        self.encoder = FeatureEncoder(config.encoder, grid, feature_width, views)
         own = Proprioception.outputs if proprio else 0
         self.rssm = RSSM(config.rssm, self.encoder.outputs + own, action)
         self.feature_size = self.rssm.feature_size
-        self.decoder = FeatureDecoder(config.decoder, self.feature_size, grid, feature_width)
+        sizes = (config.decoder, self.feature_size, grid, feature_width)
+        self.decoder = FeatureDecoder(*sizes, views)
         head = (self.feature_size, config.head_units, config.head_layers, 1)
         self.reward_head = MLP(*head)
         self.feature_scale = None
         if config.standardise_features:
-            self.feature_scale = RunningScale(1 + grid * grid, feature_width)
+            self.feature_scale = RunningScale(1 + views * grid * grid, feature_width)
         self.discount_head = MLP(*head) if config.predict_discount else None
         for part in (self.encoder, self.decoder, self.reward_head, self.discount_head):
             if part is not None:

@@ -69,15 +69,17 @@ def token_positions(
     before: int = 0,
     after: int = 0,
     wavelengths: tuple[float, float] = VIT_WAVELENGTHS,
+    views: int = 1,
 ) -> Tensor:
-    """Position rows of a `grid`×`grid` token square with special tokens before and after it.
+    """Position rows of `grid`×`grid` token squares with special tokens before and after them.
 
-    A special token sits outside the square, on its diagonal, so that its row equals no other.
+    The square of each further view lies below the one before. A special token sits outside, on the
+    first square's diagonal, so that its row equals no other.
 
     Returns:
-        (before + grid² + after, width) float32.
+        (before + views · grid² + after, width) float32.
     """
-    rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(views * grid), torch.arange(grid), indexing="ij")
     square = torch.stack([rows.flatten(), columns.flatten()], dim=-1)
     first = torch.arange(-before, 0)[:, None].expand(before, 2)
     last = torch.arange(grid, grid + after)[:, None].expand(after, 2)

@@ -1,8 +1,9 @@
 """Encoders and decoders of pictures for a world model that learns end to end.
 
 Convolutional ones (DreamerV2) and ViTs (Masked World Models, appendix I). Shape legend: n pictures,
-H = W picture edge, C channels of the target, E embedding, F model-state feature, N = (H / 8)²
-tokens, D width.
+H = W picture edge, I channels of the picture, C of the target, E embedding, F model-state feature,
+N = (H / 8)² tokens, D width. Several cameras lie beside each other in channels, as in DreamerV2's
+code: I and C count those of all.
 """
 
 from __future__ import annotations
@@ -80,14 +81,14 @@ def _layers(size: int) -> int:
 
 
 class ConvolutionalEncoder(nn.Module):
-    """DreamerV2's: [convolution 4×4 stride 2, ELU] down to 2×2. (n, H, W, 3) → (n, E)."""
+    """DreamerV2's: [convolution 4×4 stride 2, ELU] down to 2×2. (n, H, W, I) → (n, E)."""
 
-    def __init__(self, config: CNNConfig, size: int):
+    def __init__(self, config: CNNConfig, size: int, inputs: int = 3):
         super().__init__()
-        channels = [3, *(config.depth * 2**layer for layer in range(_layers(size)))]
+        channels = [inputs, *(config.depth * 2**layer for layer in range(_layers(size)))]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2), nn.ELU()]
+        for before, after in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 4, stride=2), nn.ELU()]
         self.layers = nn.Sequential(*layers)
         self.outputs = 2 * 2 * channels[-1]
         initialise(self)
@@ -123,14 +124,14 @@ class ConvolutionalDecoder(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """The paper's convolution stem and ViT encoder, nothing masked. (n, H, W, 3) → (n, E)."""
+    """The paper's convolution stem and ViT encoder, nothing masked. (n, H, W, I) → (n, E)."""
 
     positions: Tensor
 
-    def __init__(self, config: ViTConfig, size: int):
+    def __init__(self, config: ViTConfig, size: int, inputs: int = 3):
         super().__init__()
         grid = size // PATCH
-        self.stem = ConvolutionStem(config.width, config.width // 8)
+        self.stem = ConvolutionStem(config.width, config.width // 8, inputs)
         positions = token_positions(grid, config.width)[None]
         self.register_buffer("positions", positions, persistent=False)
         self.transformer = VisionTransformer(config.width, config.encoder_depth, config.heads)
@@ -171,10 +172,12 @@ class TransformerDecoder(nn.Module):
 
 
 def make_encoder(
-    kind: Kind, cnn: CNNConfig, vit: ViTConfig, size: int
+    kind: Kind, cnn: CNNConfig, vit: ViTConfig, size: int, inputs: int = 3
 ) -> ConvolutionalEncoder | TransformerEncoder:
-    """The encoder of a kind for pictures of an edge."""
-    return ConvolutionalEncoder(cnn, size) if kind == "cnn" else TransformerEncoder(vit, size)
+    """The encoder of a kind for pictures of an edge, of I = `inputs` channels."""
+    if kind == "cnn":
+        return ConvolutionalEncoder(cnn, size, inputs)
+    return TransformerEncoder(vit, size, inputs)
 
 
 def make_decoder(

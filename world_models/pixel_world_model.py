@@ -2,7 +2,8 @@
 
 Encoder, recurrent state-space model, heads, and what makes the states represent the picture: a
 decoder that reconstructs it, or a contrast between the pictures of a batch. Shape legend: B batch,
-T time, H = W picture edge, C channels of the target, E embedding, F model-state feature.
+T time, V cameras whose pictures lie below each other, W picture edge, H = V·W, C channels of the
+target, E embedding, F model-state feature.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from world_models.proprioception import Proprioception
 from world_models.recurrent_world_model import RecurrentWorldModel
 from world_models.rssm import RSSM, RSSMConfig, State
 from world_models.targets import Standardise, make_target, measure
+from world_models.views import as_channels, from_channels
 
 Representation = Literal["reconstruction", "contrastive"]
 """What makes model states represent the picture."""
@@ -131,6 +133,7 @@ class PixelWorldModel(RecurrentWorldModel):
         representation: reconstruction or contrastive.
         target: what the decoder predicts (`world_models/targets.py`).
         proprio: D, numbers of proprioception that are seen beside the picture; 0: none.
+        views: V; networks see and draw them as channels of one picture, as DreamerV2's code does.
     """
 
     config: PixelWorldModelConfig
@@ -146,14 +149,15 @@ class PixelWorldModel(RecurrentWorldModel):
         representation: Representation = "reconstruction",
         target: str = "pixels",
         proprio: int = 0,
+        views: int = 1,
     ):
         super().__init__()
         size = config.image_size
-        self.config = config
+        self.config, self.views = config, views
         self.target = make_target(target)
         self.standardise = Standardise()
-        self.centre = RunningScale(size, size, 3) if config.centre_input else None
-        self.encoder = make_encoder(encoder, config.cnn, config.vit, size)
+        self.centre = RunningScale(views * size, size, 3) if config.centre_input else None
+        self.encoder = make_encoder(encoder, config.cnn, config.vit, size, 3 * views)
         own = Proprioception.outputs if proprio else 0
         self.rssm = RSSM(config.rssm, self.encoder.outputs + own, action)
         self.feature_size = self.rssm.feature_size
@@ -161,7 +165,7 @@ class PixelWorldModel(RecurrentWorldModel):
         if representation == "contrastive":
             self.contrast = InfoNCE(self.feature_size, self.encoder.outputs)
         else:
-            channels = self.target.channels
+            channels = views * self.target.channels
             self.decoder = make_decoder(
                 encoder, config.cnn, config.vit, size, self.feature_size, channels
             )
@@ -180,13 +184,13 @@ class PixelWorldModel(RecurrentWorldModel):
         pixels = self.standardise(image.flatten(0, -4))
         if self.centre is not None:
             pixels = self.centre.standardise(pixels)
-        return self.encoder(pixels).unflatten(0, image.shape[:-3])
+        return self.encoder(as_channels(pixels, self.views)).unflatten(0, image.shape[:-3])
 
     def reconstruct(self, feature: Tensor) -> Tensor:
         """Model-state features (..., F) → the target's values (..., H, W, C) float32. Only where
         there is a decoder."""
         assert self.decoder is not None
-        picture = self.decoder(feature.flatten(0, -2)).float()
+        picture = from_channels(self.decoder(feature.flatten(0, -2)).float(), self.views)
         if self.static_image is not None:
             static = self.static_image.view(picture.shape[1:])
             picture = picture + self.config.static_image_lr_scale * static

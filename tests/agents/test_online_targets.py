@@ -41,13 +41,6 @@ def predicting(target, **changes):
     return tiny(agent=replace(agent, autoencoder=seeing), **changes)
 
 
-def test_several_cameras_are_refused_by_their_option(tmp_path):
-    config = tiny()
-    seeing = replace(config.environment, camera="corner2,gripperPOV")
-    with pytest.raises(UserError, match=r"sees one camera.* --environment\.camera"):
-        run(tmp_path / "run", replace(config, environment=seeing))
-
-
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory):
     """A run whose world model predicts masks."""

@@ -35,7 +35,7 @@ def config(task=TASK, **environment):
 
 
 def opened(path, config=None, camera="corner2"):
-    return open_source(str(path), config or globals()["config"](), camera)
+    return open_source(str(path), config or globals()["config"](), camera.split(","))
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def load_imitation(folder, trusted=()):
 
 
 def learn_from(folder, trusted=()):
-    return open_source(str(folder), online("pixels"), "corner2", trusted)
+    return open_source(str(folder), online("pixels"), ["corner2"], trusted)
 
 
 def take_over(folder, trusted=()):
@@ -121,7 +121,7 @@ def test_the_users_own_target_counts_as_naming_it(payload):
     """`--recorded` and `--dynamics-from` with the same `--target`."""
     folder = received_online(payload / "received", ONLINE)
     with pytest.raises(UserError, match="replay"):  # which the test has left out
-        open_source(str(folder), online(ONLINE), "corner2")
+        open_source(str(folder), online(ONLINE), ["corner2"])
     other = with_weights(received_imitation(payload / "other", VIDEO))
     agent = make_imitator(imitation(), SPEC, statistics(), "cpu")
     load_first_stage(agent, imitation(VIDEO), other)
