@@ -45,6 +45,8 @@ BASELINE_VARIANTS ?= mwm dreamer dreamer-vit vae dreamer-contrastive pixel-mask 
 	mask-90 no-reward class-token
 BASELINE_SEEDS ?= 0 1
 BASELINE_STEPS ?= 50000
+# The paper's own curves: scores/score.json of younggyoseo/MWM on GitHub.
+PUBLISHED ?= ../shared/published/metaworld_scores.json
 
 .PHONY: help setup unit test faults lint demo curves robustness imitation mask2act baselines \
 	rlbench-check
@@ -306,6 +308,7 @@ runs/baselines/$(1)-$(2)-seed$(3).done: | $(VENV)/.renders
 		--steps $(BASELINE_STEPS) $(OPTIONS_$(2)) --seed $(3) \
 		--logdir runs/baselines/$(1)-$(2)-seed$(3)
 	$(BIN)/python run.py evaluate --logdir runs/baselines/$(1)-$(2)-seed$(3) --episodes 20 --random
+	$(BIN)/python run.py record $(2)=runs/baselines/$(1)-$(2)-seed$(3) --out results/baselines/curves
 	touch $$@
 BASELINE_RUNS += runs/baselines/$(1)-$(2)-seed$(3).done
 endef
@@ -315,4 +318,5 @@ $(foreach seed,$(BASELINE_SEEDS),$(foreach variant,$(BASELINE_VARIANTS),\
 
 baselines: export OMP_NUM_THREADS = 1
 baselines: $(BASELINE_RUNS)
-	$(BIN)/python run.py record runs/baselines
+	$(BIN)/python -m results.experiments.baselines results/baselines/curves \
+		$(if $(wildcard $(PUBLISHED)),--published $(PUBLISHED)) --out results/baselines
