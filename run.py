@@ -4,6 +4,7 @@ usage: python run.py COMMAND [OPTIONS]
 
   train      learn a task online: --task metaworld/window-close
   imitate    learn tasks from demonstrations: --data demos/ --task libero/object
+  sweep      many runs of train or imitate: --tasks metaworld/easy --seeds 0-4 --out runs/easy
   evaluate   measure a trained agent: --logdir runs/...
   export     keep what acts of a run as a small folder: --logdir runs/... --out FOLDER
   serve      let a robot ask a policy over a websocket: --logdir runs/... --port 8000
@@ -35,6 +36,7 @@ from errors import UserError
 COMMANDS = {
     "train": "commands.train",
     "imitate": "commands.imitate",
+    "sweep": "commands.sweep",
     "evaluate": "commands.evaluate",
     "export": "commands.export",
     "serve": "commands.serve",
@@ -48,7 +50,7 @@ COMMANDS = {
     "tasks": "commands.tasks",
 }
 
-RESUMABLE = ("train", "imitate", "collect", "annotate", "convert", "evaluate")
+RESUMABLE = ("train", "imitate", "sweep", "collect", "annotate", "convert", "evaluate")
 """Commands that keep what they have done when they are stopped."""
 
 

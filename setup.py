@@ -41,6 +41,7 @@ setup(
         "serve": ["websockets>=15", "msgpack>=1.1"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "t5": ["transformers>=4.50", "sentencepiece>=0.2"],
+        "sweep": ["ray[default]>=2.50"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -55,6 +56,7 @@ setup(
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "onnxscript>=0.5",
+            "ray>=2.50",
         ],
     },
 )

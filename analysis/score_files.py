@@ -26,6 +26,7 @@ from analysis.event_files import EVENTS, event_files, read_events
 from errors import UserError
 from experiment.config_record import ConfigRecord
 from experiment.metrics_log import MetricsLog
+from experiment.sweep import RECORD, read_sweep
 from regular_file import read_bytes
 
 METHOD = "ours"
@@ -47,7 +48,8 @@ def read(
 
     Args:
         inputs: paths or globs of run folders, `metrics.jsonl`, `.json`, `.csv` and TensorBoard
-            event files, each as `PATH` or `METHOD=PATH`.
+            event files, each as `PATH` or `METHOD=PATH`; of a sweep's folder or `sweep.json` the
+            runs that are done, by the names of its variants.
         keep: of several runs with the same method, task and seed, keep the one written last.
         note: called with a sentence about each input that was left out, whole or in part.
 
@@ -94,6 +96,13 @@ def _expand(inputs: Sequence[str]) -> list[tuple[str | None, Path]]:
         several = len(matches) > 1
         for path in matches:
             path = path.parent if path.name == "metrics.jsonl" else path
+            if (sweep := _sweep_of(path)) is not None:
+                for run in read_sweep(sweep):
+                    if run.status == "done":
+                        member = sweep.parent / run.name
+                        name = run.method if method is None else f"{method}-{run.method}"
+                        found[name, os.path.realpath(member)] = member
+                continue
             members = [path]
             if os.path.isdir(path) and not _is_run_folder(path):
                 members = _members(path)
@@ -127,6 +136,12 @@ def _named(text: str) -> tuple[str | None, list[Path]]:
         if there:
             return method or None, [Path(path) for path in there]
     raise UserError(f"there is nothing at {text}; name run folders or score files")
+
+
+def _sweep_of(path: Path) -> Path | None:
+    """The ``sweep.json`` that a path is, or whose folder it is."""
+    record = path if path.name == RECORD else path / RECORD
+    return record if os.path.isfile(record) else None
 
 
 def _is_run_folder(path: Path) -> bool:

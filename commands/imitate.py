@@ -80,10 +80,25 @@ GROUPS = {
 
 def imitate(arguments: Sequence[str]) -> None:
     """`run.py imitate`: both stages of imitation. Raises UserError."""
-    from agents import imitation_presets
     from agents.imitation import imitate as learn
-    from agents.imitation_config import METHODS, NO_TASK
+    from agents.imitation_config import NO_TASK
     from experiment.run_folder import RunFolder
+
+    options = configured(arguments)
+    config = options.config
+    named = config.task
+    if named == NO_TASK:  # the data names such a run
+        named = "-".join(os.path.basename(os.path.abspath(path)) for path in config.data)
+    parts = [named, "imitate", options.preset, _predicted(config), f"seed{config.seed}"]
+    with RunFolder.create_or_resume(options.logdir or default_logdir(parts), config) as folder:
+        print(f"run folder {folder.path}", flush=True)
+        learn(config, folder, options.trust)
+
+
+def configured(arguments: Sequence[str]) -> Any:
+    """The options of `run.py imitate`; its `config` is the run's. Raises UserError."""
+    from agents import imitation_presets
+    from agents.imitation_config import METHODS
 
     first = FirstOptions(prog="run.py imitate", add_help=False, allow_abbrev=False)
     first.add_argument("--method", default="mask-world-model")
@@ -133,15 +148,7 @@ def imitate(arguments: Sequence[str]) -> None:
     def helping() -> str:
         return short_help("run.py imitate", USAGE, default, GROUPS[chosen.method], WORDS)
 
-    options = parse(Imitate, arguments, "run.py imitate", helping, default=Imitate(default))
-    config = options.config
-    named = config.task
-    if named == NO_TASK:  # the data names such a run
-        named = "-".join(os.path.basename(os.path.abspath(path)) for path in config.data)
-    parts = [named, "imitate", options.preset, _predicted(config), f"seed{config.seed}"]
-    with RunFolder.create_or_resume(options.logdir or default_logdir(parts), config) as folder:
-        print(f"run folder {folder.path}", flush=True)
-        learn(config, folder, options.trust)
+    return parse(Imitate, arguments, "run.py imitate", helping, default=Imitate(default))
 
 
 def _with_short_options(agent: Any, chosen: Any) -> Any:

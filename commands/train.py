@@ -74,9 +74,24 @@ GROUPS = {
 
 def train(arguments: Sequence[str]) -> None:
     """`run.py train`: the whole of online learning. Raises UserError."""
-    from agents import online, presets
-    from agents.online_config import METHODS
+    from agents import online
     from experiment.run_folder import RunFolder
+
+    options = configured(arguments)
+    config = options.config
+    parts = [config.task, *_of_method(config), options.preset, f"seed{config.seed}"]
+    if config.agent.target != "pixels":
+        parts.insert(-1, config.agent.target)
+    with RunFolder.create_or_resume(options.logdir or default_logdir(parts), config) as folder:
+        print(f"run folder {folder.path}", flush=True)
+        learn = online.train_offline if config.offline else online.train
+        learn(config, folder, options.trust)
+
+
+def configured(arguments: Sequence[str]) -> Any:
+    """The options of `run.py train`; its `config` is the run's. Raises UserError."""
+    from agents import presets
+    from agents.online_config import METHODS
 
     # A method decides what options there are, and a preset is the default of every other one.
     first = FirstOptions(prog="run.py train", add_help=False, allow_abbrev=False)
@@ -132,15 +147,7 @@ def train(arguments: Sequence[str]) -> None:
     def helping() -> str:
         return short_help("run.py train", USAGE, default, GROUPS[chosen.method], WORDS)
 
-    options = parse(Train, arguments, "run.py train", helping, default=Train(default))
-    config = options.config
-    parts = [config.task, *_of_method(config), options.preset, f"seed{config.seed}"]
-    if config.agent.target != "pixels":
-        parts.insert(-1, config.agent.target)
-    with RunFolder.create_or_resume(options.logdir or default_logdir(parts), config) as folder:
-        print(f"run folder {folder.path}", flush=True)
-        learn = online.train_offline if config.offline else online.train
-        learn(config, folder, options.trust)
+    return parse(Train, arguments, "run.py train", helping, default=Train(default))
 
 
 def _of_method(config: Any) -> list[str]:

@@ -53,6 +53,7 @@ register_suite(
             "mt10": metaworld.MT10,
             "ml10-train": metaworld.ML10_TRAIN,
             "ml10-test": metaworld.ML10_TEST,
+            **metaworld.difficulties(),
         },
         episodic=False,
         budget=metaworld.budget,
@@ -64,6 +65,7 @@ register_suite(
         dmc.TASKS,
         dmc.DeepMindControl,
         dmc.DeepMindControl.default_action_repeat,
+        {"vision20": dmc.VISION20},
         episodic=False,
         highest_return=dmc.highest_return,
     )

@@ -79,6 +79,13 @@ MANIPULATION_TASKS = (
     "reach_site",
 )
 TASKS = SUITE_TASKS + MANIPULATION_TASKS
+VISION20 = (
+    "acrobot-swingup", "ball_in_cup-catch", "cartpole-balance", "cartpole-balance_sparse",
+    "cartpole-swingup", "cartpole-swingup_sparse", "cheetah-run", "finger-spin", "finger-turn_easy",
+    "finger-turn_hard", "hopper-hop", "hopper-stand", "pendulum-swingup", "quadruped-run",
+    "quadruped-walk", "reacher-easy", "reacher-hard", "walker-run", "walker-stand", "walker-walk",
+)  # fmt: skip
+"""The 20 tasks on which DreamerV3 learns from pixels."""
 
 # lqr never ends by itself; a learning loop needs episodes: the length of the other tasks.
 UNLIMITED_ENV_STEPS = 1000

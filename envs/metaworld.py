@@ -110,6 +110,15 @@ BUDGETS = {
 appendix F)."""
 
 
+def difficulties() -> dict[str, list[str]]:
+    """The tasks of each of the paper's groups (appendix F)."""
+    groups: dict[str, list[str]] = {"easy": [], "medium": [], "hard": [], "very-hard": []}
+    order = [500_000, *sorted(BUDGETS)]
+    for name in TASKS:
+        groups[list(groups)[order.index(budget(name))]].append(name)
+    return groups
+
+
 def budget(name: str) -> int:
     """Environment steps the paper trains a task for."""
     return next((steps for steps, names in BUDGETS.items() if name in names.split()), 500_000)

@@ -34,12 +34,16 @@ class FolderLock:
     The folder itself is locked: whatever is deleted in it, no second process gets in. Its file
     ``lock`` says who is there, and is locked too, for file systems that lock no folders (NFS).
 
+    Args:
+        folder: to be locked.
+        remedy: what else a user can do than wait for the other process or stop it.
+
     Raises:
         UserError: another process has the right.
         OSError: the folder cannot be written in.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, remedy: str = "choose another --logdir"):
         path = folder / "lock"
         with contextlib.ExitStack() as stack:
             try:
@@ -51,7 +55,7 @@ class FolderLock:
             except BlockingIOError:
                 raise UserError(
                     f"another process (id {_owner(path)}) is training in {folder}; "
-                    "wait for it, stop it, or choose another --logdir"
+                    f"wait for it, stop it, or {remedy}"
                 ) from None
             file.truncate(0)
             file.write(str(os.getpid()).encode())
