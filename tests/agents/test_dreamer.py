@@ -278,8 +278,13 @@ def test_compiled_updates_compute_the_same(tmp_path, monkeypatch):
     )
     # Steps as long as the gradient: Adam's first ones are as long where there is but rounding.
     plain = OptimizerConfig(learning_rate=0.01, epsilon=1.0)
-    behaviour = replace(TINY_DREAMER.behaviour, actor_optimizer=plain, critic_optimizer=plain)
-    config = replace(TINY_DREAMER, behaviour=behaviour, dynamics_optimizer=plain, pretraining=1)
+    # Loops over time are unrolled where they are captured: two steps show what ten do.
+    behaviour = replace(
+        TINY_DREAMER.behaviour, horizon=2, actor_optimizer=plain, critic_optimizer=plain
+    )
+    config = replace(
+        TINY_DREAMER, window=3, behaviour=behaviour, dynamics_optimizer=plain, pretraining=1
+    )
     metrics, weights = [], []
     for compiled in (False, True):
         agent, replay = make(config), make_replay(tmp_path / str(compiled))
