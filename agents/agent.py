@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.mask_world_model_config import DataSpec
+from agents.data_spec import DataSpec
 from agents.replay import Replay
 from envs.windows import Reads
 from world_models.layers import OptimizerConfig

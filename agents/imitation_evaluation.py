@@ -18,12 +18,12 @@ from gymnasium import spaces
 
 import envs
 from agents.agent import Actor, Imitator, TaskDescription
+from agents.data_spec import DataSpec
 from agents.evaluation import Keep, measure_tasks, noise_seed, pruning_area, retained
 from agents.imitation_config import View
 from agents.imitation_loading import load_agent, load_predictor
 from agents.mask2act import Mask2Act
 from agents.mask_world_model import MaskWorldModel
-from agents.mask_world_model_config import DataSpec
 from agents.replay import entries_for
 from agents.rollout import FINAL_EVALUATION, RandomAgent, episode_seed, run_episodes
 from envs.demonstrations import read_headers

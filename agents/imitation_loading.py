@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from agents.agent import Imitator
+from agents.data_spec import DataSpec
 from agents.device import choose_device
 from agents.exported import MOST_TIMES, Acting, is_exported, read_state, state_path
 from agents.imitation_config import METHODS, RunConfig, View
 from agents.mask2act import Mask2Act
 from agents.mask2act_config import Mask2ActConfig
 from agents.mask_world_model import MaskWorldModel
-from agents.mask_world_model_config import DataSpec
 from agents.size_limit import limited_by
 from agents.training import load_checked
 from errors import UserError

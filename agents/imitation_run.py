@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 import envs
 from agents.agent import Imitator, TaskDescription
+from agents.data_spec import DataSpec
 from agents.evaluation import summarise
 from agents.held_out import HeldOut
 from agents.imitation_config import NO_TASK, RunConfig, View
 from agents.imitation_evaluation import check_agreement, opened, run_task
 from agents.imitation_loading import STAGE_1, load_first_stage, make_imitator
-from agents.mask_world_model_config import DataSpec
 from agents.rollout import EVALUATION, episode_seed
 from agents.training import TrainingRun, load_checked, random_state, set_random_state
 from atomic_file import atomic_file

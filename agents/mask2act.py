@@ -18,10 +18,10 @@ from torch import Tensor
 
 from agents.action_chunks import Normaliser
 from agents.agent import Stage, TaskDescription
+from agents.data_spec import DataSpec
 from agents.device import autocast
 from agents.mask2act_config import Mask2ActConfig
 from agents.mask2act_networks import Networks
-from agents.mask_world_model_config import DataSpec
 from envs.windows import Kind, Read, Reads
 from errors import UserError
 from world_models.language import make_language

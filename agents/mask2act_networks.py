@@ -9,9 +9,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from agents.data_spec import DataSpec
 from agents.executor import Executor
 from agents.mask2act_config import Mask2ActConfig
-from agents.mask_world_model_config import DataSpec
 from errors import UserError
 from world_models.mask_dynamics import MaskDynamics
 from world_models.plan_targets import FeaturePlan, MaskPlan, PlanTarget, plan_target_class

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from agents.action_chunks import ActionQueue, Normaliser
 from agents.agent import Stage, TaskDescription
+from agents.data_spec import DataSpec
 from agents.device import autocast
 from agents.diffusion_policy import DiffusionPolicy
-from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
+from agents.mask_world_model_config import MaskWorldModelConfig
 from envs.windows import Reads
 from world_models.image_encoder import ImageEncoder
 from world_models.language import make_language

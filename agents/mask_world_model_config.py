@@ -87,14 +87,3 @@ class MaskWorldModelConfig:
         return WindowConfig(
             self.n_obs_steps, self.dynamics.future_frames, self.stride, self.policy.chunk
         )
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """What the demonstrations fix of an agent: number of cameras, picture edge in pixels, sizes of
-    action and proprioception."""
-
-    cameras: int
-    size: int
-    action_size: int
-    proprio_size: int

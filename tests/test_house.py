@@ -96,7 +96,8 @@ def parts() -> list[Source]:
     return [file for file in sources() if file.part in MAY_IMPORT]
 
 
-def imports(file: Source) -> Iterator[Import]:
+@cache
+def imports(file: Source) -> tuple[Import, ...]:
     """Every import in a file, wherever it stands."""
     package = file.module if file.path.endswith("__init__.py") else file.module.rpartition(".")[0]
 
@@ -117,7 +118,7 @@ def imports(file: Source) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             yield from visit(child, inside or isinstance(node, function))
 
-    return visit(file.tree, False)
+    return tuple(visit(file.tree, False))
 
 
 def _called(node: ast.Call) -> str:
@@ -125,9 +126,8 @@ def _called(node: ast.Call) -> str:
     return getattr(function, "attr", None) or getattr(function, "id", "")
 
 
-def ours(files: list[Source], found: Import) -> str | None:
-    """The module of `files` that an import reads; None for what others have made."""
-    modules = {file.module for file in files}
+def ours(modules: set[str], found: Import) -> str | None:
+    """The module of `modules` that an import reads; None for what others have made."""
     inner = f"{found.module}.{found.name}"
     if inner in modules:
         return inner
@@ -136,8 +136,9 @@ def ours(files: list[Source], found: Import) -> str | None:
 
 def circles(files: list[Source]) -> list[str]:
     """Every way from a file back to itself that the search meets, as "a -> b -> a"."""
+    modules = {file.module for file in files}
     arrows = {
-        file.module: sorted({m for i in imports(file) if (m := ours(files, i))} - {file.module})
+        file.module: sorted({m for i in imports(file) if (m := ours(modules, i))} - {file.module})
         for file in files
     }
     found, done = [], set()
@@ -169,29 +170,31 @@ def forbidden_arrows(files: list[Source]) -> list[str]:
 
 def private_names(files: list[Source]) -> list[str]:
     """Names with a leading underscore that a file takes from another module of ours."""
-    found = []
+    found, modules = [], {file.module for file in files}
     for file in files:
-        modules = {}
+        named = {}
         for one in imports(file):
-            if one.name and one.name.startswith("_") and ours(files, one):
+            module = ours(modules, one)
+            if one.name and one.name.startswith("_") and module:
                 found.append(f"{file.path}:{one.line} imports {one.module}.{one.name}")
-            if (module := ours(files, one)) and module != file.module:
-                modules[one.name or one.module] = module
+            if module and module != file.module:
+                named[one.name or one.module] = module
         for node in ast.walk(file.tree):
             if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr):
                 owner = ast.unparse(node.value)
-                if modules.get(owner, "").endswith(owner):
+                if named.get(owner, "").endswith(owner):
                     found.append(f"{file.path}:{node.lineno} reads {owner}.{node.attr}")
     return found
 
 
 def hidden_imports(files: list[Source]) -> set[tuple[str, str]]:
     """("file", "module") of every import of ours inside a function."""
+    modules = {file.module for file in files}
     return {
         (file.path, module)
         for file in files
         for one in imports(file)
-        if one.inside_function and (module := ours(files, one))
+        if one.inside_function and (module := ours(modules, one))
     }
 
 

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from agents import imitation_presets
+from agents.data_spec import DataSpec
 from agents.device import autocast, choose_device
 from agents.mask_world_model import Networks
-from agents.mask_world_model_config import DataSpec, MaskWorldModelConfig
+from agents.mask_world_model_config import MaskWorldModelConfig
 from analysis.output import write_report
 from commands.command_line import script
 from errors import UserError

@@ -29,9 +29,9 @@ import numpy as np
 import torch
 
 from agents import imitation_presets, presets
+from agents.data_spec import DataSpec
 from agents.imitation_config import View
 from agents.imitation_loading import make_imitator
-from agents.mask_world_model_config import DataSpec
 from agents.online_loading import make_agent
 from agents.remote_policy import RemotePolicy
 from analysis.output import write_report

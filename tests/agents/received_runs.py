@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from agents.data_spec import DataSpec
 from agents.imitation_config import ImitationConfig, View
 from agents.imitation_loading import STAGE_1, make_imitator
-from agents.mask_world_model_config import DataSpec
 from agents.online_config import DreamerRunConfig, OnlineConfig
 from agents.online_loading import make_agent
 from envs import EnvironmentConfig

@@ -7,10 +7,10 @@ import pytest
 
 import envs
 from agents.agent import TaskDescription
+from agents.data_spec import DataSpec
 from agents.demonstrator import Demonstrator
 from agents.imitation_config import View
 from agents.imitation_loading import load_agent as load_imitator
-from agents.mask_world_model_config import DataSpec
 from envs.demonstrations import read_header
 from errors import UserError
 from run import main

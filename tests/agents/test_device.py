@@ -165,16 +165,13 @@ def test_compiling_needs_a_compiler(variable, device, monkeypatch):
 def test_compiled_code_computes_the_same_with_gradients():
     """Really compiled, with the options that updates are compiled with."""
     torch.manual_seed(0)
-    cell, inputs = NormGRUCell(5, 8), torch.randn(3, 4, 5)
+    cell, inputs, state = NormGRUCell(5, 8), torch.randn(4, 5), torch.randn(4, 8)
 
-    def along(inputs):
-        state = torch.zeros(4, 8)
-        for step in inputs:
-            state = cell(step, state)
-        return state.square().sum()
+    def loss(inputs, state):
+        return cell(inputs, state).square().sum()
 
     results = []
-    for function in (along, compiled(along, torch.device("cpu"))):
-        value = function(inputs)
+    for function in (loss, compiled(loss, torch.device("cpu"))):
+        value = function(inputs, state)
         results.append([value, *torch.autograd.grad(value, list(cell.parameters()))])
     torch.testing.assert_close(*results)

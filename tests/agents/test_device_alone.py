@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from agents.data_spec import DataSpec
 from agents.dreamer import Dreamer
 from agents.dreamer_config import DreamerConfig
 from agents.mask_world_model import MaskWorldModel
-from agents.mask_world_model_config import DataSpec
 from agents.masked_world_model import MaskedWorldModel
 from tests.agents import test_mask2act as mask2act
 from tests.agents.tiny_agent import SIZE, TINY, TINY_DREAMER, A
@@ -153,17 +153,17 @@ def test_an_online_agent_learns_on_its_device_alone(name):
 
 
 def learn(agent, stage, batch):
-    """Two updates of a stage, the second one of two micro-batches."""
+    """An update of a stage, of two micro-batches. (That the optimiser's second update needs the
+    host no more than its first, online agents show.)"""
     agent.resume(stage)
     trained = agent.stage(stage)
     optimizer = Optimizer(trained.modules, trained.optimizer)
     with OnDevice():
-        for parts in (1, 2):
-            for _ in range(parts):
-                loss, metrics = agent.loss(stage, batch)
-                optimizer.accumulate(loss / parts)
-            norm = optimizer.apply()
-            agent.update_ema(parts)
+        for _ in range(2):
+            loss, metrics = agent.loss(stage, batch)
+            optimizer.accumulate(loss / 2)
+        norm = optimizer.apply()
+        agent.update_ema(1)
     assert all_on_device({**metrics, "loss": loss, "norm": norm})
 
 
@@ -196,6 +196,9 @@ def test_mask_world_model_learns_on_its_device_alone(world_model):
 
 @pytest.mark.parametrize("plan", mask2act.ALL_PLANS)
 def test_mask2act_learns_on_its_device_alone(plan):
-    agent = mask2act.make(plan, device=META)
-    for stage in agent.stages[0 if plan != "none" else 1 :]:
+    """Whatever the planner's tokens foretell, the executor reads them in the same way: once is
+    enough for all of those."""
+    agent, (planner, executor) = mask2act.make(plan, device=META), ("planner", "executor")
+    stages = {"none": [executor], "video": [planner, executor], "masks": [planner, executor]}
+    for stage in stages.get(plan, [planner]):
         learn(agent, stage, on_device(mask2act.batch(agent, stage)))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from agents import imitation_presets
+from agents.data_spec import DataSpec
 from agents.mask_world_model import Networks
-from agents.mask_world_model_config import DataSpec
 from world_models.language import make_language
 
 

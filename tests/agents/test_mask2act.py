@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from agents.agent import TaskDescription
+from agents.data_spec import DataSpec
 from agents.executor import ExecutorConfig
 from agents.mask2act import Mask2Act
 from agents.mask2act_config import WITHOUT_TOKENS, Mask2ActConfig
-from agents.mask_world_model_config import DataSpec
 from errors import UserError
 from mask_classes import HAND, OBJECT
 from world_models.layers import Optimizer, OptimizerConfig
@@ -136,7 +136,7 @@ def test_both_stages_learn_a_batch_by_heart_and_the_agent_acts(plan):
         assert sheet.shape[0] == B * S
         assert all(np.isfinite(value) for value in metrics.values())
     agent.begin("executor")
-    losses = learn(agent, "executor", 40)
+    losses = learn(agent, "executor", 20)
     assert losses[-1] < 0.5 * losses[0]
     actor = agent.actor(tasks()[0], drawn=True)
     for step in range(3):

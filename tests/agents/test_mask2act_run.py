@@ -210,9 +210,9 @@ def test_options_of_the_other_method_are_refused(finished, capsys):
 
 def test_the_papers_size():
     """ResNet-18 of 11.2 M twice (planner; the executor's of the wrist), two transformers."""
+    from agents.data_spec import DataSpec
     from agents.imitation_presets import preset
     from agents.mask2act_networks import Networks
-    from agents.mask_world_model_config import DataSpec
 
     with torch.device("meta"):
         networks = Networks(preset("paper", "mask2act").agent, DataSpec(2, 128, 7, 12), 96)

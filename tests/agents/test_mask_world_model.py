@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from agents.data_spec import DataSpec
 from agents.mask_world_model import MaskWorldModel
-from agents.mask_world_model_config import DataSpec
 from envs.windows import open_windows, statistics
 from tests.agents.tiny_imitation import TINY, record
 from world_models.layers import Optimizer, OptimizerConfig

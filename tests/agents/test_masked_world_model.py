@@ -379,11 +379,14 @@ def test_open_loop_prediction_sees_no_picture_after_its_context(replay):
 
 # --------------------------------------------------------------------------------- compiled
 
+# Loops over time are unrolled where they are captured: two steps show what ten do.
+SHORT = replace(TINY, window=3, behaviour=replace(TINY.behaviour, horizon=2))
+
 
 def test_what_a_gpu_compiles_is_compiled_once_for_all_phases(replay):
     """The autoencoder's loss too: pretraining, updates, and what is done between them."""
     captured = CompileCounterWithBackend("eager")
-    agent = make(replace(TINY, autoencoder_every=2, autoencoder_pretraining=1))
+    agent = make(replace(SHORT, autoencoder_every=2, autoencoder_pretraining=1))
     parts = agent.compiled_parts("cuda")
     assert (agent.autoencoder, "loss") in parts
     for part, name in parts:
@@ -413,13 +416,9 @@ def test_compiled_updates_compute_the_same(tmp_path, monkeypatch, precision, bou
     dynamics = replace(TINY.dynamics, standardise_features=True)
     # Steps as long as the gradient: Adam's first ones are as long where there is but rounding.
     plain = OptimizerConfig(learning_rate=0.01, epsilon=1.0)
-    behaviour = replace(
-        TINY.behaviour,
-        actor_optimizer=plain,
-        critic_optimizer=plain,
-    )
+    behaviour = replace(SHORT.behaviour, actor_optimizer=plain, critic_optimizer=plain)
     config = replace(
-        TINY,
+        SHORT,
         dynamics=dynamics,
         behaviour=behaviour,
         autoencoder_optimizer=plain,

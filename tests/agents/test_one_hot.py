@@ -6,9 +6,9 @@ import torch
 from gymnasium import spaces
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig, OneHotChoice
+from agents.data_spec import DataSpec
 from agents.dreamer import Dreamer
 from agents.imitation_evaluation import check_agreement
-from agents.mask_world_model_config import DataSpec
 from agents.masked_world_model import MaskedWorldModel
 from agents.rollout import RandomAgent
 from envs.environment import OneHot

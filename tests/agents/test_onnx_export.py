@@ -1,5 +1,7 @@
 """ONNX graphs of acting paths: the actions of onnxruntime are those of the agents' own actors."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import torch
@@ -11,6 +13,8 @@ from agents.imitation_loading import make_imitator
 from agents.policy import Entry, Policy, Trained
 from tests.agents import received_runs, test_mask2act, tiny_agent
 from tests.agents.received_runs import SPEC, statistics
+from world_models.video_transformer import TransformerConfig
+from world_models.video_vae import VideoVAEConfig
 
 TASK = "a/task"
 
@@ -56,7 +60,14 @@ def test_an_online_agent_goes_through_an_episode():
 
 
 def test_mask_world_model_predicts_the_same_chunk():
-    agent = make_imitator(received_runs.imitation(), SPEC, statistics(), "cpu")
+    config = received_runs.imitation()
+    dynamics = replace(
+        config.agent.dynamics,
+        vae=VideoVAEConfig(8, widths=(8,), blocks=(0, 0), scaling=(True,)),
+        transformer=TransformerConfig(layers=1, heads=2, head_width=16),
+    )
+    config = replace(config, agent=replace(config.agent, dynamics=dynamics))
+    agent = make_imitator(config, SPEC, statistics(), "cpu")
     torch.nn.init.normal_(agent.ema.policy.action_out.weight)  # zero at first: it would only echo
     entries = {"image": ((32, 32, 3), "uint8"), "proprio": ((4,), "float32")}
     session = session_of(policy_of(agent, 4, **entries))

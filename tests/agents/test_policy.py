@@ -7,8 +7,8 @@ import torch
 
 import agents
 from agents.agent import TaskDescription
+from agents.data_spec import DataSpec
 from agents.imitation_config import View
-from agents.mask_world_model_config import DataSpec
 from agents.online_loading import load_agent
 from agents.policy import Policy, load_trained
 from errors import UserError

@@ -1,6 +1,5 @@
 """A replay on disk that somebody shortened, damaged, or has no room for: refused by name."""
 
-import errno
 import json
 import os
 import shutil
@@ -8,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from agents.replay import Replay
+from agents.replay import Entry, Replay
 from errors import UserError
 from tests.agents.test_replay import ENTRIES, episode, fill
+from tests.disks import small_disk
 
 CAPACITY = 40
 
@@ -148,19 +148,28 @@ def test_huge_layout_needs_files_to_match(folder):
         Replay.at(folder)
 
 
-def test_full_disk_refuses_an_episode_and_keeps_the_others(folder, monkeypatch):
-    replay, before = opened(folder), (folder / "episodes.jsonl").read_bytes()
+def test_full_disk_refuses_an_episode_and_keeps_the_others(tmp_path):
+    """Of a few pages of memory, in which the frames of a second long episode need new ones."""
+    entries = {**ENTRIES, "image": Entry((32, 32, 3), "uint8")}
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def opened():
+        return Replay(disk.path / "replay", entries, 4 * CAPACITY)
 
-    with monkeypatch.context() as disk:
-        disk.setattr(os, "posix_fallocate", full)
+    def seen(length, start=0):
+        picture = np.zeros((length, 32, 32, 3), np.uint8)
+        return {**episode(length, start), "image": picture}
+
+    with small_disk(tmp_path / "disk", kib=1024) as disk:
+        replay = opened()
+        replay.add_episode(seen(6), env_steps=10)
+        before = (disk.path / "replay" / "episodes.jsonl").read_bytes()
+        disk.fill()
         with pytest.raises(UserError, match=r"No space left on device\); .* are kept"):
-            replay.add_episode(episode(6), env_steps=10)
-    assert (folder / "episodes.jsonl").read_bytes() == before
-    replay.add_episode(episode(6, 18), env_steps=10)
-    assert len(opened(folder).records) == 4
+            replay.add_episode(seen(20, 6), env_steps=10)
+        assert (disk.path / "replay" / "episodes.jsonl").read_bytes() == before
+        disk.empty()
+        replay.add_episode(seen(20, 6), env_steps=10)
+        assert len(opened().records) == 2
 
 
 def test_later_episodes_come_back_as_they_were_stored(folder):

@@ -29,11 +29,11 @@ def points(estimates):
 def test_aggregates_worked_out_by_hand(compute):
     table = {"a": np.array([0.0, 0.2]), "b": np.array([0.4, 0.6]), "c": np.array([0.8, 1.0])}
     # Task means .1 .5 .9. Of six runs the quarter at each end is one: (.2 + .4 + .6 + .8) / 4.
-    assert points(compute(table)) == pytest.approx(
+    assert points(compute(table, 100)) == pytest.approx(
         {"mean": 0.5, "median": 0.5, "interquartile mean": 0.5, "optimality gap": 0.5}
     )
     table["c"] = np.array([0.6, 0.6])
-    assert points(compute(table)) == pytest.approx(
+    assert points(compute(table, 100)) == pytest.approx(
         {
             "mean": (0.1 + 0.5 + 0.6) / 3,
             "median": 0.5,
@@ -46,13 +46,13 @@ def test_aggregates_worked_out_by_hand(compute):
 @pytest.mark.parametrize("compute", [aggregate, aggregate_ragged])
 def test_nothing_above_1_makes_up_for_a_gap(compute):
     table = {"a": np.array([0.0, 2.0]), "b": np.array([0.5, 1.5])}
-    assert points(compute(table))["optimality gap"] == pytest.approx((1.0 + 0.5) / 4)
+    assert points(compute(table, 100))["optimality gap"] == pytest.approx((1.0 + 0.5) / 4)
 
 
 def test_every_task_weighs_the_same_whatever_its_number_of_seeds():
     table = {"a": np.array([1.0, 1.0, 1.0, 1.0]), "b": np.array([0.0])}
     assert not is_rectangular(table)
-    estimates = aggregate(table)
+    estimates = aggregate(table, 100)
     assert points(estimates)["mean"] == 0.5
     assert points(estimates)["optimality gap"] == 0.5
     assert points(estimates)["interquartile mean"] == 0.5
@@ -61,7 +61,7 @@ def test_every_task_weighs_the_same_whatever_its_number_of_seeds():
 def test_ragged_points_are_those_of_repeated_seeds():
     table = {"a": np.array([0.1, 0.5, 0.9]), "b": np.array([0.2, 0.6])}
     repeated = {"a": np.repeat(table["a"], 2), "b": np.repeat(table["b"], 3)}
-    assert points(aggregate(table)) == pytest.approx(points(aggregate(repeated)))
+    assert points(aggregate(table, 100)) == pytest.approx(points(aggregate(repeated, 100)))
 
 
 def test_ragged_memory_does_not_grow_with_the_common_multiple_of_seeds():
@@ -83,7 +83,9 @@ def test_ragged_memory_does_not_grow_with_the_common_multiple_of_seeds():
 @pytest.mark.parametrize(("seeds", "tasks"), [(5, 50), (2, 3), (3, 7)])
 def test_our_points_are_those_of_rliable(seeds, tasks):
     table = scores(seeds, tasks)
-    assert points(aggregate_ragged(table)) == pytest.approx(points(aggregate(table)), abs=1e-12)
+    assert points(aggregate_ragged(table, 100)) == pytest.approx(
+        points(aggregate(table, 100)), abs=1e-12
+    )
 
 
 def test_our_intervals_are_those_of_rliable_up_to_their_own_noise():
@@ -105,10 +107,10 @@ def test_rliable_is_repeatable_and_leaves_the_global_generator_alone():
 
 
 def test_interval_narrows_with_seeds_and_is_absent_with_one():
-    few, many = (aggregate(scores(n, 6))["mean"][1] for n in (2, 40))
+    few, many = (aggregate(scores(n, 6), 2000)["mean"][1] for n in (2, 40))
     assert few[1] - few[0] > 2 * (many[1] - many[0])
-    assert all(interval is None for _, interval in aggregate(scores(1, 6)).values())
-    assert all(interval is None for _, interval in aggregate_ragged(scores(1, 6)).values())
+    assert all(interval is None for _, interval in aggregate(scores(1, 6), 100).values())
+    assert all(interval is None for _, interval in aggregate_ragged(scores(1, 6), 100).values())
 
 
 def test_probability_of_improvement_worked_out_by_hand():

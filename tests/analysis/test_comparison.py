@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from analysis.score_files import read
 from envs import dmc
 from errors import UserError
 from tests.analysis.score_inputs import run_folder
+from tests.refusals import refusal
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT.parent / "shared" / "published" / "metaworld_scores.json"
@@ -55,9 +54,10 @@ def test_published_headline(tmp_path):
     assert list(comparison.improvements) == [("mwm", "dreamerv2")]
 
 
-@pytest.fixture
-def inputs(tmp_path):
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
     """Two methods, one with runs cut short, and a task with returns that only one has."""
+    tmp_path = tmp_path_factory.mktemp("inputs")
     easy, hard = "metaworld/window-close", "metaworld/push"
     published = write(
         tmp_path / "published.json",
@@ -74,9 +74,15 @@ def inputs(tmp_path):
     return published, own
 
 
-def test_everything_is_written_and_the_report_needs_nothing_else(inputs, tmp_path):
-    out = tmp_path / "out"
-    summary, written = make_report(Compare(inputs=inputs, out=out, repetitions=200, **EVERYTHING))
+@pytest.fixture(scope="module")
+def reported(inputs, tmp_path_factory):
+    """The report of everything: its folder, what is printed, the files that were written."""
+    out = tmp_path_factory.mktemp("reported") / "out"
+    return out, *make_report(Compare(inputs=inputs, out=out, repetitions=200, **EVERYTHING))
+
+
+def test_everything_is_written_and_the_report_needs_nothing_else(reported):
+    out, summary, written = reported
     assert "mwm" in summary
     assert set(written) == {path for path in out.rglob("*") if path.is_file()}
     for name in ("aggregate", "curves", "groups", "tasks/metaworld-push", "tasks/dmc-walker-walk"):
@@ -93,9 +99,8 @@ def test_everything_is_written_and_the_report_needs_nothing_else(inputs, tmp_pat
         assert "different tasks" in text
 
 
-def test_numbers_of_a_small_comparison(inputs, tmp_path):
-    make_report(Compare(inputs=inputs, out=tmp_path / "out", repetitions=200, **EVERYTHING))
-    numbers = json.loads((tmp_path / "out" / "scores.json").read_text())
+def test_numbers_of_a_small_comparison(reported):
+    numbers = json.loads((reported[0] / "scores.json").read_text())
     easy = numbers["tasks"]["metaworld/window-close"]
     assert easy["ours"]["finals"] == pytest.approx([0.9, 0.5])
     assert easy["mwm"]["mean"] == pytest.approx(0.76)
@@ -145,12 +150,13 @@ def test_seeds_behind_every_point_are_counted(inputs, tmp_path):
 
 
 def test_sample_efficiency_is_shown_only_where_every_task_is_known(inputs, tmp_path):
-    options = Compare(inputs=inputs, out=tmp_path, tasks=("metaworld_window_close",), until="end")
+    few = {"inputs": inputs, "out": tmp_path, "repetitions": 200}
+    options = Compare(**few, tasks=("metaworld_window_close",), until="end")
     comparison = compare(read(inputs), options)
     fractions, means, _ = comparison.efficiency["mwm"]
     assert (fractions[0], fractions[-1]) == pytest.approx((0.02, 0.14))
     assert means[fractions == 0.06] == pytest.approx(0.4)
-    both = compare(read(inputs), Compare(inputs=inputs, out=tmp_path, **EVERYTHING))
+    both = compare(read(inputs), Compare(**few, **EVERYTHING))
     # push has four times the budget: its 10,000 to 70,000 steps are .005 to .035 of it.
     assert both.efficiency["mwm"][0][-1] == pytest.approx(0.03)
 
@@ -211,16 +217,11 @@ def test_method_looks_the_same_whoever_else_is_shown():
     assert len(set(looks([f"method{i}" for i in range(20)]).values())) == 20
 
 
-def test_user_errors_are_one_line_and_status_two(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "run.py", "compare", str(tmp_path / "none.json"), "--out",
-         str(tmp_path / "out")],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [
-        f"error: there is nothing at {tmp_path}/none.json; name run folders or score files"
-    ]
+def test_user_errors_are_one_line_and_status_two(tmp_path, capsys):
+    said = refusal(capsys, "compare", tmp_path / "none.json", "--out", tmp_path / "out")
+    assert said == (
+        f"error: there is nothing at {tmp_path}/none.json; name run folders or score files\n"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -278,10 +279,9 @@ def test_repetitions_have_bounds(inputs, tmp_path, repetitions):
         make_report(Compare(inputs=inputs, out=tmp_path / "out", repetitions=repetitions))
 
 
-def test_same_inputs_give_the_same_numbers(inputs, tmp_path):
-    for name in ("first", "second"):
-        make_report(Compare(inputs=inputs, out=tmp_path / name, repetitions=200))
-    texts = [(tmp_path / name / "scores.json").read_text() for name in ("first", "second")]
+def test_same_inputs_give_the_same_numbers(inputs, reported, tmp_path):
+    make_report(Compare(inputs=inputs, out=tmp_path / "again", repetitions=200, **EVERYTHING))
+    texts = [(out / "scores.json").read_text() for out in (reported[0], tmp_path / "again")]
     assert texts[0] == texts[1]
     assert np.isfinite(json.loads(texts[0])["aggregates"]["ours"]["mean"]["point"])
 

@@ -9,7 +9,6 @@ import pytest
 
 import envs
 from envs import suites
-from envs.environment import Environment
 from errors import UserError
 
 DOTS = """
@@ -130,11 +129,7 @@ def test_a_suite_that_makes_no_sense_is_refused(changes, sentence):
         envs.register_suite("mine")
 
 
-def test_a_time_limit_is_for_own_environments(monkeypatch):
-    class Still(Environment):  # a built-in task without its simulator
-        pass
-
-    suite = envs.Suite("metaworld", ["reach"], lambda name, config, seed: Still())
-    monkeypatch.setitem(suites._suites, "metaworld", suite)
+@pytest.mark.simulator
+def test_a_time_limit_is_for_own_environments():
     with pytest.raises(UserError, match="time_limit is for environments of your own"):
         envs.make("metaworld/reach", time_limit=5)

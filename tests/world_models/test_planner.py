@@ -146,13 +146,28 @@ def mask_batch():
     return {**batch(), "mask": masks(0), "mask_ahead": masks(1)}
 
 
-def test_unlabelled_pixels_count_in_no_loss(monkeypatch):
+def listened_to(target):
+    """The arguments and results of a target's logits, as they are made; gradients are kept."""
+    made, logits = [], target.logits
+
+    def listening(*arguments):
+        made.append((*arguments, logits(*arguments)))
+        if made[-1][-1].requires_grad:
+            made[-1][-1].retain_grad()
+        return made[-1][-1]
+
+    target.logits = listening
+    return made
+
+
+def test_unlabelled_pixels_count_in_no_loss():
+    torch.manual_seed(0)
     target, one = MaskPlan(W, S), mask_batch()
     one["mask_ahead"][..., :8] = UNLABELLED
-    logits = torch.randn(B * H, 3, 1, S, S, requires_grad=True)
-    monkeypatch.setattr(target, "logits", lambda *_: logits)
+    made = listened_to(target)
     loss, _ = target.loss(torch.randn(B, H, W), one, None)
     loss.backward()
+    ((*_, logits),) = made
     assert (logits.grad[..., :8] == 0).all()
     assert (logits.grad[..., 8:] != 0).any()
 
@@ -175,24 +190,22 @@ def test_every_instant_is_compared_with_its_own_mask(monkeypatch):
     assert found(right.flip(2))[:2] == pytest.approx((41.0, 0.0), abs=1.0)
 
 
-def test_masks_are_decoded_of_as_many_steps_as_asked(monkeypatch):
+def test_masks_are_decoded_of_as_many_steps_as_asked():
     """Each with the plan of its own step: foretold masks of steps are told apart by their size."""
-    target, seen = MaskPlan(W, S, objects=("robot",), decoded=2), []
+    target = MaskPlan(W, S, objects=("robot",), decoded=2)
+    made = listened_to(target)
     mask = torch.zeros(B, H, S, S, dtype=torch.uint8)
     for step in range(H):
         mask[:, step, : step + 1] = ROBOT
     plan = torch.arange(H).float()[None, :, None].expand(B, H, W)
 
-    def logits(plans, objects, there):
-        assert torch.equal(objects[:, 0, :, 0].sum(1), plans[:, 0].long() + 1)
-        seen.append(plans)
-        return torch.zeros(len(plans), 2, 1, S, S)
-
-    monkeypatch.setattr(target, "logits", logits)
     for _ in range(20):
         target.loss(plan, {"mask": mask, "mask_ahead": mask}, None)
-    assert all(plans.shape == (B * 2, W) for plans in seen)
-    steps = torch.stack(seen)[..., 0].view(20, B, 2)
+    for plans, objects, _, logits in made:
+        assert torch.equal(objects[:, 0, :, 0].sum(1), plans[:, 0].long() + 1)
+        assert plans.shape == (B * 2, W)
+        assert logits.shape == (B * 2, 2, 1, S, S)
+    steps = torch.stack([plans for plans, *_ in made])[..., 0].view(20, B, 2)
     assert (steps[..., 0] != steps[..., 1]).all()
     assert set(steps.flatten().tolist()) == set(range(H))
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from agents import imitation_presets
+from agents.data_spec import DataSpec
 from agents.mask_world_model import MaskWorldModel
-from agents.mask_world_model_config import DataSpec
 from errors import UserError
 from results.benchmarks.latency import Latency, main
 

@@ -1,13 +1,13 @@
 """The probe of the simulator's state: judged on other episodes, exact where it can be."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import envs
+from agents.imitation_loading import make_imitator
 from errors import UserError
 from results.experiments.state_probe import (
     Episode,
@@ -24,6 +24,8 @@ from results.experiments.state_probe import (
     ridge,
     split_by_episode,
 )
+from tests.agents import tiny_agent
+from tests.agents.received_runs import SPEC, imitation, statistics
 
 TASK = "metaworld/drawer-close"
 
@@ -119,20 +121,25 @@ def test_mlp_finds_what_no_linear_probe_can():
 
 
 def test_an_agent_is_asked_with_pictures_actions_and_where_an_episode_begins():
-    asked = []
-
-    def representation(batch):
-        asked.append(batch)
-        return batch["image"].float().mean((2, 3))
-
-    image = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
-    episode = Episode(image, np.ones((5, 4), np.float32), {"hand": np.zeros((5, 3))})
-    agent = SimpleNamespace(device="cpu", representation=representation)
-    np.testing.assert_allclose(represent(agent, episode), image.mean((1, 2)), rtol=1e-5)
-    assert asked[0]["action"].shape == (1, 5, 4)
-    assert asked[0]["is_first"].tolist() == [[True, False, False, False, False]]
-    with pytest.raises(UserError, match="no representation"):
-        represent(SimpleNamespace(device="cpu"), episode)
+    agent, size = tiny_agent.make(), tiny_agent.SIZE
+    image = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), np.uint8)
+    action = np.ones((5, tiny_agent.A), np.float32)
+    episode = Episode(image, action, {"hand": np.zeros((5, 3))})
+    torch.manual_seed(0)
+    found = represent(agent, episode)
+    first = torch.tensor([[True, False, False, False, False]])
+    batch = {
+        "image": torch.from_numpy(image)[None],
+        "action": torch.from_numpy(action)[None],
+        "is_first": first,
+    }
+    torch.manual_seed(0)
+    with torch.no_grad():
+        expected = agent.representation(batch)[0]
+    np.testing.assert_array_equal(found, expected.numpy())
+    assert len(found) == 5
+    with pytest.raises(UserError, match="MaskWorldModel has no representation"):
+        represent(make_imitator(imitation(), SPEC, statistics(), "cpu"), episode)
 
 
 def test_the_report_says_what_was_seen_and_leaves_empty_what_does_not_move():
