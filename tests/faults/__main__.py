@@ -29,7 +29,7 @@ MODULE = "tests.faults"
 class Faults:
     """Put faults into every kind of input, kill processes and fill disks."""
 
-    tries: int = 2050
+    tries: int = 2290
     """Inputs with a fault."""
     kills: int = 100
     """Processes to kill."""
