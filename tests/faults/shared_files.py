@@ -82,7 +82,7 @@ def lerobot(rng: random.Random, place: Place) -> Fault:
         what = change(rng, path, changed_bytes)
 
     def right(ended: Ended) -> str | None:
-        return None if kind in ("info", "replaced") else _conversion(place, root, out, video)
+        return None if kind == "replaced" else _conversion(place, root, out, video)
 
     what = f"{path.relative_to(root)}: {what}"
     return Fault(what, made.convert(root, out), root, right=right, privileged=False)
@@ -101,29 +101,37 @@ def _conversion(place: Place, root: Path, out: Path, video: Path) -> str | None:
         return f"episodes {sorted(found)}, and there are {len(there)}"
     for index, demo in found.items():
         own = [row for row in rows if row["episode_index"] == index]
-        own.sort(key=lambda row: row["frame_index"])
+        if [row.get("frame_index", n) for n, row in enumerate(own)] != list(range(len(own))):
+            return f"episode {index} has rows in another order"
+        if demo["fps"] != pictures[index]["fps"]:
+            return f"{demo['fps']} frames a second"
         for name, key in (("actions", "action"), ("proprio", "observation.state")):
+            if name not in demo:
+                continue
             wanted = np.array([row[key] for row in own], np.float64).reshape(len(own), -1)
             if demo[name].shape != wanted.shape or not np.allclose(demo[name], wanted, atol=1e-4):
                 return f"{name} of episode {index}"
-        if whole and not np.array_equal(demo["front"], pictures[index]["front"][: len(own)]):
+        if (
+            whole
+            and "front" in demo
+            and not np.array_equal(demo["front"], pictures[index]["front"][: len(own)])
+        ):
             return f"pictures of episode {index}"
     return None
 
 
 def _episodes(folder: Path) -> dict[int, dict[str, np.ndarray]]:
-    """Actions in the robot's units, states and pictures by the episode's number in the dataset."""
+    """Actions in the robot's units, states and pictures, as far as they are there, by the number
+    that an episode has in the dataset."""
     found = {}
     for path in folder.glob("*.hdf5"):
         with h5py.File(path) as file:
-            bounds = file["data"].attrs
-            low, high = bounds.get("action_low", -1.0), bounds.get("action_high", 1.0)
+            said = file["data"].attrs
+            low, high = said.get("action_low", -1.0), said.get("action_high", 1.0)
             for demo in file["data"].values():
-                found[int(demo.attrs["episode_index"])] = {
-                    "actions": low + (demo["actions"][()] + 1) / 2 * (high - low),
-                    "proprio": demo["obs/proprio"][()],
-                    "front": demo["obs/front_rgb"][()],
-                }
+                arrays = {name.removesuffix("_rgb"): demo["obs"][name][()] for name in demo["obs"]}
+                arrays["actions"] = low + (demo["actions"][()] + 1) / 2 * (high - low)
+                found[int(demo.attrs["episode_index"])] = arrays | {"fps": said["fps"]}
     return found
 
 
