@@ -133,11 +133,11 @@ def _changed_rows(rng, rows):
 
 def changed_mask(rng: random.Random, path: Path) -> tuple[str, bool]:
     """Another mask in the place of one, or of an episode's; whether that has to be refused."""
-    said = None
+    mask, said = read_mask(path), None
     while said is None:
         kind, (make, wrong) = rng.choice(list(MASKS.items()))
         with contextlib.suppress(*IMPOSSIBLE):
-            put_mask(path, make(read_mask(path), 1 if path.suffix == ".npz" else 0))
+            put_mask(path, make(mask, 1 if path.suffix == ".npz" else 0))
             said = kind
     return said, wrong
 
