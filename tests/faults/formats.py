@@ -136,7 +136,7 @@ def changed_mask(rng: random.Random, path: Path) -> tuple[str, bool]:
     mask, said = read_mask(path), None
     while said is None:
         kind, (make, wrong) = rng.choice(list(MASKS.items()))
-        with contextlib.suppress(*IMPOSSIBLE):
+        with contextlib.suppress(*IMPOSSIBLE, IndexError):
             put_mask(path, make(mask, 1 if path.suffix == ".npz" else 0))
             said = kind
     return said, wrong
