@@ -115,6 +115,7 @@ def load_state(
         for name, size in (("action", data_spec.action_size), ("proprio", data_spec.proprio_size)):
             if {len(ranges[f"{name}_{edge}"]) for edge in EDGES} != {size}:
                 raise ValueError(f"the statistics of {name} are not {size} numbers each")
+    choose_device(device)  # that there is none is not the files' fault
     exported = is_exported(state)
     times = MOST_TIMES if exported else 1
     with limited_by(kept, config, folder.config.path, path, times):
