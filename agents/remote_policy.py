@@ -89,9 +89,12 @@ class RemotePolicy:
         with _gone(self.url):
             answer = self._connection.recv(timeout=PATIENCE)
         if isinstance(answer, str):  # openpi's servers send a traceback
-            last = answer.strip().splitlines()[-1:] or [""]
+            last = answer.strip().splitlines()[-1:] or ["an empty text"]
             raise UserError(f"the policy at {self.url} answers: {last[0]:.300}")
-        return unpack(answer)
+        try:
+            return unpack(answer)
+        except UserError as error:
+            raise UserError(f"the policy at {self.url} answers: {error}") from error
 
 
 class _gone:

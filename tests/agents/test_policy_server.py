@@ -266,13 +266,15 @@ def test_an_answer_that_does_not_fit_is_one_sentence(folder):
         ({}, {"actions": np.full((2, 4), 1e300)}, "answers an action that is not finite"),
         ({}, {"actions": np.zeros((0, 4))}, r"answers no actions, but \(0, 4\)"),
         ({}, {"actions": "left"}, r"answers no actions, but \(\)"),
+        ({}, b"\xc1", r"ws://127.*: a message is no MessagePack"),
+        ({}, "", "answers: an empty text"),
     ],
 )
 def test_a_server_that_says_nonsense_is_one_sentence(describes, answers, said):
     def talk(connection):
         connection.send(pack(describes))
         for _ in connection:
-            connection.send(pack(answers))
+            connection.send(pack(answers) if isinstance(answers, dict) else answers)
 
     shown = {"image": np.zeros((1, 8, 8, 3), np.uint8), "is_first": np.array([True])}
     with serve(talk, "127.0.0.1", 0) as server:

@@ -230,6 +230,12 @@ def test_what_is_wrong_with_masks_names_file_and_frame_and_leaves_nothing(
     assert {path.name for path in tmp_path.iterdir()} - {"masks"} == {"reach.hdf5"}
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named(data, tmp_path):
+    folder = tmp_path / ("x" * 300)
+    with pytest.raises(UserError, match=r"x{300}.* cannot be read \("):
+        add_masks(data, tmp_path / "out.hdf5", folder, MaskPalette.own())
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
