@@ -20,6 +20,7 @@ from envs.mask_files import add_masks
 from envs.mask_palette import MaskPalette
 from envs.windows import WindowConfig, Windows
 from errors import UserError
+from run import main
 from tests.envs import lerobot_maker as maker
 
 TINY = Path(__file__).parents[1] / "data" / "lerobot_tiny"
@@ -269,6 +270,25 @@ def test_actions_of_another_dataset_are_brought_into_the_same_range(copy, files,
         file["data"].attrs["action_high"] = np.array([1.0, 1.0])
     with pytest.raises(UserError, match=r"episode 0, frame 1, number 0, is outside"):
         converted(copy, tmp_path / "refused", 16, range_of=str(narrow))
+
+
+def test_a_file_that_was_made_by_other_options_is_not_taken_for_this_one(copy, tmp_path, capsys):
+    command = ["convert", str(copy), "--out", str(tmp_path / "files"), "--size", "16"]
+    for _ in range(2):
+        assert main(command) == 0
+    assert "push-it-away.hdf5 is there already" in capsys.readouterr().out
+    for more, said in (
+        (["--size", "32"], "was made with size 16, not 32"),
+        (["--fit", "pad"], "was made with fit crop, not pad"),
+        (["--cameras", "wrist"], "was made with camera front,wrist, not wrist"),
+        (["--state", "action"], "made with feature_state observation.state, not action"),
+        (["--cameras", "wrist,wrist"], "--cameras names one twice"),
+    ):
+        assert main([*command, *more]) == 2
+        assert said in capsys.readouterr().err
+    for source, out in (("x" * 300, "y"), (str(copy), "x" * 300)):
+        assert main(["convert", source, "--out", out]) == 2
+        assert "File name too long" in capsys.readouterr().err
 
 
 def test_nothing_is_left_of_a_dataset_that_could_not_be_finished(files, tmp_path):
