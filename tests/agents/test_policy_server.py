@@ -15,15 +15,17 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 import agents
 from agents import policy_server
+from agents.policy_evaluation import PolicyEvaluation
 from agents.policy_server import Session, Stream, check_host
 from agents.policy_wire import pack, renamed, unpack
 from agents.remote_policy import RemoteActor, RemotePolicy
+from envs import EnvironmentConfig
 from errors import UserError
 from examples import robot_client
 from tests.agents import received_runs
@@ -271,21 +273,37 @@ def test_an_answer_that_does_not_fit_is_one_sentence(folder):
     ],
 )
 def test_a_server_that_says_nonsense_is_one_sentence(describes, answers, said):
-    def talk(connection):
-        connection.send(pack(describes))
-        for _ in connection:
-            connection.send(pack(answers) if isinstance(answers, dict) else answers)
-
     shown = {"image": np.zeros((1, 8, 8, 3), np.uint8), "is_first": np.array([True])}
+    with (
+        answering(describes, answers) as url,
+        RemotePolicy(url) as client,
+        pytest.raises(UserError, match=said),
+    ):
+        RemoteActor([client], "do it", 4, {}).policy(shown, None, False)
+
+
+@pytest.mark.parametrize("options", [5, {"size": "x"}, {"x": 1}])
+def test_a_server_that_shows_tasks_as_nobody_does_is_named(tmp_path, options):
+    task = "metaworld/reach"
+    with answering({"environment": options}, {}) as url, pytest.raises(UserError, match=url):
+        PolicyEvaluation(url, [task], 1, 0, tmp_path / "out", EnvironmentConfig(), {})
+
+
+@contextlib.contextmanager
+def answering(describes, answers):
+    """A server that always says the same; its address."""
+
+    def talk(connection):
+        with contextlib.suppress(ConnectionClosed):
+            connection.send(pack(describes))
+            for _ in connection:
+                connection.send(pack(answers) if isinstance(answers, dict) else answers)
+
     with serve(talk, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            with (
-                RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}") as client,
-                pytest.raises(UserError, match=said),
-            ):
-                RemoteActor([client], "do it", 4, {}).policy(shown, None, False)
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
         finally:
             server.shutdown()
             thread.join(10)
