@@ -62,7 +62,7 @@ help:
 	@echo "make setup   environment in $(VENV), with exact versions (Python 3.11 or 3.12)"
 	@echo "make unit    the tests without a simulator, for while you write"
 	@echo "make test    every test"
-	@echo "make faults  2,050 damaged inputs, 100 kills, 42 full disks: results/faults.md (minutes)"
+	@echo "make faults  2,290 damaged inputs, 100 kills, 42 full disks: results/faults.md (minutes)"
 	@echo "make rlbench-check  resets, steps, masks, demonstrations and a short training in RLBench,"
 	@echo "             on a machine that has it and CoppeliaSim (docs/rlbench.md)"
 	@echo "make lint    style, likely bugs and types"

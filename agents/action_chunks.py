@@ -19,6 +19,9 @@ NARROW = 0.1
 STILL = 1e-6
 """A dimension whose range is at most this (metres, radians, actions) never moved."""
 
+EDGES = ("low", "high", "min", "max")
+"""What statistics say of each dimension, `{name}_{edge}`."""
+
 
 class Normaliser(nn.Module):
     """Maps each dimension's 1st and 99th percentile to −1 and 1, linearly, and back.
@@ -66,9 +69,7 @@ class Normaliser(nn.Module):
         clip: tuple[float, float] | None = None,
     ) -> Normaliser:
         """From the ``{name}_low``, ``_high``, ``_min`` and ``_max`` of a data set's statistics."""
-        low, high, least, most = (
-            statistics[f"{name}_{edge}"] for edge in ("low", "high", "min", "max")
-        )
+        low, high, least, most = (statistics[f"{name}_{edge}"] for edge in EDGES)
         return cls(low, high, least, most, clip)
 
     def normalise(self, values: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 Weights are tensors by their names in the networks that act. What else the agent of a checkpoint
 has, that is plain, is JSON in the header of the file (its ``__metadata__``, which safetensors keeps
-for such things), so that it cannot be parted from them. Reading it runs no code.
+for such things), so that it cannot be parted from them. The header also has a checksum of both,
+since the format has none: a bit that was lost on the way is not taken for a weight. Reading it runs
+no code.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -104,7 +107,8 @@ def save_policy(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, A
             raise UserError(f"{name} is not finite, so the training has gone wrong; nothing to act")
     whole = {name: part.detach().cpu().contiguous() for name, part in weights.items()}
     described = json.dumps({"format": FORMAT, "version": VERSION, "state": dict(state)})
-    content = safetensors.torch.save(whole, {"policy": described, "format": "pt"})
+    sealed = {"policy": described, "sha256": _checksum(described, whole), "format": "pt"}
+    content = safetensors.torch.save(whole, sealed)
     with atomic_file(path) as file:
         file.write(content)
     return len(content)
@@ -126,6 +130,7 @@ def load_policy(path: Path) -> dict[str, Any]:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         described = json.loads(header["__metadata__"]["policy"])
         weights = safetensors.torch.load(content)
+        _check(header["__metadata__"], weights)
         if described["format"] != FORMAT or described["version"] != VERSION:
             raise ValueError(f"format {described['format']!r:.40} {described['version']!r:.10}")
         state = described["state"]
@@ -143,6 +148,22 @@ def load_policy(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {name:.80} is not finite; {KEPT}")
     goals = {name.removeprefix(GOALS): weights.pop(name) for name in list(weights) if GOALS in name}
     return {**state, "agent": {**state["agent"], "weights": weights, "goals": goals}}
+
+
+def _check(header: Mapping[str, str], weights: Mapping[str, Tensor]) -> None:
+    """Refuse other weights or another state than were written; a file may be of a time when no
+    checksum was."""
+    if "sha256" in header and header["sha256"] != _checksum(header["policy"], weights):
+        raise ValueError("its checksum is another")
+
+
+def _checksum(described: str, weights: Mapping[str, Tensor]) -> str:
+    """Of names, kinds, shapes and numbers of the weights, and of what goes with them."""
+    checksum = hashlib.sha256(described.encode())
+    for name, part in sorted(weights.items()):
+        checksum.update(f"\n{name} {part.dtype} {tuple(part.shape)}\n".encode())
+        checksum.update(part.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return checksum.hexdigest()
 
 
 def _refuse_infinite(value: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.action_chunks import EDGES
 from agents.agent import Imitator
 from agents.data_spec import DataSpec
 from agents.device import choose_device
@@ -111,8 +112,13 @@ def load_state(
         ranges = {
             name: [float(edge) for edge in edges] for name, edges in kept["statistics"].items()
         }
+        for name, size in (("action", data_spec.action_size), ("proprio", data_spec.proprio_size)):
+            if {len(ranges[f"{name}_{edge}"]) for edge in EDGES} != {size}:
+                raise ValueError(f"the statistics of {name} are not {size} numbers each")
+    choose_device(device)  # that there is none is not the files' fault
     exported = is_exported(state)
-    with limited_by(kept, config, folder.config.path, MOST_TIMES if exported else 1):
+    times = MOST_TIMES if exported else 1
+    with limited_by(kept, config, folder.config.path, path, times):
         agent = make_imitator(config, data_spec, ranges, device)
     load_checked(Acting(agent) if exported else agent, state, config.task, path)
     told = state.get("instructions")  # runs from before 2026-12 do not say them

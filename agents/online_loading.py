@@ -76,7 +76,9 @@ def load_agent(
     if not isinstance(proprio, int):
         raise UserError(f"{path} has no number of proprioception; put it back")
     discrete, exported = state.get("discrete") is True, is_exported(state)
-    with limited_by(state, config, folder.config.path, MOST_TIMES if exported else 1):
+    choose_device(device)  # that there is none is not the files' fault
+    times = MOST_TIMES if exported else 1
+    with limited_by(state, config, folder.config.path, path, times):
         agent = make_agent(config, state["action"], device, proprio, discrete)
     load_checked(Acting(agent) if exported else agent, state, config.task, path)
     return agent, config, state["step"]

@@ -25,6 +25,7 @@ from agents.mask_world_model import ChunkActor
 from errors import UserError
 from experiment.checkpoint import fingerprint
 from experiment.run_folder import RunFolder
+from experiment.seed import check_seed
 
 Chunk = Callable[[], np.ndarray]
 """Computes the actions (H, A) that follow from an observation."""
@@ -78,7 +79,7 @@ class Policy:
             agents are sampled with PyTorch's own generator, `torch.manual_seed`.)
 
     Raises:
-        UserError: it was not trained for the task.
+        UserError: it was not trained for the task; the seed is none.
 
     Attributes:
         observation: by name, shape and kind of what `act` has to be given.
@@ -89,6 +90,7 @@ class Policy:
     """
 
     def __init__(self, trained: Trained, task: str | None = None, seed: int = 0):
+        check_seed(seed)
         if task is not None and task not in trained.tasks:
             raise UserError(
                 f"{trained.name} was trained for {', '.join(trained.tasks)}, not for {task!r:.80}"
@@ -265,7 +267,8 @@ class Policy:
             if value.shape != entry.shape or not alike:
                 here = Entry(value.shape, str(value.dtype))
                 raise UserError(f"{name} of the observation is {here}, the policy reads {entry}")
-            value = value.astype(entry.dtype)
+            with np.errstate(over="ignore"):
+                value = value.astype(entry.dtype)
             if not np.isfinite(value).all():
                 raise UserError(f"{name} of the observation has a number that is not finite")
             seen[name] = value[None]
@@ -285,7 +288,11 @@ class Policy:
                 f"action of the observation is {Entry(value.shape, str(value.dtype))}, an action of"
                 f" this policy is {Entry((self.action_size,), 'float32')}"
             )
-        return value.astype(np.float32)
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float32)
+        if not np.isfinite(value).all():
+            raise UserError("action of the observation has a number that is not finite")
+        return value
 
 
 def _array(name: str, value: Any) -> np.ndarray:

@@ -33,6 +33,17 @@ def folder_name(url: str) -> str:
     return re.sub(r"[^\w.]+", "-", url.partition("://")[2]).strip("-")[:100] or "policy"
 
 
+def _shown(options: Any, url: str) -> EnvironmentConfig:
+    """How a server says that tasks are to be shown."""
+    says = f"the policy at {url} says how tasks are to be shown, and not as run.py does"
+    if not isinstance(options, Mapping):
+        raise UserError(f"{says}: {options!r:.40}; give --environment options")
+    try:
+        return from_plain(options, EnvironmentConfig)
+    except UserError as error:
+        raise UserError(f"{says}: {error}; give --environment options") from error
+
+
 class PolicyEvaluation:
     """What `run.py evaluate --policy` does; a context, which closes its connections.
 
@@ -75,7 +86,7 @@ class PolicyEvaluation:
         described = self.policies[0].description
         self.environment = environment
         if environment == EnvironmentConfig() and "environment" in described:
-            self.environment = from_plain(described["environment"], EnvironmentConfig)
+            self.environment = _shown(described["environment"], url)
         elif environment == EnvironmentConfig():
             self.environment = EnvironmentConfig(proprio=True)
         self.description = described

@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 
 from agents.policy import MOST_STEPS, Policy
-from agents.policy_wire import MOST_BYTES, check_libraries, pack, unpack
+from agents.policy_wire import MOST_BYTES, check_libraries, check_token, pack, unpack
 from errors import UserError
 
 LOOPBACK = "127.0.0.1"
@@ -90,7 +90,7 @@ class Session:
         if prompt is not None and not isinstance(prompt, str):
             raise UserError(f"prompt is text, not {type(prompt).__name__}")
         step = self._step(named.pop("step", None))
-        fresh = bool(named.pop("reset", False)) or not self.begun or step == 0
+        fresh = self._reset(named.pop("reset", False)) or not self.begun or step == 0
         if fresh or (prompt is not None and prompt != self.prompt):
             self.policy.reset(prompt or self.prompt)
             self.prompt, self.begun, self.step = prompt or self.prompt, True, -1
@@ -109,6 +109,13 @@ class Session:
         """The number of an observation that does not say it: the actions of the last answer have
         been executed."""
         return 0 if self.step < 0 else self.step + self.policy.n_action_steps
+
+    def _reset(self, reset: Any) -> bool:
+        if isinstance(reset, np.ndarray) and reset.size == 1:
+            reset = reset.item()
+        if not isinstance(reset, (bool, np.bool_, int, np.integer)):
+            raise UserError(f"reset is {reset!r:.40}, not true or false")
+        return bool(reset)
 
     def _step(self, step: Any) -> int | None:
         if step is None:
@@ -238,8 +245,7 @@ def check_host(host: str, token: str | None) -> None:
     Raises:
         UserError: the host is no loopback address, and there is no token; the token is empty.
     """
-    if token is not None and (not token.strip() or not token.isascii()):
-        raise UserError("--token is empty or not ASCII; give letters and digits")
+    check_token(token)
     if token is None and not is_loopback(host):
         raise UserError(
             f"--host {host} lets other machines in; give a secret as --token, which clients send,"
@@ -324,10 +330,10 @@ async def serve(
         ) as server:  # fmt: skip
             ready(next(iter(server.sockets)).getsockname()[1])
             await server.serve_forever()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # names of hosts may be none
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"nothing can be served at {host}:{port} ({error.strerror or error}); give another"
-            " --port"
+            f"nothing can be served at {host}:{port} ({reason}); give another --port or --host"
         ) from error
     finally:
         workers.shutdown(wait=True, cancel_futures=True)

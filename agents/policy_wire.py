@@ -66,6 +66,16 @@ def check_libraries() -> None:
         raise UserError(f"policies are served with the library websockets: {HOW}") from error
 
 
+def check_token(token: str | None) -> None:
+    """Refuse a token that no header can carry.
+
+    Raises:
+        UserError: it is empty, or holds more than printable ASCII characters.
+    """
+    if token is not None and not (token.strip() and token.isascii() and token.isprintable()):
+        raise UserError("--token is empty or not ASCII; give letters and digits")
+
+
 def renamed(keys: str | None) -> dict[str, str]:
     """ "image/0=observation/image,proprio=observation/state" → by our name, theirs.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,7 @@ def open_source(
         "camera": by_name,
         "orientation": ours.orientation,  # of other runs; files are turned
     }
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"there is no {name}; --recorded takes run folders and demonstration files")
     files = path.suffix in SUFFIXES
     if not files and path.is_dir() and not (path / "replay").exists():
@@ -192,6 +193,7 @@ def open_source(
             if not set(seen_by) <= set(recording.cameras):
                 seen["camera"] = " and ".join(recording.cameras)
             _check(recording.path, seen, wanted)
+            _check_proprio(recording.path, recording.proprio_size > 0, ours.proprio)
         return RecordedFiles(name, recordings, seen_by, ours.orientation)
     theirs = read_config(path, {*trusted, *names_loaded(config)})
     view, their_camera = theirs.environment, by_name
@@ -208,7 +210,15 @@ def open_source(
         "orientation": view.orientation,
     }
     _check(path, seen, wanted)
+    _check_proprio(path, view.proprio, ours.proprio)
     return RecordedRun(name)
+
+
+def _check_proprio(path: Path, there: bool, asked: bool) -> None:
+    if asked and not there:
+        raise UserError(
+            f"{path} holds no proprioception; leave --environment.proprio out, or record it again"
+        )
 
 
 def _check(path: Path, seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.policy_wire import MOST_BYTES, check_libraries, pack, unpack
+from agents.policy_wire import MOST_BYTES, check_libraries, check_token, pack, unpack
 from errors import UserError
 
 PATIENCE = 120.0
@@ -31,6 +31,7 @@ class RemotePolicy:
 
     def __init__(self, url: str, token: str | None = None):
         check_libraries()
+        check_token(token)
         from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
         from websockets.sync.client import connect
 
@@ -41,7 +42,7 @@ class RemotePolicy:
                 url, additional_headers=headers, compression=None, max_size=MOST_BYTES, proxy=None
             )
             self._connection = self._connecting.__enter__()
-        except InvalidURI as error:
+        except (InvalidURI, ValueError) as error:  # a port that is no number, a host that is none
             raise UserError(f"--policy is an address, ws://HOST:PORT, not {url!r:.80}") from error
         except InvalidStatus as error:
             status = error.response.status_code
@@ -88,9 +89,12 @@ class RemotePolicy:
         with _gone(self.url):
             answer = self._connection.recv(timeout=PATIENCE)
         if isinstance(answer, str):  # openpi's servers send a traceback
-            last = answer.strip().splitlines()[-1:] or [""]
+            last = answer.strip().splitlines()[-1:] or ["an empty text"]
             raise UserError(f"the policy at {self.url} answers: {last[0]:.300}")
-        return unpack(answer)
+        try:
+            return unpack(answer)
+        except UserError as error:
+            raise UserError(f"the policy at {self.url} answers: {error}") from error
 
 
 class _gone:
@@ -139,7 +143,13 @@ class RemoteActor:
         self.remembers = described.get("sessions") is True
         """Whether it is one of our servers, which are told of every step."""
         said = described.get("n_action_steps")
-        self.n_action_steps = n_action_steps or (said if isinstance(said, int) else None)
+        wrong = said is not None and (not isinstance(said, int) or said < 1)
+        if wrong and n_action_steps is None:
+            raise UserError(
+                f"the policy at {policies[0].url} says that it executes {said!r:.40} actions; give"
+                " another number as --n-action-steps"
+            )
+        self.n_action_steps = n_action_steps or said
         self.left: list[deque[np.ndarray]] = [deque() for _ in policies]
         self.steps = [0] * len(self.policies)
 
@@ -207,6 +217,8 @@ class RemoteActor:
                 f"the policy at {url} answers actions of {actions.shape[1]} numbers, the task takes"
                 f" {self.action_size}"
             )
+        with np.errstate(over="ignore"):
+            actions = actions.astype(np.float32)
         if not np.isfinite(actions).all():
             raise UserError(f"the policy at {url} answers an action that is not finite")
-        return actions.astype(np.float32)
+        return actions

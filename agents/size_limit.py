@@ -16,7 +16,7 @@ from experiment.config_record import names_loaded
 
 @contextlib.contextmanager
 def limited_by(
-    state: Mapping[str, Any], config: Any, record: Path, times: int = 1
+    state: Mapping[str, Any], config: Any, record: Path, weights: Path, times: int = 1
 ) -> Iterator[None]:
     """A context to make the agent of a checkpoint in, before the checkpoint is loaded into it.
 
@@ -29,6 +29,8 @@ def limited_by(
         state: the agent's part of the checkpoint.
         config: of the run.
         record: file of the configuration, for errors.
+        weights: file of the checkpoint beside it, which says how many actions and pictures there
+            are.
         times: how many parameters there may be for each number, where a part was left out.
 
     Raises:
@@ -50,7 +52,8 @@ def limited_by(
     except Exception as error:  # whatever PyTorch makes of sizes that do not fit each other
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"no agent can be made as {record} says: {reason}; put the run's own files back"
+            f"no agent can be made as {record} and {weights.name} say: {reason}; put the run's own"
+            " files back"
         ) from error
     finally:
         if limit is not None:

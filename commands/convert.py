@@ -1,5 +1,6 @@
 """convert: LeRobot datasets to demonstration files, and back."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Convert:
 def convert(arguments: Sequence[str]) -> None:
     """`run.py convert`: LeRobot datasets in and out. Raises UserError."""
     options = parse(Convert, arguments, "run.py convert")
-    inwards = [path for path in options.source if (pathlib.Path(path) / "meta").is_dir()]
+    inwards = [path for path in options.source if os.path.isdir(os.path.join(path, "meta"))]
     if not options.source:
         raise UserError("convert needs a LeRobot dataset or demonstration files; see --help")
     if inwards and len(options.source) > 1:
@@ -91,7 +92,7 @@ def _in(options: Convert) -> None:
     )
     for name, episodes in conversion.tasks().items():
         path = pathlib.Path(options.out) / f"{name}.hdf5"
-        if path.exists():
+        if os.path.lexists(path):
             conversion.refuse_others(path, episodes)
             print(f"{path} is there already", flush=True)
             continue

@@ -1,11 +1,13 @@
 """export: what acts of a run, as a small folder to keep, share and upload."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from commands.command_line import parse
 from commands.run_options import Trust
+from errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,13 @@ class Export:
 def export(arguments: Sequence[str]) -> None:
     """`run.py export`. Raises UserError."""
     options = parse(Export, arguments, "run.py export")
+    if options.task is not None and not options.onnx:
+        raise UserError("--task says what an --onnx graph does; a folder keeps all tasks")
+    if not re.fullmatch(r"[\w.+-]+", options.license, re.ASCII):
+        raise UserError(
+            f"--license is {options.license!r:.60}; give its name on the Hugging Face hub, such as"
+            " mit or cc-by-4.0"
+        )
 
     from agents.exporting import export as write
 

@@ -84,7 +84,7 @@ class DemonstrationWriter:
         self.path = pathlib.Path(path)
         self.partial = self.path.with_name(self.path.name + PARTIAL)
         self._attributes = attributes
-        if self.path.exists():
+        if os.path.lexists(self.path):
             raise UserError(f"{self.path} exists already; give another name or delete it")
 
     def __enter__(self):

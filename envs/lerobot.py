@@ -27,7 +27,7 @@ from PIL import Image
 from envs.lerobot_video import decoded
 from envs.mask_palette import BROKEN
 from errors import UserError
-from regular_file import read_text
+from regular_file import open_regular, read_text
 
 VERSION = "v3.0"
 IMAGES = "observation.images."
@@ -88,6 +88,7 @@ class LeRobotDataset:
             raise UserError(f"{self._info_path}: features are no mapping of names to dtypes")
         self._paths = {kind: str(info.get(f"{kind}_path") or "") for kind in ("data", "video")}
         self.episodes = tuple(self._episodes())
+        self._refuse_incomplete(info)
 
     def _info(self) -> dict[str, Any]:
         try:
@@ -97,6 +98,21 @@ class LeRobotDataset:
         if not isinstance(info, dict):
             raise UserError(f"{self._info_path} is no JSON object")
         return info
+
+    def _refuse_incomplete(self, info: dict[str, Any]) -> None:
+        """Episodes that are listed twice, or fewer or more of them than the dataset is said to
+        have."""
+        folder, seen = self.root / "meta" / "episodes", set()
+        for episode in self.episodes:
+            if episode.index in seen:
+                raise UserError(f"{folder} lists episode {episode.index} twice")
+            seen.add(episode.index)
+        said = info.get("total_episodes", len(seen))
+        if not seen or said != len(seen):
+            raise UserError(
+                f"{folder} lists {len(seen)} episodes, {self._info_path} says that there are"
+                f" {said!r:.40}"
+            )
 
     def _number(self, info: dict[str, Any], name: str) -> float:
         value = info.get(name)
@@ -168,7 +184,7 @@ class LeRobotDataset:
                     f"{self._info_path}: fps is {self.fps:g}, video.fps of {key} {rate!s:.20};"
                     " videos of another rate than the rows are not read"
                 )
-            start = self._seconds(episode, f"videos/{key}/from_timestamp")
+            start = self._start(episode, key)
             what = f"episode {episode.index}"
             yield from decoded(path, start, episode.length, self.fps, what)
             return
@@ -197,7 +213,7 @@ class LeRobotDataset:
 
     def _column(self, episode: LeRobotEpisode, key: str) -> tuple[pathlib.Path, Any]:
         path = self._file("data", episode, "data/")
-        table = read_parquet(path, (key,), episode.index)
+        table = read_parquet(path, (key, "frame_index", "timestamp"), episode.index)
         if key not in table.column_names:
             raise UserError(f"{path} has no column {key}")
         column = table.column(key)
@@ -206,7 +222,20 @@ class LeRobotDataset:
                 f"{path} has {len(column) - column.null_count} rows of {key} of episode"
                 f" {episode.index}, which has {episode.length} frames"
             )
+        self._check_order(path, table, episode)
         return path, column
+
+    def _check_order(self, path: pathlib.Path, table: Any, episode: LeRobotEpisode) -> None:
+        """Rows lie in the order of their frames, and their seconds are those of the rate."""
+        for name, rate in (("frame_index", 1.0), ("timestamp", self.fps)):
+            if name not in table.column_names:
+                continue
+            for frame, value in enumerate(table.column(name).to_pylist()):
+                if not isinstance(value, (int, float)) or not abs(value * rate - frame) < 0.5:
+                    raise UserError(
+                        f"{path}: {name} of episode {episode.index}, row {frame}, is {value!r:.40},"
+                        f" not {frame / rate:g}, at {self.fps:g} frames a second"
+                    )
 
     # Files
 
@@ -233,6 +262,18 @@ class LeRobotDataset:
                 f"{self.root}/meta/episodes: {name} of episode {episode.index} is {value!r:.40}"
             )
         return value
+
+    def _start(self, episode: LeRobotEpisode, key: str) -> float:
+        """Second of a video at which an episode begins."""
+        start, end = (
+            self._seconds(episode, f"videos/{key}/{edge}_timestamp") for edge in ("from", "to")
+        )
+        if not abs((end - start) * self.fps - episode.length) < 0.5:
+            raise UserError(
+                f"{self.root}/meta/episodes: episode {episode.index} is from second {start:g} to"
+                f" {end:g} of {key}, which are no {episode.length} frames"
+            )
+        return start
 
     def _seconds(self, episode: LeRobotEpisode, name: str) -> float:
         value = episode.row.get(name)
@@ -283,6 +324,8 @@ def read_parquet(
         UserError: it cannot be read.
     """
     pq = parquet()
+    with open_regular(path):
+        pass  # a pipe would be waited for
     try:
         there = set(pq.read_schema(path).names)
         chosen = [name for name in columns if name in there] if columns else None

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,8 @@ class LeRobotConversion:
             _plain_name(name): dataset.require(known.get(name, name), "--cameras", pictures)
             for name in cameras or known
         }
+        if len(self.cameras) < len(cameras):
+            raise UserError(f"--cameras names one twice: {', '.join(cameras)}")
         if not self.cameras:
             raise UserError(f"{dataset.root}/meta/info.json has no feature that is a picture")
         self.masks = {
@@ -121,15 +124,24 @@ class LeRobotConversion:
 
     def refuse_others(self, path: pathlib.Path, episodes: Sequence[LeRobotEpisode]) -> None:
         """Refuse a finished file in the place of the one to be written that is not of these
-        episodes of this dataset. Raises UserError."""
+        episodes of this dataset, or was made by other options. Raises UserError."""
         there = read_header(path)
         with open_file(path) as file:
-            made_by = text(file["data"], "made_by", "somebody")
+            made_by, kept = text(file["data"], "made_by", "somebody"), dict(file["data"].attrs)
         if made_by != self._made_by or len(there.episodes) != len(episodes):
             raise UserError(
                 f"{path} is there already and holds {len(there.episodes)} episodes made by"
                 f" {made_by:.200}, not {len(episodes)} by {self._made_by}; give another --out"
             )
+        wanted: dict[str, Any] = self._attributes(path, episodes)
+        for name in (*wanted, "action_low", "action_high"):
+            ours, theirs = np.asarray(wanted.get(name)), np.asarray(kept.get(name))
+            older = name.startswith("feature_") and name not in kept
+            if not older and not np.array_equal(ours, theirs):
+                raise UserError(
+                    f"{path} is there already and was made with {name} {theirs!s:.100}, not"
+                    f" {ours!s:.100}; give another --out"
+                )
 
     def write(
         self,
@@ -143,8 +155,18 @@ class LeRobotConversion:
             UserError: a feature or a picture cannot be read, or the file not be written; names the
                 file, the episode and the frame.
         """
+        with DemonstrationWriter(path, self._attributes(path, episodes)) as writer:
+            for number, episode in enumerate(episodes):
+                if number >= writer.episodes:
+                    arrays = self._arrays(episode)
+                    about = {"success": self._success(episode), "episode_index": episode.index}
+                    writer.add(arrays, about, number + 1)
+                progress(number + 1)
+
+    def _attributes(self, path: pathlib.Path, episodes: Sequence[LeRobotEpisode]) -> dict[str, Any]:
+        """What a file says of its episodes, and how they were made."""
         dataset, words = self.dataset, episodes[0].task
-        attributes: dict[str, object] = {
+        attributes: dict[str, Any] = {
             "task": f"own/{path.stem}",
             "instruction": words or path.stem,
             "camera": ",".join(self.cameras),
@@ -154,18 +176,14 @@ class LeRobotConversion:
             "size": self._size,
             "fit": self._fit,
             "made_by": self._made_by,
+            "feature_action": self.action,
+            "feature_state": self.state or "",
         }
         if self.masks:
             attributes |= mask_attributes()
         if len(self._low):
             attributes |= {"action_low": self._low, "action_high": self._high}
-        with DemonstrationWriter(path, attributes) as writer:
-            for number, episode in enumerate(episodes):
-                if number >= writer.episodes:
-                    arrays = self._arrays(episode)
-                    about = {"success": self._success(episode), "episode_index": episode.index}
-                    writer.add(arrays, about, number + 1)
-                progress(number + 1)
+        return attributes
 
     def _arrays(self, episode: LeRobotEpisode) -> dict[str, np.ndarray]:
         arrays = {"actions": self._actions(episode)}

@@ -88,7 +88,7 @@ class LeRobotWriter:
         self._with_masks = bool(first.masks) and masks != "none"
         self._masks = masks
         self._failed = any(not e.success for each in recordings for e in each.episodes)
-        if self.out.exists():
+        if os.path.lexists(self.out):
             raise UserError(f"{self.out} exists already; give another name or delete it")
         self._part = self.out.with_name(self.out.name + ".part")
         self._tasks = list(dict.fromkeys(each.instruction for each in self._recordings))

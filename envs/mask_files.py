@@ -109,6 +109,18 @@ class MaskFolder:
         self, folder: pathlib.Path, recording: Recording, palette: MaskPalette, only_file: bool
     ):
         self._recording, self._palette = recording, palette
+        self._fit: Fit | None
+        self._cameras: list[str]
+        self._frames: dict[tuple[str, str], list[pathlib.Path] | pathlib.Path] = {}
+        try:
+            self._look(folder, only_file)
+        except OSError as error:  # of a folder that may not be looked into
+            place = error.filename or folder
+            raise UserError(f"{place} cannot be read ({error.strerror})") from error
+
+    def _look(self, folder: pathlib.Path, only_file: bool) -> None:
+        """Find the files of all masks."""
+        recording = self._recording
         root = folder / recording.path.stem
         if not root.is_dir():
             root = folder
@@ -121,8 +133,7 @@ class MaskFolder:
             raise UserError(f"there is no folder {root}")
         with reading(recording.path) as file:
             fit = text(file["data"], "fit", "")
-        self._fit: Fit | None = fit if fit in FITS else None  # type: ignore[assignment]  # one of them
-        self._frames: dict[tuple[str, str], list[pathlib.Path] | pathlib.Path] = {}
+        self._fit = fit if fit in FITS else None  # type: ignore[assignment]  # one of them
         there = _numbered(root, "episode")
         found = {
             (episode.name, camera): self._place(root, there, episode, camera)

@@ -10,21 +10,29 @@ ids; the key `other` stands for everything that is not listed:
     other: unlabelled
 """
 
+import io
 import os
 import pathlib
 import re
+import zipfile
+import zlib
 
 import numpy as np
 from PIL import Image
 
 from errors import UserError
 from mask_classes import NAMES, PALETTE, UNLABELLED, UNLABELLED_COLOUR
-from regular_file import read_text
+from regular_file import open_regular, read_bytes, read_text
 
 LARGEST_MAPPING = 2**20
 """Bytes."""
+LARGEST_PICTURE = 2**26
+"""Bytes of a PNG."""
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow and NumPy raise of a damaged file."""
+NO_ARRAY = (*BROKEN, LookupError, RuntimeError, TypeError, OverflowError, MemoryError,
+            zipfile.BadZipFile, zlib.error)  # fmt: skip
+"""What NumPy raises of an archive besides."""
 OTHER = "other"
 
 
@@ -138,8 +146,11 @@ def read_mask(path: pathlib.Path, palette: MaskPalette) -> np.ndarray:
         UserError: it cannot be read, holds something else, or what the palette does not know.
     """
     if path.suffix == ".png":
+        content = read_bytes(path, LARGEST_PICTURE)
         try:
-            with Image.open(path, formats=["PNG"]) as picture:
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+                picture.verify()  # checksums, which are not looked at when it is decoded
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
                 return palette.of_picture(picture, str(path))
         except BROKEN as error:
             raise UserError(f"{path} is no readable PNG: {_brief(error)}") from error
@@ -155,18 +166,19 @@ def read_array(path: pathlib.Path, name: str) -> np.ndarray:
     Raises:
         UserError: it cannot be read, or holds something else.
     """
-    try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.lib.npyio.NpzFile):
-            with found:
+    with open_regular(path) as file:
+        try:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.lib.npyio.NpzFile):
                 names = found.files
                 if name not in names and len(names) != 1:
                     raise UserError(
                         f"{path} holds {', '.join(names) or 'nothing'}; name the array {name}"
                     )
                 found = found[name if name in names else names[0]]
-    except (*BROKEN, KeyError) as error:
-        raise UserError(f"{path} is no readable NumPy file: {_brief(error)}") from error
+        except NO_ARRAY as error:
+            reason = _brief(error) or type(error).__name__
+            raise UserError(f"{path} is no readable NumPy file: {reason}") from error
     if found.dtype.kind not in "uib":
         raise UserError(f"{path} holds {found.dtype}, not whole numbers")
     return found.astype(np.uint8) if found.dtype == bool else found

@@ -7,6 +7,7 @@ whoever takes an id from a file asks first (``own_names.imported_by``).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import Any
 
@@ -21,13 +22,13 @@ from envs.own_names import GYM
 from envs.own_view import OwnView
 from errors import UserError
 
+FASTEST = 1000
+"""Frames a second of a video."""
 UNLIMITED_ENV_STEPS = 1000
 """Control steps of an episode whose environment states no limit."""
 SAMPLES = {"smooth": 2, "fast": 1}
 """Pixels that are drawn for one that is seen, across and down, by quality, where an environment
 takes width and height (those of MuJoCo); otherwise, and in full quality, as many as it likes."""
-SUCCESS = ("success", "is_success")
-"""Entries of ``info`` that say whether the task is done (Meta-World; Gymnasium-Robotics)."""
 SHIFT_STREAM = 20_262  # keeps what shifts draw apart from what the environment draws
 
 
@@ -65,12 +66,13 @@ class OwnEnvironment(Environment):
         own_contract.check_env(inner, task)
         self.view = OwnView(inner, task, config)
         self.cameras, self.default_camera = self.view.cameras, self.view.default_camera
-        self.instruction = str(inner_attribute(inner, "instruction") or self.name)
+        self.instruction = str(inner_attribute(inner, task, "instruction") or self.name)
         self.action_repeat = config.action_repeat or action_repeat
-        stated = inner.spec.max_episode_steps if inner.spec is not None else None
+        stated = getattr(own_contract.attribute(inner, task, "spec"), "max_episode_steps", None)
         self.max_env_steps = config.time_limit or stated or UNLIMITED_ENV_STEPS
-        fps = inner.metadata.get("render_fps") or self.metadata["render_fps"]
-        self.metadata = {**self.metadata, "render_fps": fps}
+        fps = (own_contract.attribute(inner, task, "metadata") or {}).get("render_fps")
+        if isinstance(fps, (int, float)) and 0 < fps <= FASTEST:
+            self.metadata = {**self.metadata, "render_fps": fps}
         self.action_space = self._agents_action_space()
         proprio = self.view.proprio_shape() if config.proprio else ()
         self.observation_space = observation_space(config, len(self.cameras), proprio)
@@ -117,9 +119,9 @@ class OwnEnvironment(Environment):
             steps += 1
             self._steps += 1
             total += reward
-            for name in SUCCESS:
-                if name in said:
-                    info["success"] = info.get("success", False) or bool(said[name])
+            done = own_contract.success(said, self.task)
+            if done is not None:
+                info["success"] = info.get("success", False) or done
             truncated = truncated or self._steps >= self.max_env_steps
         info["env_steps"] = steps
         return self._show(observation), total, terminated, truncated and not terminated, info
@@ -149,16 +151,25 @@ class OwnEnvironment(Environment):
         return seen
 
     def close(self) -> None:
-        """Close the user's environment."""
-        self.inner.close()
+        """Close the user's environment; one that cannot be has nothing of ours to lose."""
+        with contextlib.suppress(Exception):
+            self.inner.close()
 
 
-def inner_attribute(environment: gymnasium.Env, name: str) -> Any:
-    """An attribute of the user's environment inside its wrappers; None where it has none."""
-    try:
-        return environment.get_wrapper_attr(name)
-    except AttributeError:
-        return None
+def inner_attribute(environment: gymnasium.Env, task: str, name: str) -> Any:
+    """An attribute of the user's environment inside its wrappers; None where it has none.
+
+    Raises:
+        UserError: it raises something.
+    """
+
+    def inside() -> Any:
+        try:
+            return environment.get_wrapper_attr(name)
+        except AttributeError:
+            return None
+
+    return own_contract.call(task, name, inside)
 
 
 def shifts_of_pictures(description: str, task: str) -> shifts.Shifts | None:
@@ -188,7 +199,8 @@ def make_own(task: str, config: EnvironmentConfig, seed: int | None = None) -> O
         return OwnEnvironment(inner, task, config, seed)
     except BaseException:
         if isinstance(inner, gymnasium.Env):
-            inner.close()
+            with contextlib.suppress(Exception):
+                inner.close()
         raise
 
 

@@ -6,7 +6,6 @@ anything is learned, and whatever happens later is checked at the step where it 
 
 from __future__ import annotations
 
-import math
 import numbers
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,8 +17,16 @@ from gymnasium import spaces
 
 from errors import UserError
 
+SUCCESS = ("success", "is_success")
+"""Entries of ``info`` that say whether the task is done (Meta-World; Gymnasium-Robotics)."""
+NUMBERS = "biuf"
+"""Kinds of truth values, whole and real numbers."""
 STEPS = 3
 """Steps that ``check_env`` takes."""
+MOST_CHOICES = 4096
+"""Of a Discrete action space: an action is as many numbers, one-hot."""
+LARGEST_REWARD = float(np.finfo(np.float32).max)
+"""Rewards are kept as float32."""
 
 
 def call(task: str, what: str, function: Callable, *arguments: Any, **options: Any) -> Any:
@@ -32,12 +39,21 @@ def call(task: str, what: str, function: Callable, *arguments: Any, **options: A
         return function(*arguments, **options)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"{task}: {what} raised {type(error).__name__}: {error} ({place.filename}, line"
             f" {place.lineno})"
         ) from error
+
+
+def attribute(environment: gymnasium.Env, task: str, name: str) -> Any:
+    """An attribute of an environment; None where it has none.
+
+    Raises:
+        UserError: it raises something.
+    """
+    return call(task, name, getattr, environment, name, None)
 
 
 def reset(
@@ -75,16 +91,40 @@ def step(
             " terminated, truncated and info"
         )
     observation, reward, terminated, truncated, info = result
-    if not isinstance(reward, (numbers.Real, np.ndarray)) or np.shape(np.asarray(reward)):
+    number = isinstance(reward, numbers.Real) or (
+        isinstance(reward, np.ndarray) and not reward.shape and reward.dtype.kind in NUMBERS
+    )
+    if not number:
         raise UserError(f"{task}: the reward of step is {_kind(reward)}, no number")
-    if not math.isfinite(float(reward)):
-        raise UserError(f"{task}: the reward of step is {float(reward)}, not a finite number")
+    if not abs(reward) <= LARGEST_REWARD:
+        raise UserError(
+            f"{task}: the reward of step is {reward!s:.40}, not a finite number that float32 has"
+        )
     for name, value in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(value, (bool, np.bool_)):
             raise UserError(f"{task}: {name} of step is {_kind(value)}, not True or False")
     if not isinstance(info, Mapping):
         raise UserError(f"{task}: the info of step is {_kind(info)}, no dict")
     return observation, float(reward), bool(terminated), bool(truncated), info
+
+
+def success(said: Mapping[str, Any], task: str) -> bool | None:
+    """Whether the info of a step says that the task is done; None: it does not say.
+
+    Raises:
+        UserError: what it says is neither True nor False nor a number.
+    """
+    found = None
+    for name in SUCCESS:
+        if name not in said:
+            continue
+        value = np.asarray(said[name]) if np.size(said[name]) == 1 else np.empty(0)
+        if value.size != 1 or value.dtype.kind not in NUMBERS or not np.isfinite(value).all():
+            raise UserError(
+                f"{task}: {name} in the info of step is {_kind(said[name])}, not True or False"
+            )
+        found = bool(found) or bool(value.item())
+    return found
 
 
 def is_picture(space: spaces.Space) -> bool:
@@ -94,18 +134,23 @@ def is_picture(space: spaces.Space) -> bool:
         and space.dtype == np.uint8
         and len(space.shape) == 3
         and space.shape[2] == 3
+        and min(space.shape) > 0
     )
 
 
 def fault_of_action_space(space: Any) -> str | None:
     """Why an agent cannot act in a space; None: it can."""
     if isinstance(space, spaces.Discrete):
-        return None
+        too_many = f"its action space has {space.n} actions, more than {MOST_CHOICES}"
+        return too_many if space.n > MOST_CHOICES else None
     if not isinstance(space, spaces.Box):
         return f"its action space is {space!r:.80}; Box and Discrete are supported"
     if space.dtype is None or space.dtype.kind != "f" or not np.prod(space.shape):
         return f"its action space is {space!r:.80}; of a Box, floating-point numbers are supported"
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        bounded = np.isfinite(high - low).all()
+    if not bounded:
         return (
             "its action space is not bounded on all sides; wrap it in"
             " gymnasium.wrappers.RescaleAction or another space with finite bounds"
@@ -138,7 +183,10 @@ def fault_of_observation(space: spaces.Space, value: Any, name: str = "") -> str
         return next((fault for fault in parts if fault), None)
     if not isinstance(space, spaces.Box):
         return None if space.contains(value) else f"{what} is outside its space {space!r:.80}"
-    found, alike = np.asarray(value), False
+    try:
+        found, alike = np.asarray(value), False
+    except (ValueError, TypeError, RuntimeError):  # lists of other lengths, tensors on a GPU
+        return f"{what} is {_kind(value)}, no array"
     if space.dtype is not None:
         alike = found.dtype == space.dtype or found.dtype.kind == space.dtype.kind == "f"
     if found.shape != space.shape or not alike:
@@ -165,7 +213,7 @@ def check_env(environment: Any, task: str) -> None:
     if not isinstance(environment, gymnasium.Env):
         raise UserError(f"{task} is {_kind(environment)}, no gymnasium.Env")
     for name in ("observation_space", "action_space"):
-        if not isinstance(getattr(environment, name, None), spaces.Space):
+        if not isinstance(attribute(environment, task, name), spaces.Space):
             raise UserError(f"{task} has no {name}, a space of Gymnasium")
     if fault := fault_of_action_space(environment.action_space):
         raise UserError(f"{task}: {fault}")

@@ -41,7 +41,10 @@ class OwnView:
 
     def __init__(self, environment: gymnasium.Env, task: str, config: EnvironmentConfig):
         self.environment, self.task, self.config = environment, task, config
-        self._leaves = dict(_leaves(environment.observation_space))
+        self._drawn_shape: tuple[int, ...] | None = None
+        leaves = dict(_leaves(environment.observation_space))
+        self._leaves = {".".join(map(str, path)): space for path, space in leaves.items()}
+        self._paths = {".".join(map(str, path)): path for path in leaves}
         pictures = [name for name, space in self._leaves.items() if own_contract.is_picture(space)]
         self.default_camera = self._default(pictures)
         self.cameras = camera_names(config.camera or self.default_camera)
@@ -78,11 +81,12 @@ class OwnView:
             )
         if pictures:
             return pictures[0]
-        if getattr(self.environment, "render_mode", None) != "rgb_array":
+        mode = own_contract.attribute(self.environment, self.task, "render_mode")
+        if mode != "rgb_array":
             raise UserError(
                 f"{self.task} has no picture: its observation has no uint8 (height, width, 3), and"
-                f" its render_mode is {getattr(self.environment, 'render_mode', None)!r}; make it"
-                ' with render_mode="rgb_array", or observe an image'
+                f" its render_mode is {mode!r:.40}; make it with"
+                ' render_mode="rgb_array", or observe an image'
             )
         return RENDERED
 
@@ -102,7 +106,7 @@ class OwnView:
             )
         space = self._leaves[there[0]]
         whole = space.dtype is not None and space.dtype.kind in "iu"
-        if not whole or len(space.shape or ()) != 2:
+        if not whole or len(space.shape or ()) != 2 or not all(space.shape or ()):
             raise UserError(
                 f"{self.task}: the {there[0]} of its observation is {space.dtype} {space.shape},"
                 " not whole numbers (height, width)"
@@ -126,7 +130,13 @@ class OwnView:
                 spaces.flatten(self._leaves[name], self._part(observation, name))
                 for name in self._state
             ]
-            seen[PROPRIO] = np.concatenate([np.asarray(part) for part in parts], dtype=np.float32)
+            with np.errstate(over="ignore"):
+                state = np.concatenate([np.asarray(part) for part in parts], dtype=np.float32)
+            if not np.isfinite(state).all():
+                raise UserError(
+                    f"{self.task}: the observed state holds a number that is not finite as float32"
+                )
+            seen[PROPRIO] = state
         return seen
 
     def _seen(self, camera: str, observation: Any) -> dict[str, np.ndarray]:
@@ -151,7 +161,7 @@ class OwnView:
     def _part(self, observation: Any, name: str) -> Any:
         """A checked entry of an observation."""
         value = observation
-        for part in filter(None, name.split(".")):
+        for part in self._paths[name]:
             if not isinstance(value, Mapping) or part not in value:
                 raise UserError(f"{self.task}: the observation has no {name}, which its space has")
             value = value[part]
@@ -168,12 +178,19 @@ class OwnView:
             and picture.dtype == np.uint8
             and picture.ndim == 3
             and picture.shape[2] == 3
+            and picture.size
         ):
             found = type(picture).__name__
             if isinstance(picture, np.ndarray):
                 found = f"{picture.dtype} {picture.shape}"
             raise UserError(
                 f"{self.task}: render() returned {found}, not a picture uint8 (height, width, 3)"
+            )
+        self._drawn_shape = self._drawn_shape or picture.shape
+        if picture.shape != self._drawn_shape:
+            raise UserError(
+                f"{self.task}: render() returned a picture {picture.shape}, before it was"
+                f" {self._drawn_shape}"
             )
         return picture
 
@@ -186,10 +203,10 @@ def resized(picture: np.ndarray, size: int, resampling: Image.Resampling) -> np.
     return np.array(Image.fromarray(picture).resize((size, size), resampling))
 
 
-def _leaves(space: spaces.Space, name: str = "") -> Iterator[tuple[str, spaces.Space]]:
-    """What an observation holds, by dotted name; "" where it is no Dict."""
+def _leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
+    """What an observation holds, by the keys that lead to it; () where it is no Dict."""
     if not isinstance(space, spaces.Dict):
-        yield name, space
+        yield path, space
         return
     for part, inner in space.items():
-        yield from _leaves(inner, f"{name}.{part}" if name else part)
+        yield from _leaves(inner, (*path, part))

@@ -50,7 +50,10 @@ def refuse_what_cannot_be_replayed(recording: Recording) -> None:
     try:
         suite = envs.suite(recording.task)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(
+            f"{path} is of no simulator that draws masks ({error}); give masks from files as"
+            " --masks FOLDER"
+        ) from error
     if suite in ("dmc", "rlbench", "gym", "own"):
         raise UserError(
             f"{path} is of {recording.task}, whose observations cannot be had from a state; record"

@@ -73,6 +73,16 @@ def test_options_of_a_policy_need_one(folder, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_options_of_export_are_checked_first(capsys):
+    for more, said in (
+        (["--license", "a\nb: c"], "--license is 'a\\nb: c'"),
+        (["--license", ""], "--license is ''"),
+        (["--task", TASK], "--task says what an --onnx graph does"),
+    ):
+        assert main(["export", "--logdir", "nowhere", "--out", "nowhere", *more]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_an_exported_policy_is_evaluated_like_a_run(folder, tmp_path, capsys):
     out = tmp_path / "exported"
     assert main(["export", "--logdir", str(folder), "--out", str(out)]) == 0

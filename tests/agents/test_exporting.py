@@ -115,6 +115,25 @@ def test_a_damaged_file_is_one_sentence(one, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_a_lost_bit_is_not_taken_for_a_weight(one, tmp_path):
+    """And what was written before files had a checksum is read as it was."""
+    export(one, tmp_path / "out")
+    path = tmp_path / "out" / WEIGHTS
+    content = bytearray(path.read_bytes())
+    size = int.from_bytes(content[:8], "little")
+    for place in (size + 100, content.index(b"step") + 9):  # of the weights, of what goes with them
+        content[place] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"{WEIGHTS} is no .* damaged"):
+            load_trained(tmp_path / "out")
+        content[place] ^= 1
+    weights = safetensors.torch.load(bytes(content))
+    header = json.loads(content[8 : 8 + size])["__metadata__"]
+    del header["sha256"]
+    path.write_bytes(safetensors.torch.save(weights, header))
+    load_trained(tmp_path / "out")
+
+
 def test_a_configuration_cannot_ask_for_a_larger_agent(run, tmp_path):
     export(run, tmp_path / "out")
     path = tmp_path / "out" / "config.yaml"

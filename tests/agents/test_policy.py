@@ -131,6 +131,8 @@ def test_several_tasks_are_told_apart_by_name_or_by_instruction(imitator):
         ({"proprio": np.zeros(5, np.float32)}, r"proprio of the observation is \(5,\) float32"),
         ({"image": np.zeros((32, 32, 3))}, r"is \(32, 32, 3\) float64, the policy reads"),
         ({"proprio": np.full(4, np.nan)}, "a number that is not finite"),
+        ({"proprio": np.full(4, 1e300)}, "a number that is not finite"),
+        ({"action": np.full(4, np.nan)}, "action of the observation has a number that is not fin"),
         ({"action": np.zeros(7)}, r"is \(7,\) float64, an action of this policy is \(4,\)"),
     ],
 )

@@ -15,15 +15,17 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 import agents
 from agents import policy_server
+from agents.policy_evaluation import PolicyEvaluation
 from agents.policy_server import Session, Stream, check_host
 from agents.policy_wire import pack, renamed, unpack
 from agents.remote_policy import RemoteActor, RemotePolicy
+from envs import EnvironmentConfig
 from errors import UserError
 from examples import robot_client
 from tests.agents import received_runs
@@ -103,6 +105,8 @@ def test_clients_are_episodes_of_their_own(folder):
         ({"action": np.zeros(7, np.float32)}, "an action of this policy is (4,)"),
         ({"step": -3}, "step is -3, no number of a step"),
         ({"prompt": 5}, "prompt is text, not int"),
+        ({"reset": np.ones(2)}, "reset is array([1., 1.]), not true or false"),
+        ({"reset": "no"}, "reset is 'no', not true or false"),
     ],
 )
 def test_a_wrong_message_is_one_line_and_the_server_lives_on(folder, change, said):
@@ -174,8 +178,11 @@ def test_other_machines_need_a_token():
         with pytest.raises(UserError, match="give a secret as --token"):
             check_host(host, None)
         check_host(host, "secret")
-    with pytest.raises(UserError, match="--token is empty"):
-        check_host("0.0.0.0", " ")
+    for token in (" ", "", "a\nb", "schlüssel"):
+        with pytest.raises(UserError, match="--token is empty"):
+            check_host("0.0.0.0", token)
+        with pytest.raises(UserError, match="--token is empty"):
+            RemotePolicy("ws://127.0.0.1:1", token)
 
 
 def test_a_port_that_is_taken_is_one_sentence(folder):
@@ -185,6 +192,20 @@ def test_a_port_that_is_taken_is_one_sentence(folder):
         taken.listen()
         with pytest.raises(UserError, match="give another --port"):
             asyncio.run(policy_server.serve(policy, port=taken.getsockname()[1]))
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".b", "\0"])
+def test_a_host_that_is_none_is_one_sentence(folder, host):
+    with pytest.raises(UserError, match="nothing can be served at .* --host"):
+        asyncio.run(policy_server.serve(agents.load(folder), host, token="x"))
+
+
+@pytest.mark.parametrize(
+    "url", ["ws://127.0.0.1:x", "ws://127.0.0.1:99999", "ws://[::1", "ws://" + "a" * 70 + ".b:1"]
+)
+def test_an_address_that_is_none_is_one_sentence(url):
+    with pytest.raises(UserError, match="--policy is an address, ws://HOST:PORT, not"):
+        RemotePolicy(url)
 
 
 def test_arrays_and_numbers_come_back_as_they_went():
@@ -237,6 +258,55 @@ def test_an_answer_that_does_not_fit_is_one_sentence(folder):
                 actor.policy(batch, None, False)
     with pytest.raises(UserError, match="no policy answers at"):
         RemotePolicy(f"ws://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("describes", "answers", "said"),
+    [
+        ({"n_action_steps": -1}, {}, "says that it executes -1 actions"),
+        ({"n_action_steps": "3"}, {}, "says that it executes '3' actions"),
+        ({}, {"actions": np.full((2, 4), 1e300)}, "answers an action that is not finite"),
+        ({}, {"actions": np.zeros((0, 4))}, r"answers no actions, but \(0, 4\)"),
+        ({}, {"actions": "left"}, r"answers no actions, but \(\)"),
+        ({}, b"\xc1", r"ws://127.*: a message is no MessagePack"),
+        ({}, "", "answers: an empty text"),
+    ],
+)
+def test_a_server_that_says_nonsense_is_one_sentence(describes, answers, said):
+    shown = {"image": np.zeros((1, 8, 8, 3), np.uint8), "is_first": np.array([True])}
+    with (
+        answering(describes, answers) as url,
+        RemotePolicy(url) as client,
+        pytest.raises(UserError, match=said),
+    ):
+        RemoteActor([client], "do it", 4, {}).policy(shown, None, False)
+
+
+@pytest.mark.parametrize("options", [5, {"size": "x"}, {"x": 1}])
+def test_a_server_that_shows_tasks_as_nobody_does_is_named(tmp_path, options):
+    task = "metaworld/reach"
+    with answering({"environment": options}, {}) as url, pytest.raises(UserError, match=url):
+        PolicyEvaluation(url, [task], 1, 0, tmp_path / "out", EnvironmentConfig(), {})
+
+
+@contextlib.contextmanager
+def answering(describes, answers):
+    """A server that always says the same; its address."""
+
+    def talk(connection):
+        with contextlib.suppress(ConnectionClosed):
+            connection.send(pack(describes))
+            for _ in connection:
+                connection.send(pack(answers) if isinstance(answers, dict) else answers)
+
+    with serve(talk, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        finally:
+            server.shutdown()
+            thread.join(10)
 
 
 def test_a_server_of_others_is_asked_in_its_own_words():

@@ -75,6 +75,19 @@ def test_whatever_is_changed_the_agent_loads_or_the_file_is_named(received):
     assert refused > 20
 
 
+def test_ranges_of_other_sizes_are_refused_by_the_file_that_has_them(tmp_path):
+    folder = with_weights(received_imitation(tmp_path / "run"))
+    path = folder / "checkpoint.pt"
+    state = load_checkpoint(path)
+    for name in ("action_low", "proprio_max"):
+        lists = state["agent"]["statistics"]
+        fewer = {**lists, name: lists[name][:-1]}
+        write(path, changed(state, ("agent", "statistics"), fewer))
+        said = refusal(lambda: imitation_loading.load_agent(folder, "cpu"))
+        assert f"{path} is" in said
+        assert f"the statistics of {name.partition('_')[0]} are not" in said
+
+
 @pytest.mark.parametrize("other", [NOTHING, torch.zeros(3), torch.tensor(float("nan")), "x"])
 def test_a_first_stage_of_something_else_is_named(tmp_path, other):
     folder = with_weights(received_imitation(tmp_path / "run"))

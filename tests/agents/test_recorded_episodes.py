@@ -15,6 +15,7 @@ from envs.demonstrations import read_header
 from envs.recording import ScriptedActor, collect
 from errors import UserError
 from results.experiments.roundtrip import strip_masks, to_after_action
+from tests.agents.received_runs import online, received_online
 
 pytestmark = pytest.mark.simulator
 
@@ -172,6 +173,12 @@ def test_what_does_not_fit_the_run_is_named(demonstrations, tmp_path):
         opened(tmp_path)
     with pytest.raises(UserError, match=r"there is no .*nothing\.hdf5; --recorded takes"):
         opened(tmp_path / "nothing.hdf5")
+    with pytest.raises(UserError, match=r"there is no x{300}; --recorded takes"):
+        opened("x" * 300)
+    run = received_online(tmp_path / "run")
+    felt = replace(online(), environment=replace(online().environment, proprio=True))
+    with pytest.raises(UserError, match="run holds no proprioception; leave --environment.pro"):
+        opened(run, felt)
     for number, change in enumerate((None, np.zeros(3, np.float32))):
         damaged = tmp_path / f"damaged{number}.hdf5"
         shutil.copy(demonstrations, damaged)

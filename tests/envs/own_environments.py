@@ -209,5 +209,95 @@ class StrangeMask(Rich):
     mask_value = 77
 
 
+class BeyondFloat(Slider):
+    action_space = spaces.Box(-1.7e308, 1.7e308, (2,), np.float64)
+
+
+class TooMany(Slider):
+    action_space = spaces.Discrete(10**9)
+
+
+class Ragged(Slider):
+    def observed(self):
+        return [[1, 2], [3]]
+
+
+class NothingDrawn(Drawn):
+    def render(self):
+        return np.zeros((0, 5, 3), np.uint8)
+
+
+class GrowingPicture(Drawn):
+    def render(self):
+        self.drawn = getattr(self, "drawn", 0) + 1
+        return np.zeros((SIZE + self.drawn, SIZE, 3), np.uint8)
+
+
+class InfiniteState(Drawn):
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+    def observed(self):
+        return np.array([self.place, 1e300, 0])
+
+
+class TextReward(Slider):
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, np.array("one"), *rest
+
+
+class HugeReward(Slider):
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, 10**400, *rest
+
+
+class TextSuccess(Slider):
+    def step(self, action):
+        return *super().step(action)[:4], {"success": "no"}
+
+
+class TwoSuccesses(Slider):
+    def step(self, action):
+        return *super().step(action)[:4], {"success": np.array([True, False])}
+
+
+class Leaves(Slider):
+    def step(self, action):
+        raise SystemExit(0)
+
+    def close(self):
+        raise OSError("the door is locked")
+
+
+class NoRoomForMasks(Rich):
+    observation_space = spaces.Dict(
+        {**Rich.observation_space, "mask": spaces.Box(0, 3, (0, SIZE), np.int64)}
+    )
+
+    def observed(self):
+        return {**super().observed(), "mask": np.zeros((0, SIZE), np.int64)}
+
+
+class Broken(Slider):
+    @property
+    def spec(self):
+        raise RuntimeError("not\nyet")
+
+
+class Odd(Slider):
+    """Right, but for what nothing depends on; its entry is called with a dot."""
+
+    observation_space = spaces.Dict({"robot.image": Slider.observation_space})
+    metadata = None
+    spec = "none"
+
+    def observed(self):
+        return {"robot.image": super().observed()}
+
+    def close(self):
+        raise OSError("the door is locked")
+
+
 def no_environment():
     return {"observation": 1}

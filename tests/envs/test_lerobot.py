@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +20,7 @@ from envs.mask_files import add_masks
 from envs.mask_palette import MaskPalette
 from envs.windows import WindowConfig, Windows
 from errors import UserError
+from run import main
 from tests.envs import lerobot_maker as maker
 
 TINY = Path(__file__).parents[1] / "data" / "lerobot_tiny"
@@ -185,7 +188,27 @@ def playlist(root):
     (root / VIDEO).write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")
 
 
+def rows(name, change):
+    def edit(root):
+        table = pq.read_table(root / name)
+        changed = change(table.to_pylist())
+        pq.write_table(pa.Table.from_pylist(changed, table.schema), root / name)
+
+    return edit
+
+
+def other_second(rows):
+    rows[2][f"videos/{FRONT}/from_timestamp"] += 0.1
+    return rows
+
+
+def pipe(root):
+    (root / DATA).unlink()
+    os.mkfifo(root / DATA)
+
+
 FRONT = "observation.images.front"
+DATA, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
 WRONG = [
     (edited_info(lambda i: i.update(codebase_version="v2.1")), {}, r"info\.json is of .* v2\.1"),
     (edited_info(lambda i: i.update(fps=0)), {}, r"info\.json: fps is 0"),
@@ -201,7 +224,14 @@ WRONG = [
     (without_column, {}, r"file-000\.parquet has no column action"),
     (cut("data/chunk-000/file-000.parquet"), {}, r"file-000\.parquet is no readable Parquet"),
     (cut("meta/info.json"), {}, r"info\.json is no JSON"),
-    (lambda root: (root / "meta/tasks.parquet").unlink(), {}, r"tasks\.parquet is no readable"),
+    (lambda root: (root / "meta/tasks.parquet").unlink(), {}, r"tasks\.parquet cannot be read"),
+    (pipe, {}, r"file-000\.parquet is a pipe"),
+    (rows(EPISODES, lambda rows: [*rows, rows[0]]), {}, r"episodes lists episode 0 twice"),
+    (rows(EPISODES, lambda rows: rows[:2]), {}, r"lists 2 episodes, .*info\.json says .* 3"),
+    (rows(EPISODES, lambda rows: []), {}, r"lists 0 episodes, .*info\.json says .* 3"),
+    (rows(EPISODES, other_second), {}, r"episode 2 is from second 1\.4 to 2\.1 of .*no 8 frames"),
+    (rows(DATA, lambda rows: rows[::-1]), {}, r"frame_index of episode 0, row 0, is 5, not 0"),
+    (edited_info(lambda i: i.update(fps=5)), {}, r"timestamp of .*row 2, is 0\.2.*not 0\.4"),
     (lambda root: (root / VIDEO).unlink(), {}, r"file-000\.mp4 cannot be read"),
     (cut(VIDEO), {}, r"file-000\.mp4: frame \d of episode 0 .* cannot be decoded, of 6"),
     (playlist, {}, r"file-000\.mp4: frame 0 of episode 0"),
@@ -240,6 +270,25 @@ def test_actions_of_another_dataset_are_brought_into_the_same_range(copy, files,
         file["data"].attrs["action_high"] = np.array([1.0, 1.0])
     with pytest.raises(UserError, match=r"episode 0, frame 1, number 0, is outside"):
         converted(copy, tmp_path / "refused", 16, range_of=str(narrow))
+
+
+def test_a_file_that_was_made_by_other_options_is_not_taken_for_this_one(copy, tmp_path, capsys):
+    command = ["convert", str(copy), "--out", str(tmp_path / "files"), "--size", "16"]
+    for _ in range(2):
+        assert main(command) == 0
+    assert "push-it-away.hdf5 is there already" in capsys.readouterr().out
+    for more, said in (
+        (["--size", "32"], "was made with size 16, not 32"),
+        (["--fit", "pad"], "was made with fit crop, not pad"),
+        (["--cameras", "wrist"], "was made with camera front,wrist, not wrist"),
+        (["--state", "action"], "made with feature_state observation.state, not action"),
+        (["--cameras", "wrist,wrist"], "--cameras names one twice"),
+    ):
+        assert main([*command, *more]) == 2
+        assert said in capsys.readouterr().err
+    for source, out in (("x" * 300, "y"), (str(copy), "x" * 300)):
+        assert main(["convert", source, "--out", out]) == 2
+        assert "File name too long" in capsys.readouterr().err
 
 
 def test_nothing_is_left_of_a_dataset_that_could_not_be_finished(files, tmp_path):

@@ -1,6 +1,7 @@
 """Masks made elsewhere: folders of files, palettes of other people, what is wrong in one line."""
 
 import json
+import os
 import shutil
 
 import h5py
@@ -166,7 +167,39 @@ def other_colour(folder):
     Image.fromarray(np.full((SIZE, SIZE, 3), 77, np.uint8)).save(path)
 
 
+def other_byte(folder):
+    """A bit in the numbers of a picture: only its checksum tells."""
+    path = folder / "demo_1/frame_00004.png"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 4
+    path.write_bytes(content)
+
+
+def archive(damage):
+    def edit(folder):
+        shutil.rmtree(folder / "demo_1")
+        np.savez_compressed(folder / "demo_1.npz", mask=masks()["demo_1"])
+        content = bytearray((folder / "demo_1.npz").read_bytes())
+        (folder / "demo_1.npz").write_bytes(damage(content))
+
+    return edit
+
+
+def flip(content):
+    content[len(content) // 2] ^= 4
+    return content
+
+
+def pipe(folder):
+    (folder / "demo_1/frame_00004.png").unlink()
+    os.mkfifo(folder / "demo_1/frame_00004.png")
+
+
 WRONG = [
+    (other_byte, r"demo_1/frame_00004\.png is no readable PNG"),
+    (archive(flip), r"demo_1\.npz is no readable NumPy file"),
+    (archive(lambda content: content[:-9]), r"demo_1\.npz is no readable NumPy file"),
+    (pipe, r"demo_1/frame_00004\.png is a pipe"),
     (remove("demo_1/frame_00007.png"), r"demo_1: frame 7 of demo_1 is missing, which has 12"),
     (counted_from_one, r"frame 0 of demo_1 is missing.*counted from 0"),
     (lambda folder: shutil.rmtree(folder / "demo_1"), r"no masks of demo_1 for camera corner2"),
@@ -195,6 +228,12 @@ def test_what_is_wrong_with_masks_names_file_and_frame_and_leaves_nothing(
         assert "\n" not in str(refusal.value)
     assert data.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} - {"masks"} == {"reach.hdf5"}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(data, tmp_path):
+    folder = tmp_path / ("x" * 300)
+    with pytest.raises(UserError, match=r"x{300}.* cannot be read \("):
+        add_masks(data, tmp_path / "out.hdf5", folder, MaskPalette.own())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
+from commands.ending import one_line
 from envs.environment import OneHot
 from errors import UserError
 
@@ -139,14 +140,26 @@ def test_noise_is_the_one_shift_of_pictures_alone():
         ("Slider", {"proprio": True}, r"observes no state"),
         ("Slider", {"camera": "front"}, r"unknown camera 'front'; .* has image"),
         ("Rich", {"camera": "other"}, r"unknown camera 'other'; .* has image, wrist.picture"),
+        ("BeyondFloat", {}, r"action space is not bounded on all sides"),
+        ("TooMany", {}, r"action space has 1000000000 actions, more than 4096"),
+        ("Ragged", {}, r"the observation is a list, no array"),
+        ("NothingDrawn", {}, r"render\(\) returned uint8 \(0, 5, 3\), not a picture"),
+        ("InfiniteState", {"proprio": True}, r"a number that is not finite as float32"),
+        ("TextReward", {}, r"reward of step is an array \(\), no number"),
+        ("HugeReward", {}, r"reward of step is 10+, not a finite number"),
+        ("TextSuccess", {}, r"success in the info of step is 'no', not True or False"),
+        ("TwoSuccesses", {}, r"success in the info of step is an array \(2,\), not True or False"),
+        ("Leaves", {}, r"step\(action\) raised SystemExit"),
+        ("NoRoomForMasks", {"masks": True}, r"mask of its observation is int64 \(0, 12\), not"),
+        ("Broken", {}, r"spec raised RuntimeError: not"),
         ("no_environment", {}, r"is a dict, no gymnasium.Env"),
         ("missing", {}, r"cannot be made: AttributeError"),
     ],
 )  # fmt: skip
 def test_what_breaks_the_contract_is_one_line(name, options, sentence):
     with pytest.raises(UserError, match=sentence) as refusal:
-        made(name, **options)
-    assert str(refusal.value).count("\n") == 0
+        take_steps(made(name, **options), np.zeros(1, np.float32), 1)
+    assert one_line(str(refusal.value)).count("\n") == 0
     assert f"{HERE}{name}" in str(refusal.value)
 
 
@@ -155,6 +168,20 @@ def test_what_breaks_it_later_is_found_at_that_step():
     one.reset(seed=0)
     with pytest.raises(UserError, match="CrashesLater: the reward of step is inf"):
         take_steps(one, np.zeros(1, np.float32))
+
+
+def test_a_picture_does_not_change_its_size():
+    one = made("GrowingPicture")
+    with pytest.raises(UserError, match=r"a picture \(14, 12, 3\), before it was \(13, 12, 3\)"):
+        one.reset(seed=0)
+
+
+def test_what_nothing_depends_on_may_be_odd():
+    one = made("Odd")
+    assert one.cameras == ("robot.image",)
+    assert one.reset(seed=0)[0]["image"].any()
+    assert one.max_env_steps == 1000
+    one.close()
 
 
 def test_a_fault_in_a_worker_is_one_line_too():

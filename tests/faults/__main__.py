@@ -29,7 +29,7 @@ MODULE = "tests.faults"
 class Faults:
     """Put faults into every kind of input, kill processes and fill disks."""
 
-    tries: int = 2050
+    tries: int = 2290
     """Inputs with a fault."""
     kills: int = 100
     """Processes to kill."""
@@ -48,6 +48,9 @@ class Faults:
     """Folder to work in; made anew. What went wrong stays there."""
     out: Path | None = None
     """Report, written to OUT.md and OUT.json; printed only when not given."""
+    merge: bool = False
+    """Keep the rows of OUT.json that are of other kinds than are tried now, each with the run that
+    it is of."""
 
 
 def main(options: Faults) -> None:
@@ -58,6 +61,8 @@ def main(options: Faults) -> None:
     """
     if options.out is not None:
         page_of(options.out)
+    if options.merge and not (options.out and options.out.with_suffix(".json").exists()):
+        raise UserError("--merge adds to a report; name an --out whose OUT.json is there")
     chosen = _chosen(options)
     tries.remove(options.work)
     work = options.work.resolve()
@@ -93,8 +98,13 @@ def _judged(kind: Callable, seed: int, number: int, work: Path) -> list[Verdict]
 
 
 def _write(options: Faults, verdicts: list[Verdict], seconds: float) -> None:
-    if options.out is not None:
-        write_report(options.out, *report.report(verdicts, options.seed, options.jobs, seconds))
+    if options.out is None:
+        return
+    now, earlier = report.run(verdicts, options.seed, options.jobs, seconds), []
+    if options.merge:
+        tried = {verdict.name for verdict in verdicts}
+        earlier = report.kept(options.out.with_suffix(".json"), now, tried)
+    write_report(options.out, *report.report(now, earlier))
 
 
 def _chosen(options: Faults) -> list[tuple[Callable, int]]:

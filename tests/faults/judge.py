@@ -77,8 +77,8 @@ def _verdict(
     if before[1] != after[1]:
         changed = {name for name, _ in set(before[1].items()) ^ set(after[1].items())}
         return "code executed", f"outside of the folder: {', '.join(sorted(changed))}"
-    if ended.stopped and ended.status == 143 and not ended.left:
-        return "right result", "was at work, and stopped when told to"
+    if ended.stopped and not ended.hung and ended.status in (0, 143) and not ended.left:
+        return "right result", "was at work, and stopped or came to its end when told to"
     verdict, last = plainly(ended)
     if verdict == "right result":
         if tried.expect == "refused":

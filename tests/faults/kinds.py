@@ -7,7 +7,7 @@ and says which command meets it there and what must come of that.
 import random
 from collections.abc import Callable
 
-from tests.faults import other_files, run_folders
+from tests.faults import other_files, run_folders, shared_files
 from tests.faults.command_lines import command_line
 from tests.faults.place import Fault, Place
 
@@ -25,8 +25,12 @@ KINDS: dict[Callable[[random.Random, Place], Fault], int] = {
     other_files.scores_replaced: 80,
     other_files.out_paths: 50,
     command_line: 200,
+    shared_files.exported: 60,
+    shared_files.lerobot: 60,
+    shared_files.own_demonstrations: 60,
+    shared_files.mask_folders: 60,
 }
-"""How many of 2,050 tries are of each kind; those that a simulator follows take the longest."""
+"""How many of 2,290 tries are of each kind; those that a simulator follows take the longest."""
 
 
 def fault(kind: Callable, seed: int, number: int, place: Place) -> Fault:

@@ -5,8 +5,13 @@
     demos/        two demonstrations of closing a drawer, with masks
     plain.hdf5    the same without masks, as annotate takes them
     scores.json, scores.csv, events/    the same two curves three times
+    closes-windows/, closes-drawers/    exported policies: examples/policies/window-close and, after
+                  `imitate`, imitation/
+    reach-set/, reach-files/    tests/data/lerobot_tiny, and what `convert` makes of it
+    cup/cup.hdf5  demonstrations that somebody has written, without masks
 
-Everything is tiny: an episode is 25 steps of the agent, a network some thousand weights.
+Everything but the exported example is tiny: an episode is 25 steps of the agent, a network some
+thousand weights.
 """
 
 import csv
@@ -15,6 +20,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
+import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
@@ -53,6 +60,10 @@ IMITATION = [
 COLLECT = ["--task", IMITATION_TASK, "--environment.size", "64"]
 """Options of `collect`, without --episodes and --out."""
 STEPS, UPDATES, DEMONSTRATIONS = 1000, 2, 2
+ROOT = Path(__file__).parents[2]
+EXAMPLE, DATASET = ROOT / "examples/policies/window-close", ROOT / "tests/data/lerobot_tiny"
+OWN_SIZE, OWN_STEPS, OWN_EPISODES = 32, 6, 3
+"""Pixels, steps and episodes of own demonstrations."""
 
 
 def train(folder: Path, steps: int = STEPS) -> list[str]:
@@ -76,6 +87,16 @@ def evaluate(folder: Path) -> list[str]:
     return ["evaluate", "--logdir", str(folder), "--episodes", "1"]
 
 
+def export(run: Path, out: Path) -> list[str]:
+    """The command that keeps what acts of a run or of an exported policy."""
+    return ["export", "--logdir", str(run), "--out", str(out)]
+
+
+def convert(data: Path, out: Path) -> list[str]:
+    """The command that makes demonstration files of a LeRobot dataset, or the other way round."""
+    return ["convert", str(data), "--out", str(out), "--size", str(OWN_SIZE)]
+
+
 def commands(folder: Path, imitation: bool) -> list[list[list[str]]]:
     """Commands that make the originals for which a simulator is needed: two chains of them, which
     may run at the same time."""
@@ -83,7 +104,10 @@ def commands(folder: Path, imitation: bool) -> list[list[list[str]]]:
     recorded = [collect(demos / "drawer.hdf5")]
     if imitation:
         recorded += [imitate(imitator, demos), evaluate(imitator)]
-    return [[train(online), evaluate(online)], recorded]
+        recorded += [export(imitator, folder / "closes-drawers")]
+    learned = [train(online), evaluate(online), export(EXAMPLE, folder / "closes-windows")]
+    shutil.copytree(DATASET, folder / "reach-set")
+    return [[*learned, convert(folder / "reach-set", folder / "reach-files")], recorded]
 
 
 def finish(folder: Path) -> None:
@@ -91,6 +115,21 @@ def finish(folder: Path) -> None:
     shutil.copy(folder / "demos" / "drawer.hdf5", folder / "plain.hdf5")
     strip_masks(folder / "plain.hdf5")
     write_scores(folder)
+    write_own(folder / "cup")
+
+
+def write_own(folder: Path) -> None:
+    """Write demonstrations as docs/own_data.md says."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    with h5py.File(folder / "cup.hdf5", "w") as file:
+        file.create_group("data").attrs.update({"instruction": "lift the cup", "fps": 10.0})
+        for number in range(OWN_EPISODES):
+            demo = file.create_group(f"data/demo_{number}")
+            pictures = (OWN_STEPS, OWN_SIZE, OWN_SIZE, 3)
+            demo["actions"] = rng.uniform(-1, 1, (OWN_STEPS, 3))
+            demo["obs/front_rgb"] = rng.integers(0, 256, pictures, np.uint8)
+            demo["obs/proprio"] = rng.normal(size=(OWN_STEPS, 4)).astype(np.float32)
 
 
 CURVES = {0: (0.0, 0.25, 0.5, 0.75), 1: (0.125, 0.375, 0.625, 1.0)}

@@ -37,6 +37,12 @@ class Place:
         """The run folders among the originals."""
         return [name for name in ("online", "imitation") if (self.originals / name).exists()]
 
+    @property
+    def exports(self) -> list[str]:
+        """The exported policies among the originals."""
+        names = ("closes-windows", "closes-drawers")
+        return [name for name in names if (self.originals / name).exists()]
+
     def copy(self, name: str) -> Path:
         """An original of its own."""
         source, target = self.originals / name, self.folder / name

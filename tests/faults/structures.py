@@ -216,7 +216,7 @@ def _state(rng, path, outside):
     holder, key, name = rng.choice(places)
     value = holder[key]
     if isinstance(value, torch.Tensor) and rng.random() < 0.8:
-        holder[key], what = _tensor(rng, value)
+        holder[key], what = changed_tensor(rng, value)
     elif isinstance(value, dict | list) and value and rng.random() < 0.5:
         holder[key], what = changed_value(rng, value)
     elif rng.random() < 0.3 and isinstance(holder, dict):
@@ -237,7 +237,8 @@ def _places(content: Any, path: str = ""):
             yield from _places(value, f"{path}.{key}")
 
 
-def _tensor(rng, value):
+def changed_tensor(rng: random.Random, value: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """A tensor of other numbers, of another shape or of another kind."""
     changes = {
         "NaN": lambda: torch.full_like(value, float("nan")) if value.is_floating_point() else value,
         "infinite": lambda: value + float("inf"),

@@ -17,8 +17,10 @@ from tests.faults.process import call
 IMPORTED = (
     *COMMANDS.values(), "agents.online", "agents.imitation", "agents.online_loading",
     "agents.imitation_loading", "agents.imitation_evaluation", "agents.online_evaluation",
-    "agents.presets", "agents.imitation_presets", "analysis.report", "analysis.record",
+    "agents.presets", "agents.imitation_presets", "agents.exporting", "agents.mask2act",
+    "agents.held_out", "analysis.report", "analysis.record",
     "analysis.inspection", "envs.recording", "envs.annotation", "envs.metaworld", "envs.shifts",
+    "envs.lerobot_reading", "envs.lerobot_writing", "envs.mask_files", "pyarrow.parquet",
     "metaworld", "rliable.library", "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg", "tensorboard.summary.writer.record_writer",
 )  # fmt: skip
