@@ -13,15 +13,14 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import envs
 from commands.command_line import parse
 from commands.run_options import as_name
 from errors import UserError
-
-if TYPE_CHECKING:
-    from experiment.jobs import Engine, Job
-    from experiment.sweep import Run, SweepFolder
+from experiment.jobs import Engine, Job, OnRay, Processes
+from experiment.sweep import BASE, MOST_RUNS, RECORD, Run, SweepFolder, seeds, split, variants
 
 ROOT = Path(__file__).resolve().parents[1]
 REFRESH = 1.0
@@ -74,8 +73,6 @@ class Sweep:
 
 def sweep(arguments: Sequence[str]) -> None:
     """`run.py sweep`: many runs. Raises UserError."""
-    from experiment.sweep import SweepFolder
-
     own, options = _parted(arguments)
     chosen = parse(Sweep, own, "run.py sweep")
     runs = planned(chosen, options)
@@ -126,9 +123,6 @@ def planned(chosen: Sweep, options: Sequence[str]) -> list[Run]:
     Raises:
         UserError: a task, a seed, a preset, a variant or an option that cannot be.
     """
-    import envs
-    from experiment.sweep import BASE, MOST_RUNS, Run, seeds, split, variants
-
     for option in options:
         if option.partition("=")[0].replace("_", "-") in CHOSEN:
             raise UserError(f"{option} is chosen by the sweep; give --tasks, --seeds, --presets")
@@ -195,8 +189,6 @@ def _steps_of(arguments: Sequence[str]) -> int:
 
 def _engine(chosen: Sweep) -> Engine:
     """What runs the jobs. Raises UserError."""
-    from experiment.jobs import OnRay, Processes
-
     ray = find_spec("ray") is not None
     if chosen.engine == "processes" or (chosen.engine == "auto" and not ray):
         if chosen.address is not None or chosen.gpus:
@@ -211,9 +203,6 @@ def _engine(chosen: Sweep) -> Engine:
 
 def _job(chosen: Sweep, out: Path, run: Run) -> Job:
     """What a run is for an engine."""
-    from experiment.jobs import Job
-    from experiment.sweep import split
-
     folder = str(out / run.name)
     python = (sys.executable, str(ROOT / "run.py"))
     commands = [(*python, *run.arguments, "--logdir", folder)]
@@ -226,8 +215,6 @@ def _job(chosen: Sweep, out: Path, run: Run) -> Job:
 
 def _conclude(chosen: Sweep, path: Path, runs: Sequence[Run]) -> None:
     """Compare what is done, and say what failed. Raises UserError where something did."""
-    from experiment.sweep import RECORD
-
     failed = [run for run in runs if run.status == "failed"]
     if len(failed) < len(runs) and chosen.command == "train":
         from analysis.comparison import Compare

@@ -125,6 +125,10 @@ def commands(page: Path, start: re.Pattern) -> list[tuple[str, list[str]]]:
     for line in code(page):
         for match in start.finditer(line):
             given = [w.partition("=")[0] for w in words(line[match.end() :]) if w.startswith("--")]
+            if "--" in given:  # what follows are options of the runs of a sweep
+                place = given.index("--")
+                found.append(("train", given[place + 1 :]))
+                given = given[:place]
             found.append((match[1], given))
     return found
 
