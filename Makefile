@@ -167,16 +167,14 @@ demo: $(VENV)/.renders
 		--seed $(SEED) --logdir $(DEMO_DIR)
 	$(BIN)/python run.py evaluate --logdir $(DEMO_DIR) --episodes 20 --random --video
 
-# One thread a run, so that two run side by side and take the time the table says.
-curves: export OMP_NUM_THREADS = 1
+comma := ,
+empty :=
+listed = $(subst $(empty) ,$(comma),$(strip $(1)))
+
 curves: $(VENV)/.renders
-	@set -e; for seed in $(CURVE_SEEDS); do for task in $(CURVE_TASKS); do \
-		run=runs/curves/$$(echo $$task | tr / -)-seed$$seed; \
-		$(BIN)/python run.py train --task $$task --preset cpu --agent.compile \
-			--steps $(CURVE_STEPS) --seed $$seed --logdir $$run; \
-		[ $$run/evaluation.json -nt $$run/checkpoint.pt ] || \
-			$(BIN)/python run.py evaluate --logdir $$run --episodes 20 --random; \
-	done; done
+	$(BIN)/python run.py sweep --tasks $(call listed,$(CURVE_TASKS)) --seeds $(call listed,$(CURVE_SEEDS)) \
+		--out runs/curves --evaluate="--episodes 20 --random" \
+		-- --agent.compile --steps $(CURVE_STEPS)
 	$(BIN)/python run.py record runs/curves
 
 robustness: $(VENV)/.renders

@@ -26,10 +26,10 @@ from analysis.event_files import EVENTS, event_files, read_events
 from errors import UserError
 from experiment.config_record import ConfigRecord
 from experiment.metrics_log import MetricsLog
-from experiment.sweep import RECORD, read_sweep
+from experiment.sweep import OURS, RECORD, read_sweep
 from regular_file import read_bytes
 
-METHOD = "ours"
+METHOD = OURS
 """Name of the method of run folders that are given without one."""
 ORIGIN = ("command", "commit", "versions", "hardware")
 """What a run folder, and a file in the published format, may say of how a curve came about."""
@@ -100,7 +100,9 @@ def _expand(inputs: Sequence[str]) -> list[tuple[str | None, Path]]:
                 for run in read_sweep(sweep):
                     if run.status == "done":
                         member = sweep.parent / run.name
-                        name = run.method if method is None else f"{method}-{run.method}"
+                        plain = run.method == OURS
+                        renamed = method if plain else f"{method}-{run.method}"
+                        name = run.method if method is None else renamed
                         found[name, os.path.realpath(member)] = member
                 continue
             members = [path]

@@ -20,7 +20,7 @@ from commands.command_line import parse
 from commands.run_options import as_name
 from errors import UserError
 from experiment.jobs import Engine, Job, OnRay, Processes
-from experiment.sweep import BASE, MOST_RUNS, RECORD, Run, SweepFolder, seeds, split, variants
+from experiment.sweep import BASE, MOST_RUNS, OURS, RECORD, Run, SweepFolder, seeds, split, variants
 
 ROOT = Path(__file__).resolve().parents[1]
 REFRESH = 1.0
@@ -148,8 +148,8 @@ def planned(chosen: Sweep, options: Sequence[str]) -> list[Run]:
                     kind = (envs.suite(task), envs.published_budget(task), preset, variant)
                     kinds.setdefault(kind, given)
                     several = len(chosen.presets) > 1
-                    label = [preset] * several + [variant] * (variant != BASE or not several)
-                    method = "-".join(label)
+                    label = [preset] * several + [variant] * (variant != BASE)
+                    method = "-".join(label) or OURS
                     name = as_name(f"{task}-{preset}-{variant}-seed{seed}")
                     arguments = (*given, "--seed", str(seed))
                     runs.append((kind, Run(name, method, task, seed, arguments)))

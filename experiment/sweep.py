@@ -24,6 +24,8 @@ from regular_file import read_text
 RECORD = "sweep.json"
 BASE = "preset"
 """The variant in which nothing is changed."""
+OURS = "ours"
+"""What comparisons call it, where there is one preset."""
 MOST_RUNS = 100_000
 Status = Literal["queued", "done", "failed"]
 

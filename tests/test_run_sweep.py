@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 TASKS = ("dmc/cartpole-balance", "dmc/pendulum-swingup", "dmc/point_mass-easy")
 TINY = """
     --environment.size 16 --agent.autoencoder.image-size 16 --environment.quality fast
-    --environment.action-repeat 20 --steps 4000 --prefill 50 --update-every 4 --agent.batch 2
+    --environment.action-repeat 20 --steps 3000 --prefill 50 --update-every 4 --agent.batch 2
     --agent.window 8 --agent.autoencoder-batch 8 --agent.autoencoder-pretraining 3
     --agent.joint-pretraining 2 --evaluate-first 2000 --evaluate-every 2000
     --evaluate-episodes 1 --evaluate-envs 1 --checkpoint-seconds 0 --threads 1

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from agents.presets import preset
+from analysis.score_files import read
 from commands.sweep import Sweep, planned
 from commands.sweep_table import SweepTable, progress
 from errors import UserError
 from experiment.jobs import MOST_KILLS, Job, Processes, Working
 from experiment.locks import FolderLock
+from experiment.run_folder import RunFolder
 from experiment.sweep import Run, SweepFolder, read_sweep, seeds, variants
 
 
@@ -49,7 +52,7 @@ def test_every_task_runs_with_every_seed_and_variant(tmp_path):
     runs = planned(options, ["--steps", "5000"])
     assert len(runs) == 5 * 2 * 2
     assert len({run.name for run in runs}) == len(runs)
-    assert {run.method for run in runs} == {"preset", "no-reward"}
+    assert {run.method for run in runs} == {"ours", "no-reward"}
     assert {run.steps for run in runs} == {5000}
     assert [run.seed for run in runs] == [0] * 10 + [1] * 10
     changed = [run for run in runs if run.method == "no-reward"]
@@ -231,3 +234,24 @@ def test_the_table_says_what_is_at_work_and_what_failed(tmp_path, capsys):
     for part in ("run2", "machine-7", "500 of 1,000", "5", "failed: run1: no camera"):
         assert part in text
     folder.close()
+
+
+def test_curves_of_a_sweep_are_those_of_its_runs_that_are_done(tmp_path):
+    names = {"ours": "plain", "no-reward": "changed", "other": "queued"}
+    runs = [
+        Run(name, method, "dmc/walker-walk", 0, ("train",), 1000) for method, name in names.items()
+    ]
+    folder = SweepFolder(tmp_path / "sweep")
+    folder.begin(runs, "")
+    for run in runs:
+        with RunFolder.create_or_resume(folder.path / run.name, preset("cpu", run.task)) as made:
+            made.start_clock()
+            made.log(500, {"eval/return": 7.0})
+    folder.ended("plain")
+    folder.ended("changed")
+    folder.close()
+    for named in (folder.path, folder.record):
+        assert [curve.method for curve in read([str(named)])] == ["no-reward", "ours"]
+    renamed = read([f"new={folder.path}"])
+    assert [curve.method for curve in renamed] == ["new", "new-no-reward"]
+    assert Path(renamed[0].source).parent.name == "plain"
