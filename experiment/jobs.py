@@ -232,7 +232,7 @@ class OnRay:
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"no Ray cluster at {address or 'this machine'}: {reason}") from error
-        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=1)(work)
+        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1)(work)
         self._asked = {"CPU": cpus, "GPU": gpus}
         self._names: dict[Any, str] = {}
 
