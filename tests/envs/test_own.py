@@ -216,6 +216,34 @@ def test_what_is_registered_is_listed():
     assert not [task for task in envs.tasks() if task.startswith("gym:")]
 
 
+def test_what_a_package_registers_is_listed():
+    listed = envs.tasks("gym:gymnasium.envs.classic_control")
+    assert "gym:gymnasium.envs.classic_control:CartPole-v1" in listed
+    assert not [task for task in listed if "Taxi" in task]
+
+
+@pytest.mark.parametrize(
+    ("package", "sentence"),
+    [("no_such_package", "cannot be imported: ModuleNotFound"), ("colorsys", "registers no")],
+)
+def test_a_package_without_environments_is_one_line(package, sentence):
+    with pytest.raises(UserError, match=sentence):
+        envs.tasks(f"gym:{package}")
+
+
+@pytest.mark.simulator
+def test_another_environment_of_the_process_changes_no_picture():
+    one = envs.make("gym:Reacher-v5", size=16, quality="fast")
+    alone = one.reset(seed=0)[0]["image"]
+    other = envs.make("gym:InvertedPendulum-v5", size=16, quality="fast")
+    others = other.reset(seed=0)[0]["image"]
+    assert (one.reset(seed=0)[0]["image"] == alone).all()
+    one.close()
+    assert others.std() > 1
+    assert (other.reset(seed=0)[0]["image"] == others).all()
+    other.close()
+
+
 @pytest.mark.parametrize(
     "options",
     [{"time_limit": 0}, {"score_bounds": (3.0, 1.0)}, {"score_bounds": (0.0, float("inf"))}],
