@@ -150,6 +150,7 @@ class OwnEnvironment(Environment):
 
     def close(self) -> None:
         """Close the user's environment."""
+        self.view.drawing.free()
         self.inner.close()
 
 

@@ -17,6 +17,7 @@ from envs import own_contract
 from envs.demonstration_values import CLASSES
 from envs.environment import camera_names, together
 from envs.environment_config import ORIENTATIONS, EnvironmentConfig
+from envs.own_drawing import OwnDrawing
 from errors import UserError
 from mask_classes import NAMES, UNLABELLED
 
@@ -41,7 +42,7 @@ class OwnView:
 
     def __init__(self, environment: gymnasium.Env, task: str, config: EnvironmentConfig):
         self.environment, self.task, self.config = environment, task, config
-        self._renderers = mujoco_renderers(environment)
+        self.drawing = OwnDrawing(environment)
         self._leaves = dict(_leaves(environment.observation_space))
         pictures = [name for name, space in self._leaves.items() if own_contract.is_picture(space)]
         self.default_camera = self._default(pictures)
@@ -163,9 +164,7 @@ class OwnView:
 
     def _drawn(self) -> np.ndarray:
         """What ``render()`` returns."""
-        for renderer in self._renderers:
-            if renderer.viewer is not None:
-                renderer.viewer.make_context_current()
+        self.drawing.make_current()
         picture = own_contract.call(self.task, "render()", self.environment.render)
         if not (
             isinstance(picture, np.ndarray)
@@ -180,16 +179,6 @@ class OwnView:
                 f"{self.task}: render() returned {found}, not a picture uint8 (height, width, 3)"
             )
         return picture
-
-
-def mujoco_renderers(environment: gymnasium.Env) -> list[Any]:
-    """Gymnasium's renderers of MuJoCo's that an environment draws with, its own and those of
-    environments that it holds. They draw into whichever context is current: after another
-    environment of the process was made or closed, another one's or none, and pictures are black."""
-    inner = environment.unwrapped
-    held = [value for value in vars(inner).values() if isinstance(value, gymnasium.Env)]
-    found = [getattr(each, "mujoco_renderer", None) for each in (inner, *held)]
-    return [each for each in found if hasattr(each, "viewer")]
 
 
 def resized(picture: np.ndarray, size: int, resampling: Image.Resampling) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Environments of the user's own: seen and stepped as tasks are, and refused in one line."""
 
+import gc
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -232,15 +234,24 @@ def test_a_package_without_environments_is_one_line(package, sentence):
 
 
 @pytest.mark.simulator
-def test_another_environment_of_the_process_changes_no_picture():
+@pytest.mark.parametrize("closed", [True, False])
+def test_another_environment_of_the_process_changes_no_picture(closed):
+    def seen(environment):
+        return environment.reset(seed=0)[0]["image"]
+
     one = envs.make("gym:Reacher-v5", size=16, quality="fast")
-    alone = one.reset(seed=0)[0]["image"]
+    alone = seen(one)
+    if closed:
+        one.close()
     other = envs.make("gym:InvertedPendulum-v5", size=16, quality="fast")
-    others = other.reset(seed=0)[0]["image"]
-    assert (one.reset(seed=0)[0]["image"] == alone).all()
-    one.close()
+    others = seen(other)
     assert others.std() > 1
-    assert (other.reset(seed=0)[0]["image"] == others).all()
+    if not closed:
+        assert (seen(one) == alone).all()
+        assert (seen(other) == others).all()
+    del one
+    gc.collect()
+    assert (seen(other) == others).all()
     other.close()
 
 
