@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 
 
@@ -19,7 +21,7 @@ class OwnDrawing:
     def __init__(self, environment: gymnasium.Env):
         inner = environment.unwrapped
         held = [value for value in vars(inner).values() if isinstance(value, gymnasium.Env)]
-        renderers = [getattr(each, "mujoco_renderer", None) for each in (inner, *held)]
+        renderers: list[Any] = [getattr(each, "mujoco_renderer", None) for each in (inner, *held)]
         self._renderers = [each for each in renderers if hasattr(each, "viewer")]
 
     def make_current(self) -> None:
