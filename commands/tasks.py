@@ -13,7 +13,8 @@ class Tasks:
 
     suite: str | None = None
     """Only this suite: metaworld, dmc, libero, panda, rlbench, one that an installed package
-    brings, or gym: what is registered with Gymnasium."""
+    brings, gym: what is registered with Gymnasium, or gym:PACKAGE: what a package registers there,
+    which imports it."""
 
 
 def tasks(arguments: Sequence[str]) -> None:

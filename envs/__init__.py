@@ -14,7 +14,7 @@ import gymnasium
 from envs import dmc, libero, metaworld, panda, rlbench
 from envs.environment import Environment
 from envs.environment_config import EnvironmentConfig, Orientation, Quality
-from envs.own import OwnEnvironment, make_own, shifts_of_pictures
+from envs.own import OwnEnvironment, make_own, registered_by, shifts_of_pictures
 from envs.own_names import GYM, kind_of
 from envs.suites import BUDGET, Suite, all_suites, find_suite, register_suite
 from envs.vector import VectorEnvironment
@@ -92,13 +92,16 @@ register_suite(
 
 def tasks(suite: str | None = None) -> list[str]:
     """Every task id of every suite, or those of one suite ("metaworld", "dmc", "libero", "panda",
-    "rlbench", that of another package); "gym": what is registered with Gymnasium.
+    "rlbench", that of another package); "gym": what is registered with Gymnasium, "gym:package":
+    what a package, which is imported, registers there.
 
     Raises:
-        UserError: no such suite.
+        UserError: no such suite; the package cannot be imported, or registers nothing.
     """
     if suite == "gym":
         return [f"{GYM}{name}" for name in gymnasium.registry]
+    if suite is not None and suite.startswith(GYM):
+        return registered_by(suite.removeprefix(GYM))
     if suite is None:
         found = all_suites()
     elif (one := find_suite(suite)) is not None:
@@ -199,9 +202,10 @@ def _found(task: str) -> tuple[Suite | None, str]:
     known = [f"{each.name}/{each_name}" for each in among for each_name in each.tasks]
     known += [f"{each.name}/{group}" for each in all_suites() for group in each.groups]
     nearest = difflib.get_close_matches(task, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "python run.py tasks lists them"
+    own = "an environment of your own is gym:ENV_ID or package.module:callable"
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"run.py tasks lists them; {own}"
     if ":" in task:
-        hint = "an environment of your own is gym:ENV_ID or package.module:callable"
+        hint = own
     raise UserError(f"unknown task {task!r}; {hint}")
 
 

@@ -152,6 +152,7 @@ class OwnEnvironment(Environment):
 
     def close(self) -> None:
         """Close the user's environment; one that cannot be has nothing of ours to lose."""
+        self.view.drawing.free()
         with contextlib.suppress(Exception):
             self.inner.close()
 
@@ -227,6 +228,34 @@ def _registered(task: str, config: EnvironmentConfig) -> gymnasium.Env:
         if isinstance(error, gymnasium.error.NameNotFound) and ":" not in name:
             hint = f" If a package registers it, that is named, too: {GYM}PACKAGE:{name}"
         raise UserError(f"{task} cannot be made: {_said(error)}{hint}") from error
+
+
+def registered_by(package: str) -> list[str]:
+    """Ids of the environments that a package registers with Gymnasium, which imports it.
+
+    Raises:
+        UserError: it cannot be imported, or registers none.
+    """
+    before = set(gymnasium.registry)
+    try:
+        importlib.import_module(package)
+    except (Exception, SystemExit) as error:  # whatever a package's code raises
+        raise UserError(f"{package} cannot be imported: {_said(error)}") from error
+    found = [
+        f"{GYM}{package}:{name}"
+        for name, spec in gymnasium.registry.items()
+        if name not in before or f"{_place(spec.entry_point)}.".startswith(f"{package}.")
+    ]
+    if not found:
+        raise UserError(f"{package} registers no environment with Gymnasium when it is imported")
+    return found
+
+
+def _place(entry_point: Any) -> str:
+    """The module of what makes a registered environment, "module:name" or a function."""
+    if isinstance(entry_point, str):
+        return entry_point.partition(":")[0]
+    return str(getattr(entry_point, "__module__", ""))
 
 
 def _called(task: str) -> Any:

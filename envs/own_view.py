@@ -17,6 +17,7 @@ from envs import own_contract
 from envs.demonstration_values import CLASSES
 from envs.environment import together
 from envs.environment_config import ORIENTATIONS, EnvironmentConfig, camera_names
+from envs.own_drawing import OwnDrawing
 from errors import UserError
 from mask_classes import NAMES, UNLABELLED
 
@@ -41,6 +42,7 @@ class OwnView:
 
     def __init__(self, environment: gymnasium.Env, task: str, config: EnvironmentConfig):
         self.environment, self.task, self.config = environment, task, config
+        self.drawing = OwnDrawing(environment)
         self._drawn_shape: tuple[int, ...] | None = None
         leaves = dict(_leaves(environment.observation_space))
         self._leaves = {".".join(map(str, path)): space for path, space in leaves.items()}
@@ -172,6 +174,7 @@ class OwnView:
 
     def _drawn(self) -> np.ndarray:
         """What ``render()`` returns."""
+        self.drawing.make_current()
         picture = own_contract.call(self.task, "render()", self.environment.render)
         if not (
             isinstance(picture, np.ndarray)

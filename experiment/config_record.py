@@ -156,7 +156,8 @@ class ConfigRecord:
         options = " ".join(f"--trust {shlex.quote(name)}" for name in named)
         return UserError(
             f"{self.path} asks to load {asked}, which is not part of the toolkit and may run code "
-            f"of whoever made the folder: read that code, then add {options}"
+            f"of whoever made the folder: read that code, then name it, in Python by "
+            f"trusted={list(named)}, on the command line add {options}"
         )
 
     def _refuse_differences(self, recorded: dict, wanted: dict, config: Any) -> None:

@@ -93,7 +93,7 @@ def test_it_trains_is_killed_goes_on_bit_for_bit_and_is_evaluated(dot, capsys):
         assert set(episode["action"][1:].sum(-1).tolist()) == {1.0}
         assert episode["is_terminal"][-1] == (episode["reward"].sum() > 0)
     # Read from its folder, its environment is not imported unless it is named.
-    with pytest.raises(UserError, match=f"asks to load {DOT} \\(task\\)"):
+    with pytest.raises(UserError, match=rf"asks to load {DOT} \(task\).* trusted=\['{DOT}'\]"):
         load_agent(whole)
     command = ["evaluate", "--logdir", str(whole), "--episodes", "2", "--random", "--video"]
     assert run.main(command) == 2

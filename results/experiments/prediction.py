@@ -21,6 +21,7 @@ from agents.online_loading import load_agent
 from agents.replay import Replay
 from agents.world_model_agent import WorldModelAgent
 from commands.command_line import script
+from commands.run_options import Trust
 
 FRAMES = (0, 4, 5, 7, 10, 15, 20, 30, 40)
 """Agent steps that are shown."""
@@ -36,12 +37,14 @@ class Prediction:
     """PNG to write."""
     device: str = "auto"
     """torch device of the agent."""
+    trust: Trust = ()
+    """What the run may load from outside the toolkit, package.module:name; once for each."""
 
 
 def main(options: Prediction) -> None:
     """Write the picture. Raises UserError when the run folder cannot be used."""
     matplotlib.use("Agg")
-    agent, config, step = load_agent(options.logdir, options.device)
+    agent, config, step = load_agent(options.logdir, options.device, options.trust)
     replay = Replay.at(options.logdir / "replay")
     video = agent.report(replay, rows=1, length=max(FRAMES) + 1)["prediction"]
     size = video.shape[1]

@@ -83,5 +83,5 @@ def test_agents_from_before_see_the_picture_alone(tmp_path):
     agent, config, _ = load_agent(path)
     assert agent.dynamics.proprioception is None
     assert "dynamics/proprioception" not in agent.parameter_counts()
-    with pytest.raises(UserError, match="an episode's proprio is missing"):
+    with pytest.raises(UserError, match="holds no proprioception"):
         run(tmp_path / "other", replace(seeing(config), recorded=(str(path),)))

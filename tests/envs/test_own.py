@@ -1,5 +1,7 @@
 """Environments of the user's own: seen and stepped as tasks are, and refused in one line."""
 
+import gc
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -241,6 +243,43 @@ def test_ids_are_told_apart_without_importing_anything(monkeypatch):
 def test_what_is_registered_is_listed():
     assert "gym:CartPole-v1" in envs.tasks("gym")
     assert not [task for task in envs.tasks() if task.startswith("gym:")]
+
+
+def test_what_a_package_registers_is_listed():
+    listed = envs.tasks("gym:gymnasium.envs.classic_control")
+    assert "gym:gymnasium.envs.classic_control:CartPole-v1" in listed
+    assert not [task for task in listed if "Taxi" in task]
+
+
+@pytest.mark.parametrize(
+    ("package", "sentence"),
+    [("no_such_package", "cannot be imported: ModuleNotFound"), ("colorsys", "registers no")],
+)
+def test_a_package_without_environments_is_one_line(package, sentence):
+    with pytest.raises(UserError, match=sentence):
+        envs.tasks(f"gym:{package}")
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("closed", [True, False])
+def test_another_environment_of_the_process_changes_no_picture(closed):
+    def seen(environment):
+        return environment.reset(seed=0)[0]["image"]
+
+    one = envs.make("gym:Reacher-v5", size=16, quality="fast")
+    alone = seen(one)
+    if closed:
+        one.close()
+    other = envs.make("gym:InvertedPendulum-v5", size=16, quality="fast")
+    others = seen(other)
+    assert others.std() > 1
+    if not closed:
+        assert (seen(one) == alone).all()
+        assert (seen(other) == others).all()
+    del one
+    gc.collect()
+    assert (seen(other) == others).all()
+    other.close()
 
 
 @pytest.mark.parametrize(
