@@ -41,6 +41,7 @@ SLOW_OR_OPTIONAL = {
     ("envs/metaworld.py", "envs.semantics"): LOADS_MUJOCO,
     ("envs/panda.py", "envs.semantics"): LOADS_MUJOCO,
     ("envs/simulation.py", "envs.rendering"): LOADS_MUJOCO,
+    ("results/benchmarks/sweep.py", "experiment.hardware"): "it loads PyTorch, which a sweep lacks",
 }
 """Imports of our own modules inside functions, ("file", "module"): the reason. ``commands/`` and
 ``run.py`` need none: there they keep PyTorch and simulators out of ``--help``."""
