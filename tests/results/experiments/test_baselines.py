@@ -44,7 +44,7 @@ def test_a_question_says_what_its_variants_reach(tmp_path):
 
 def test_the_make_target_runs_every_variant_as_one_change(tmp_path, monkeypatch):
     planned = subprocess.run(
-        ["make", "-n", "baselines", "BASELINE_SEEDS=0", "BASELINE_TASKS=window-close"],
+        ["make", "-n", "-B", "baselines", "BASELINE_SEEDS=0", "BASELINE_TASKS=window-close"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     commands = [line.split()[2:] for line in planned.splitlines() if " run.py train " in line]
