@@ -79,11 +79,15 @@ def test_a_killed_worker_and_a_killed_machine_cost_nothing(cluster, tmp_path):
     assert sweep.returncode == 0, said
     runs = json.loads((out / "sweep.json").read_text())["runs"]
     assert [entry["status"] for entry in runs] == ["done"] * 6
-    started = [len(re.findall(r"^\$ .* train ", log.read_text(), re.MULTILINE))
-               for log in out.glob("*.log")]  # fmt: skip
-    assert sum(started) >= 8  # two of them more than once
+    begun = {
+        entry["name"]: len(re.findall(r"^\$ .* train ", (out / f"{entry['name']}.log").read_text(),
+                                      re.MULTILINE))
+        for entry in runs
+    }  # fmt: skip
+    assert sum(begun.values()) >= 8  # two of them more than once
     assert (out / "comparison" / "scores.md").exists()
-    for entry in runs:
+    again = [entry for entry in runs if begun[entry["name"]] > 1]
+    for entry in [*again, next(entry for entry in runs if entry not in again)]:
         alone = tmp_path / "alone" / entry["name"]
         assert run.main([*entry["arguments"], "--logdir", str(alone)]) == 0
         assert differences(alone, out / entry["name"]) == []

@@ -152,7 +152,9 @@ def test_nothing_is_printed_at_exit_when_renderers_are_left_open():
         "for one in kept: one.reset(seed=0)"
     )
     output = run_python(code)
-    assert (output.returncode, output.stderr) == (0, "")
+    # dm_control says so of a start without a solution, and draws another.
+    said = [line for line in output.stderr.splitlines() if "absl:Failed to converge" not in line]
+    assert (output.returncode, said) == (0, [])
 
 
 @pytest.mark.simulator
