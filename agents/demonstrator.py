@@ -75,9 +75,8 @@ class Demonstrator:
         one = {name: value[None] for name, value in observation.items()}
         if self._trained.orientation != "upright":
             turn, image = ORIENTATIONS[self._trained.orientation], observation["image"]
-            one["image"] = (np.stack(list(map(turn, image))) if image.ndim > 3 else turn(image))[
-                None
-            ]
+            turned = turn(image) if image.ndim == 3 else np.stack([turn(view) for view in image])
+            one["image"] = turned[None]
         one["is_first"] = np.array([self._first])
         self._first = False
         action, self._state = self._actor.policy(one, self._state, explore=False)

@@ -121,7 +121,7 @@ class RecordedFiles:
         refuse(fault_of_table(rewards[:, None]), f"{where}/rewards")
         refuse(fault_of_table(proprio), f"{where}, proprioception")
         arrays = {
-            "image": self._views(recording, demo, "rgb")[rows],
+            "image": self._views(recording, demo, "rgb", where)[rows],
             "proprio": proprio[rows],
             "action": np.concatenate([np.zeros_like(actions[:1]), actions[led]]),
             "reward": np.concatenate([np.zeros_like(rewards[:1]), rewards[led]]),
@@ -133,19 +133,22 @@ class RecordedFiles:
         arrays["is_first"][0] = True
         arrays["is_terminal"][-1] = ends
         if self._masked(recording):
-            for camera in self.cameras:
-                fault = fault_of_masks(demo[f"obs/{camera}_mask"][:])
-                refuse(fault, f"{where}/obs/{camera}_mask")
-            arrays["mask"] = self._views(recording, demo, "mask")[rows]
+            arrays["mask"] = self._views(recording, demo, "mask", where)[rows]
         return arrays
 
-    def _views(self, recording: Recording, demo: Any, kind: str) -> np.ndarray:
-        """Frames (T, [V,] S, S, ...) as the run sees them: both turns are their own inverses."""
+    def _views(self, recording: Recording, demo: Any, kind: str, where: str) -> np.ndarray:
+        """Frames (T, [V,] S, S, ...) as the run sees them: both turns are their own inverses.
+
+        Raises:
+            UserError: masks hold what is no class.
+        """
         stored, seen = ORIENTATIONS[recording.orientation], ORIENTATIONS[self.orientation]
-        views = [
-            np.stack([seen(stored(frame)) for frame in demo[f"obs/{camera}_{kind}"][:]])
-            for camera in self.cameras
-        ]
+        views = []
+        for camera in self.cameras:
+            frames = demo[f"obs/{camera}_{kind}"][:]
+            if kind == "mask":
+                refuse(fault_of_masks(frames), f"{where}/obs/{camera}_mask")
+            views.append(np.stack([seen(stored(frame)) for frame in frames]))
         return views[0] if len(views) == 1 else np.stack(views, axis=1)
 
 

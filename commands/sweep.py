@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import shlex
@@ -123,13 +124,13 @@ def planned(chosen: Sweep, options: Sequence[str]) -> list[Run]:
     Raises:
         UserError: a task, a seed, a preset, a variant or an option that cannot be.
     """
-    for option in options:
-        if option.partition("=")[0].replace("_", "-") in CHOSEN:
-            raise UserError(f"{option} is chosen by the sweep; give --tasks, --seeds, --presets")
     split("--evaluate", chosen.evaluate)
     _refuse_numbers(chosen)
     named: dict[str, list[str]] = {BASE: []} if chosen.base else {}
     named |= variants(chosen.variants)
+    for option in itertools.chain(options, *named.values()):
+        if option.partition("=")[0].replace("_", "-") in CHOSEN:
+            raise UserError(f"{option} is chosen by the sweep; give --tasks, --seeds, --presets")
     tasks, numbers = envs.expand(chosen.tasks), seeds(chosen.seeds)
     if not named or not chosen.presets:
         raise UserError("nothing to run: give --presets, and --variants with --no-base")
@@ -153,6 +154,10 @@ def planned(chosen: Sweep, options: Sequence[str]) -> list[Run]:
                     name = as_name(f"{task}-{preset}-{variant}-seed{seed}")
                     arguments = (*given, "--seed", str(seed))
                     runs.append((kind, Run(name, method, task, seed, arguments)))
+    names = [run.name for _, run in runs]
+    if len(set(names)) < len(names):
+        alike = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two runs would lie in the folder {alike}; sweep over one of them")
     steps = dict(zip(kinds, _steps_of_each(list(kinds.values())), strict=True))
     return [replace(run, steps=steps[kind]) for kind, run in runs]
 

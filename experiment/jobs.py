@@ -220,6 +220,7 @@ class OnRay:
 
     def __init__(self, address: str | None, cpus: float, gpus: float):
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own lines, on standard error
+        # What a run without a GPU of its own may see stays as it is; Ray warns of another rule.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray

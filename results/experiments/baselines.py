@@ -96,22 +96,19 @@ def named(curves: Sequence[Curve]) -> list[Curve]:
     return [replace(curve, method=PUBLISHED.get(curve.method, curve.method)) for curve in curves]
 
 
-def answer(question: Question, curves: Sequence[Curve], out: Path) -> tuple[Comparison, list[str]]:
-    """The comparison of a question's variants on the tasks of our runs, its figure drawn, and the
-    variants of which there is none.
+def answer(question: Question, curves: Sequence[Curve], out: Path) -> Comparison:
+    """The comparison of a question's variants on the tasks of our runs, its figure drawn.
 
     Raises:
         UserError: the figure cannot be written.
     """
     ours = {curve.task for curve in curves if curve.method not in PUBLISHED.values()}
     asked = [c for c in curves if c.method in question.variants and c.task in ours]
-    there = {curve.method for curve in asked}
     options = Compare((), out, final="last5", shared=False)
     comparison = compare(asked, options)
     look = figures.looks(comparison.methods)
     figures.save(figures.page(comparison.tasks, look, comparison.kinds), out / question.name)
-    missing = [name for name in question.variants if name not in there]
-    return comparison, [name for name in missing if name not in PUBLISHED.values()]
+    return comparison
 
 
 def table(question: Question, comparison: Comparison, curves: Sequence[Curve]) -> list[str]:
@@ -155,12 +152,14 @@ def page(options: Baselines, curves: Sequence[Curve]) -> str:
         " mean over seeds is there. Published: 10 episodes an evaluation, 5 seeds.",
     ]
     for question in QUESTIONS:
-        comparison, missing = answer(question, curves, options.out)
         lines += ["", f"## {question.title}", "", f"Published: {question.found}.", ""]
-        lines += table(question, comparison, curves)
+        there = {curve.method for curve in curves}
+        missing = [v for v in question.variants if v not in (there | set(PUBLISHED.values()))]
+        if sum(variant in there for variant in question.variants) > 1:
+            lines += table(question, answer(question, curves, options.out), curves)
+            lines += ["", f"![{question.title}]({options.out.name}/{question.name}.png)"]
         if missing:
             lines += ["", f"Not run yet: {', '.join(missing)}."]
-        lines += ["", f"![{question.title}]({options.out.name}/{question.name}.png)"]
     lines += ["", "Made by:", ""]
     for curve in curves:
         if curve.method not in PUBLISHED.values():

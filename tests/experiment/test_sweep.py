@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,8 @@ def test_every_task_runs_with_every_seed_and_variant(tmp_path):
     for own in ("--task", "--seed=1", "--logdir"):
         with pytest.raises(UserError, match="chosen by the sweep"):
             planned(options, [own, "x"])
+        with pytest.raises(UserError, match="chosen by the sweep"):
+            planned(replace(options, variants=(f"other={own} 1",)), [])
     with pytest.raises(UserError, match=r"Unrecognized options: --agent\.foo"):
         planned(options, ["--agent.foo", "1"])
 

@@ -23,21 +23,25 @@ from tests.faults.place import Fault, Place, change
 from tests.faults.process import Ended
 
 
+def damaged_file(rng: random.Random, place: Place, path: Path) -> str:
+    """Damage a demonstration file in one of all ways; says how."""
+    kind = rng.random()
+    if kind < 0.3:
+        return change(rng, path, changed_bytes)
+    if kind < 0.35:
+        return structures.holes_after(path)
+    if kind < 0.45:
+        return replaced(rng, path, place.outside)
+    return structures.changed_demonstrations(rng, path, place.outside)
+
+
 def demonstrations(rng: random.Random, place: Place) -> Fault:
     """demonstrations (HDF5)"""
     plain = rng.random() < 0.3
     path = place.copy("plain.hdf5" if plain else "demos")
     if path.is_dir():
         path = path / "drawer.hdf5"
-    kind = rng.random()
-    if kind < 0.3:
-        what = change(rng, path, changed_bytes)
-    elif kind < 0.35:
-        what = structures.holes_after(path)
-    elif kind < 0.45:
-        what = replaced(rng, path, place.outside)
-    else:
-        what = structures.changed_demonstrations(rng, path, place.outside)
+    what = damaged_file(rng, place, path)
     if plain:
         command = ["annotate", "--data", path]
     else:

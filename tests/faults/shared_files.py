@@ -12,9 +12,10 @@ import torch
 import yaml
 
 from mask_classes import NAMES
-from tests.faults import formats, structures
+from tests.faults import formats
 from tests.faults import originals as made
 from tests.faults.mutations import changed_bytes, changed_json, changed_text, replaced
+from tests.faults.other_files import damaged_file
 from tests.faults.place import Fault, Place, change
 from tests.faults.process import Ended
 
@@ -147,15 +148,7 @@ IMITATE = [
 def own_demonstrations(rng: random.Random, place: Place) -> Fault:
     """own demonstrations"""
     path = place.copy("cup") / "cup.hdf5"
-    kind = rng.random()
-    if kind < 0.25:
-        what = change(rng, path, changed_bytes)
-    elif kind < 0.3:
-        what = structures.holes_after(path)
-    elif kind < 0.4:
-        what = replaced(rng, path, place.outside)
-    else:
-        what = structures.changed_demonstrations(rng, path, place.outside)
+    what = damaged_file(rng, place, path)
     data, new = rng.choice((path, path.parent)), place.folder / "new"
     command = rng.choice(
         (["inspect", path], ["convert", path, "--out", new],

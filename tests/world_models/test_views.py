@@ -109,6 +109,16 @@ def test_an_autoencoder_learns_to_draw_all_cameras(kind, target):
     assert features.shape[1] == 1 + V * model.feature_grid**2
 
 
+def steps(rows, length):
+    """The part of a batch that is no picture: episodes that begin with the window."""
+    return {
+        "action": torch.zeros(rows, length, A),
+        "reward": torch.zeros(rows, length),
+        "is_first": torch.arange(length).expand(rows, length) == 0,
+        "is_terminal": torch.zeros(rows, length, dtype=torch.bool),
+    }
+
+
 def dynamics(**options):
     torch.manual_seed(0)
     config = LatentDynamicsConfig(
@@ -125,10 +135,7 @@ def test_dynamics_see_and_predict_the_tokens_of_all_cameras(tokens):
     model = dynamics(tokens=tokens)
     batch = {
         "feature": torch.randn(3, 5, 1 + V * 4, 16),
-        "action": torch.zeros(3, 5, A),
-        "reward": torch.zeros(3, 5),
-        "is_first": torch.zeros(3, 5, dtype=torch.bool),
-        "is_terminal": torch.zeros(3, 5, dtype=torch.bool),
+        **steps(3, 5),
     }
     loss, posterior, _ = model.loss(batch)
     loss.backward()
@@ -154,10 +161,7 @@ def test_a_model_on_pixels_sees_and_draws_each_camera(encoder):
     assert not torch.equal(*(model.embed(stacked(i)) for i in (image, other)))
     batch = {
         "image": stacked(image),
-        "action": torch.zeros(2, 1, A),
-        "reward": torch.zeros(2, 1),
-        "is_first": torch.ones(2, 1, dtype=torch.bool),
-        "is_terminal": torch.zeros(2, 1, dtype=torch.bool),
+        **steps(2, 1),
     }
     loss, posterior, _ = model.loss(batch)
     loss.backward()
